@@ -1,0 +1,85 @@
+"""Run one model on all the devices of a machine: Ascend cards, GPUs, CPUs.
+
+::
+
+    from ascend_parallel import ParallelPredictUtils
+
+    with ParallelPredictUtils("model.onnx", devices="cpu:0,1") as runner:
+        outputs = runner.predict({"x": x})
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ascend_parallel.devices import Device, parse_devices
+    from ascend_parallel.discovery import discover
+    from ascend_parallel.errors import (
+        AscendParallelError,
+        DeviceSpecError,
+        DiskError,
+        EngineError,
+        RunnerClosedError,
+        ShapeError,
+        UsageError,
+        WorkerDied,
+        WorkerError,
+        WorkerTimeout,
+    )
+    from ascend_parallel.master.runner import ParallelPredictUtils
+    from ascend_parallel.worker.engines import TensorSpec
+    from ascend_parallel.worker.engines.mslite import MSLitePredict
+
+__version__ = "0.1.0"
+
+#: Public name -> where it lives. Imported when first asked for, so that an import costs nothing it does not need.
+_HOMES = {
+    "AscendParallelError": "errors",
+    "Device": "devices",
+    "DeviceSpecError": "errors",
+    "DiskError": "errors",
+    "EngineError": "errors",
+    "MSLitePredict": "worker.engines.mslite",
+    "ParallelPredictUtils": "master.runner",
+    "RunnerClosedError": "errors",
+    "ShapeError": "errors",
+    "TensorSpec": "worker.engines",
+    "UsageError": "errors",
+    "WorkerDied": "errors",
+    "WorkerError": "errors",
+    "WorkerTimeout": "errors",
+    "discover": "discovery",
+    "parse_devices": "devices",
+}
+
+__all__ = [
+    "AscendParallelError",
+    "Device",
+    "DeviceSpecError",
+    "DiskError",
+    "EngineError",
+    "MSLitePredict",
+    "ParallelPredictUtils",
+    "RunnerClosedError",
+    "ShapeError",
+    "TensorSpec",
+    "UsageError",
+    "WorkerDied",
+    "WorkerError",
+    "WorkerTimeout",
+    "__version__",
+    "discover",
+    "parse_devices",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,82 @@
+"""``ascend-parallel devices``: what this machine has, and what would be used by default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ascend_parallel.discovery import Discovery, FoundDevice, default_devices, discover
+
+__all__ = ["devices_command"]
+
+PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
+TITLES = ("Device", "Name", "Health", "Memory (MB)", "Bus-Id", "Card/chip", "Found by")
+
+
+def devices_command(as_json: bool) -> None:
+    """Print the devices of this machine, the default ones and the warnings to stdout.
+
+    Args:
+        as_json: one JSON object with ``devices``, ``default`` and ``warnings`` in a table's place.
+
+    Raises:
+        DeviceSpecError: ``ASCEND_RT_VISIBLE_DEVICES`` is malformed.
+    """
+    discovery = discover()
+    if as_json:
+        print(json.dumps(_as_json(discovery), indent=2))
+    else:
+        _print_table(discovery)
+
+
+def _as_json(discovery: Discovery) -> dict[str, object]:
+    return {
+        "devices": [{**asdict(found), "device": str(found.device)} for found in discovery.devices],
+        "default": [str(device) for device in default_devices(discovery)],
+        "warnings": discovery.warnings,
+    }
+
+
+def _print_table(discovery: Discovery) -> None:
+    # Notes hold brackets and colons of other programs: they are no markup and no emoji.
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH_COLUMNS
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in TITLES:
+        table.add_column(title, no_wrap=title != "Name", overflow="fold")
+    for found in discovery.devices:
+        table.add_row(*_cells(found))
+    console.print(table, "", sep="\n")
+    for line in _lines_under(discovery):
+        console.print(line, soft_wrap=True)
+
+
+def _cells(found: FoundDevice) -> list[str]:
+    used, total = found.memory_used_mb, found.memory_total_mb
+    return [
+        str(found.device),
+        found.name or "-",
+        found.health or "-",
+        "-" if total is None else f"{'?' if used is None else used}/{total}",
+        found.bus_id or "-",
+        "-" if found.card is None else f"{found.card}/{found.chip}",
+        found.source,
+    ]
+
+
+def _lines_under(discovery: Discovery) -> Iterator[str]:
+    devices_of_note: dict[str, list[str]] = {}
+    for found in discovery.devices:
+        devices_of_note.setdefault(found.note, []).append(str(found.device))
+    devices_of_note.pop("", None)
+    for note, devices in devices_of_note.items():
+        yield f"{', '.join(devices)}: {note}"
+    yield f"Default: {', '.join(map(str, default_devices(discovery)))}"
+    for warning in discovery.warnings:
+        yield f"Warning: {warning}"

@@ -1,0 +1,98 @@
+"""A call and its tasks: what is owed to one caller."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .batch import Array
+from .gather import gather
+from .plan import Plan
+from .scatter import Scatter
+
+_numbers = itertools.count(1)
+
+
+class Task:
+    """One chunk of a call, as it goes to a worker.
+
+    Attributes:
+        inputs, places: what messages name them by; see ``worker/protocol.py``.
+        rows: its rows, without padding.
+        number: names it in messages; each attempt gets a new one, so that no late answer is taken for another's.
+        failures: workers that died over it.
+        deadline_s: when the worker that runs it is taken for hung; inf while it waits.
+    """
+
+    __slots__ = ("call", "deadline_s", "failures", "index", "inputs", "number", "places", "rows")
+
+    def __init__(self, call: Call, index: int, inputs: bytes, places: bytes) -> None:
+        self.call = call
+        self.index = index
+        self.inputs = inputs
+        self.places = places
+        start, stop = call.plan.chunks[index]
+        self.rows = stop - start
+        self.number = 0
+        self.failures = 0
+        self.deadline_s = float("inf")
+
+    def renumber(self) -> int:
+        """Give the task the number of its next attempt."""
+        self.number = next(_numbers)
+        return self.number
+
+
+class Call:
+    """One predict: its tasks, their answers, and who is to be told.
+
+    Attributes:
+        scattered: the shared memory that its tasks name; held until the last worker is done with it.
+        error: why it failed; None while it did not.
+    """
+
+    def __init__(self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]) -> None:
+        self.plan = plan
+        self.scattered = scattered
+        self.error: Exception | None = None
+        self._on_done = on_done
+        self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
+        self._missing = len(plan.chunks)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is still owed."""
+        return self.error is None and self._missing > 0
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks, each when its inputs have been written."""
+        for index, (inputs, places) in enumerate(self.scattered.write_chunks()):
+            yield Task(self, index, inputs, places)
+
+    def finish(self, task: Task, outputs: dict[str, Array] | None) -> bool:
+        """Take the answer to one task (None: it lies in its place); return whether the call is now complete."""
+        if outputs is not None:
+            self._results[task.index] = outputs
+            seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
+            self.plan.learn(self.plan.fed_rows(task.index), seen)
+        self._missing -= 1
+        return self._missing == 0 and self.error is None
+
+    def fail(self, error: Exception) -> bool:
+        """Give the call up; return whether it was open until now."""
+        if not self.is_open:
+            return False
+        self.error = error
+        return True
+
+    def tell(self) -> None:
+        """Tell the caller that the call is over; to be called once, without locks held."""
+        self._on_done(self)
+
+    def outputs(self) -> Any:
+        """Return the outputs of the whole call, a dict or a list as the inputs were, or raise its error."""
+        if self.error is not None:
+            raise self.error
+        outputs = gather(self.plan, self.scattered.outputs(), self._results)
+        return list(outputs.values()) if self.plan.as_list else outputs

@@ -1,0 +1,93 @@
+"""Outputs of the chunks put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ascend_parallel.errors import ShapeError
+
+from .batch import Array
+from .plan import Plan
+
+#: A result smaller than this is copied out of its block: a page of shared memory is more than it is worth.
+SMALL_RESULT_BYTES = 2048
+
+
+def gather(plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str, Array] | None]) -> dict[str, Array]:
+    """Return the outputs of the whole call, by name.
+
+    Args:
+        plan: how the call was done.
+        whole: the arrays in which results were wanted, all rows; where they lie there, nothing is copied.
+        results: the outputs of each chunk; None where they were written to their places.
+
+    Raises:
+        ShapeError: an output cannot be put together out of several chunks.
+    """
+    if not any(results):
+        return {name: _detach_small(_trim(plan, array)) for name, array in whole.items()}
+    chunks = [result or _chunk_of(plan, whole, index) for index, result in enumerate(results)]
+    names = list(chunks[0])
+    if any(set(chunk) != set(names) for chunk in chunks):
+        told = " and ".join(str(sorted(chunk)) for chunk in chunks)
+        raise ShapeError(f"the chunks have different outputs and cannot be put together: {told}")
+    return {name: _join(plan, name, [chunk[name] for chunk in chunks]) for name in names}
+
+
+def _trim(plan: Plan, array: Array) -> Array:
+    """Cut the padding off an output that all chunks wrote to its place."""
+    return array[: plan.batch.rows] if plan.span != plan.batch.rows else array
+
+
+def _detach_small(array: Array) -> Array:
+    return array.copy() if array.nbytes < SMALL_RESULT_BYTES else array
+
+
+def _chunk_of(plan: Plan, whole: Mapping[str, Array], index: int) -> dict[str, Array]:
+    """Return one chunk's outputs, which lie in their places."""
+    if not plan.is_sliced:
+        return dict(whole)
+    start = plan.chunks[index][0]
+    return {name: array[start : start + plan.fed_rows(index)] for name, array in whole.items()}
+
+
+def _join(plan: Plan, name: str, parts: Sequence[Array]) -> Array:
+    """Put one output together along its batch axis, without the padding."""
+    axis = plan.batch_axes.get(name, 0)
+    padded = plan.span - plan.batch.rows
+    if axis is None or (len(parts) == 1 and not padded):
+        return _detach_small(parts[0])
+    is_declared = name in plan.batch_axes
+    for index, part in enumerate(parts):
+        _check_rows(name, part, axis, plan.fed_rows(index), is_declared)
+    if padded:
+        parts = [*parts[:-1], _without_padding(parts[-1], axis, plan.fed_rows(len(parts) - 1), padded)]
+    try:
+        return np.concatenate(parts, axis)
+    except ValueError:
+        told = ", ".join(str(part.shape) for part in parts)
+        raise ShapeError(
+            f"output {name!r} has different shapes in the chunks ({told}) and cannot be put together; send rows "
+            "that give outputs of different sizes in calls of their own"
+        ) from None
+
+
+def _without_padding(part: Array, axis: int, fed_rows: int, padded: int) -> Array:
+    per_row = part.shape[axis] // fed_rows
+    keep = per_row * (fed_rows - padded)
+    return part[(slice(None),) * (axis % part.ndim) + (slice(keep),)]
+
+
+def _check_rows(name: str, part: Array, axis: int, rows: int, is_declared: bool) -> None:
+    """Check that one chunk's output has the chunk's rows (or, where declared, a multiple) along its axis."""
+    if -part.ndim <= axis < part.ndim:
+        have = part.shape[axis]
+        if have == rows or (is_declared and have % rows == 0):
+            return
+    raise ShapeError(
+        f"output {name!r} has shape {part.shape} for a chunk of {rows} rows: axis {axis} does not hold as many, so "
+        f"the chunks cannot be put together. Say where its rows are with batch_axes={{{name!r}: AXIS}}, or "
+        f"batch_axes={{{name!r}: None}} if it is the same for every chunk"
+    )

@@ -1,0 +1,114 @@
+"""Who hears the workers: the thread that waits for a call, or, where none does, a thread in the background.
+
+A thread that waits for its own call might as well read the pipes itself: then an answer reaches it without a
+second thread being woken in between, which at small sizes is most of the time of a call. So there is one seat
+of the listener, and whoever waits takes it if it is free. When it leaves, with other calls still open, the
+background thread takes over; that one also listens for calls nobody waits for (``submit``) and for builds.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+
+
+class Listener:
+    """The pipes of all workers, and the one thread that listens to them at a time.
+
+    Attributes:
+        epoll: where workers register their pipes.
+    """
+
+    def __init__(self, lock: threading.Lock, hear: Callable[[int], None], is_needed: Callable[[], bool]) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            lock: guards the state that ``is_needed`` looks at.
+            hear: called with the descriptor of a pipe that has something to say; takes the lock itself.
+            is_needed: whether there is anything to listen for; called with the lock held.
+        """
+        self.epoll = select.epoll()
+        self._lock = lock
+        self._hear = hear
+        self._is_needed = is_needed
+        self._owner: int | None = None
+        self._nudge_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll.register(self._nudge_fd, select.EPOLLIN)
+        self._wanted = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="ascend-parallel-listener", daemon=True)
+        self._thread.start()
+
+    @property
+    def owner(self) -> int | None:
+        """The thread that listens now; None where none does."""
+        return self._owner
+
+    def listen_until(self, is_over: Callable[[], bool]) -> bool:
+        """Listen in the calling thread until ``is_over``; return False at once where another thread listens."""
+        if not self._take_seat():
+            return False
+        try:
+            while not is_over():
+                self._listen_once()
+        finally:
+            self._leave_seat()
+        return True
+
+    def want(self) -> None:
+        """Have the background thread listen, if no thread does; the lock is held."""
+        if self._owner is None:
+            self._wanted.set()
+
+    def nudge(self) -> None:
+        """Have the listening thread, if it is another, look again whether it is done; the lock is held."""
+        if self._owner is not None and self._owner != threading.get_ident():
+            os.eventfd_write(self._nudge_fd, 1)
+
+    def close(self) -> None:
+        """End the background thread; the pipes are closed already."""
+        with self._lock:
+            self._is_closing = True
+            self._wanted.set()
+            self.nudge()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self.epoll.close()
+        os.close(self._nudge_fd)
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._take_seat():
+                try:
+                    while self._must_go_on():
+                        self._listen_once()
+                finally:
+                    self._leave_seat()
+
+    def _must_go_on(self) -> bool:
+        with self._lock:
+            return self._is_needed() and not self._is_closing
+
+    def _take_seat(self) -> bool:
+        with self._lock:
+            if self._owner is not None:
+                return False
+            self._owner = threading.get_ident()
+            return True
+
+    def _leave_seat(self) -> None:
+        with self._lock:
+            self._owner = None
+            if self._is_needed():
+                self._wanted.set()
+
+    def _listen_once(self) -> None:
+        for fd, _ in self.epoll.poll():
+            if fd == self._nudge_fd:
+                os.eventfd_read(fd)
+            else:
+                self._hear(fd)

@@ -1,0 +1,166 @@
+"""What the master knows of a model: its specs, and how calls of each kind are done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.errors import ShapeError
+from ascend_parallel.worker.engines.base import TensorSpec
+
+from .batch import Array, BatchAxes, cut, find_batch, fit_dtype
+from .plan import Plan
+
+#: Plans kept; a caller whose every call has another shape does not fill the memory with them.
+MAX_PLANS = 256
+
+
+class Model:
+    """One model of a runner.
+
+    Attributes:
+        name: its name in the runner; "" where there is only one.
+        inputs: its inputs; None where the model does not tell (a callable).
+        outputs: likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: Mapping[str, Any],
+        *,
+        batch_axes: BatchAxes,
+        chunk_size: int | None,
+        parts: int,
+    ) -> None:
+        """Take what a worker told of the model.
+
+        Args:
+            name: its name.
+            description: see ``worker/loop.py``.
+            batch_axes: what the user declared of its inputs and outputs.
+            chunk_size: rows a task, for a model that takes any number; None: one task a part.
+            parts: workers (and their instances) that can share a call.
+        """
+        self.name = name
+        self.inputs = _to_specs(description["inputs"])
+        self.outputs = _to_specs(description["outputs"])
+        self._warm_up = description["seen"]
+        self._batch_axes = batch_axes
+        self._chunk_size = chunk_size
+        self._parts = parts
+        self._plans: dict[Any, Plan] = {}
+
+    def plan(self, inputs: Any) -> tuple[Plan, list[Array]]:
+        """Check a call's inputs; return how it is to be done, and the inputs in the model's order.
+
+        Args:
+            inputs: a dict of name -> array, or a list of arrays in the model's order.
+
+        Raises:
+            ShapeError: an input's name, dtype or shape does not fit, or the batch axis is ambiguous.
+        """
+        names, arrays = self._in_order(inputs)
+        as_list = not isinstance(inputs, Mapping)
+        key = (as_list, names, tuple([(array.dtype, array.shape) for array in arrays]))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._make_plan(names, arrays, as_list)
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        else:
+            self._fit_dtypes(arrays)
+        return plan, arrays
+
+    def known_names(self) -> list[str] | None:
+        """Return the names of all inputs and outputs; None where the model does not tell both."""
+        if self.inputs is None or self.outputs is None:
+            return None
+        return [spec.name for spec in (*self.inputs, *self.outputs)]
+
+    def _make_plan(self, names: tuple[str, ...], arrays: list[Array], as_list: bool) -> Plan:
+        batch = find_batch(self.inputs, names, arrays, self._batch_axes)
+        if self._chunk_size and batch.fixed_rows and self._chunk_size != batch.fixed_rows:
+            raise ShapeError(f"chunk_size is {self._chunk_size}, but the model takes {batch.fixed_rows} rows at a time")
+        plan = Plan(
+            self.name,
+            names,
+            arrays,
+            self._fit_dtypes(arrays),
+            batch,
+            cut(batch.rows, fixed_rows=batch.fixed_rows, chunk_size=self._chunk_size, parts=self._parts),
+            self._batch_axes,
+            as_list=as_list,
+            tell_names=not as_list,
+        )
+        self._learn_from_warm_up(plan)
+        return plan
+
+    def _learn_from_warm_up(self, plan: Plan) -> None:
+        """Take the shapes that the warm-up showed, if it ran on chunks like this plan's."""
+        if self._warm_up is None:
+            return
+        inputs, outputs = self._warm_up
+        rows = plan.batch.fixed_rows or 1
+        if [region.chunk_shape(rows) for region in plan.inputs] == inputs:
+            plan.learn(rows, {name: (dtype, shape) for name, dtype, shape in outputs})
+
+    def _fit_dtypes(self, arrays: list[Array]) -> list[np.dtype[Any]]:
+        """Return the dtypes in which inputs go to the worker: the model's, or their own in native byte order."""
+        if self.inputs is None:
+            return [array.dtype.newbyteorder("=") for array in arrays]
+        return [fit_dtype(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
+
+    def _in_order(self, inputs: Any) -> tuple[tuple[str, ...], list[Array]]:
+        """Return names and arrays in the model's order."""
+        if isinstance(inputs, Mapping):
+            names = tuple(inputs) if self.inputs is None else tuple([spec.name for spec in self.inputs])
+            if len(names) != len(inputs) or not all([name in inputs for name in names]):
+                raise _wrong_names(inputs, names)
+            values = [inputs[name] for name in names]
+        elif isinstance(inputs, (list, tuple)):
+            names = self._names_of_list(len(inputs))
+            values = list(inputs)
+        else:
+            raise ShapeError(
+                f"inputs are a {type(inputs).__name__}; expected a dict of name -> array, or a list of arrays in "
+                "the model's order"
+            )
+        if not values:
+            raise ShapeError("there are no inputs; a call needs at least one")
+        return names, [_to_array(name, value) for name, value in zip(names, values, strict=True)]
+
+    def _names_of_list(self, count: int) -> tuple[str, ...]:
+        if self.inputs is None:
+            return tuple([f"input{i}" for i in range(count)])
+        names = tuple([spec.name for spec in self.inputs])
+        if count != len(names):
+            raise ShapeError(f"{count} inputs were given, the model takes {len(names)}: {', '.join(names)}")
+        return names
+
+
+def _wrong_names(inputs: Mapping[Any, Any], names: Sequence[str]) -> ShapeError:
+    missing = [repr(name) for name in names if name not in inputs]
+    unknown = [repr(name) for name in inputs if name not in names]
+    parts = [f"{' and '.join(missing)} missing"] if missing else []
+    parts += [f"{' and '.join(unknown)} unknown"] if unknown else []
+    return ShapeError(f"inputs do not fit the model: {'; '.join(parts)}; it takes {', '.join(names)}")
+
+
+def _to_specs(told: Sequence[Any] | None) -> list[TensorSpec] | None:
+    return None if told is None else [TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in told]
+
+
+def _to_array(name: str, value: Any) -> Array:
+    if not isinstance(name, str):
+        raise ShapeError(f"the input name {name!r} is a {type(name).__name__}; expected a string")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"input {name!r} is not an array: {error}") from None
+    if array.dtype.kind not in "biufc":
+        raise ShapeError(f"input {name!r} holds {array.dtype} elements; expected numbers or booleans")
+    return array

@@ -1,0 +1,232 @@
+"""What the user asked for, checked before anything is started: models, engine, devices, workers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ascend_parallel.devices import Device, parse_devices, usable_cores
+from ascend_parallel.errors import DeviceSpecError, UsageError
+from ascend_parallel.worker.engines import ENGINES, Engine
+
+from .worker import Post
+
+#: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "PADDLE_PDX_CPU_NUM_THREADS",
+)
+
+
+def name_models(model: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
+    """Return model name -> path or ``module:factory``; a single model is called "".
+
+    Raises:
+        UsageError: there is none, or a name or path is not a string.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    if not models:
+        raise UsageError("model is an empty dict; expected at least one name -> path")
+    for name, path in models.items():
+        if not isinstance(name, str) or not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"model {name!r}: {path!r} is not a path; expected a file, or 'module:factory'")
+    return {name: os.fspath(path) for name, path in models.items()}
+
+
+def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
+    """Return the engine that the user named, or that the models' suffixes tell.
+
+    Raises:
+        UsageError: the engine is unknown, cannot be told, or does not take a model's kind of file.
+    """
+    chosen = {engine or _engine_of(model) for model in models}
+    if len(chosen) > 1:
+        told = " and ".join(sorted(chosen))
+        raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
+    name = chosen.pop()
+    if name not in ENGINES:
+        raise UsageError(f"engine {name!r} is unknown; expected one of {', '.join(ENGINES)}")
+    for model in models:
+        _check_suffix(model, ENGINES[name])
+    return ENGINES[name]
+
+
+def _engine_of(model: str) -> str:
+    for name, engine in ENGINES.items():
+        if model.endswith(engine.suffixes or ("\0",)):
+            return name
+    if ":" in model:
+        return "callable"
+    raise UsageError(
+        f"the engine for {model!r} cannot be told from its name; expected a .mindir or .onnx file or "
+        "'module:factory', or say which: engine=..."
+    )
+
+
+def _check_suffix(model: str, engine: type[Engine]) -> None:
+    for other in ENGINES.values():
+        if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
+            raise UsageError(
+                f"{model} is a model for the engine {other.name}, not for {engine.name}: leave engine out, or "
+                f"convert the model to {' or '.join(engine.suffixes)}"
+            )
+
+
+def check_files(models: Iterable[str], engine: type[Engine]) -> None:
+    """Check that the engine's model files can be read.
+
+    Raises:
+        UsageError: a file is missing, empty, a directory, or not readable.
+    """
+    if not engine.suffixes:
+        return
+    for model in models:
+        path = Path(model)
+        if not path.exists():
+            raise UsageError(f"there is no model file {model} (in {Path.cwd()})")
+        if not path.is_file():
+            raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
+        if path.stat().st_size == 0:
+            raise UsageError(f"{model} is empty; was its conversion or download interrupted?")
+
+
+def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
+    """Check that the engine runs on devices of these types; raises DeviceSpecError."""
+    for device in devices:
+        if device.type not in engine.device_types:
+            raise DeviceSpecError(
+                f"the engine {engine.name} does not run on {device}; it runs on "
+                f"{', '.join(engine.device_types)} devices"
+            )
+
+
+def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the engine's options, each known and of its type; raises UsageError."""
+    for option, value in options.items():
+        known = engine.options
+        if known is not None and option not in known:
+            told = ", ".join(known) or "none"
+            raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
+        if known is not None and (not isinstance(value, known[option]) or isinstance(value, bool)):
+            kinds = " or ".join(kind.__name__ for kind in known[option])
+            raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
+    try:
+        pickle.dumps(dict(options), 4)
+    except Exception as error:
+        raise UsageError(f"engine_options cannot be sent to a worker: {error}; use plain values") from None
+    return dict(options)
+
+
+def find_python(worker_python: str | os.PathLike[str] | None) -> str:
+    """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
+    if worker_python is None:
+        return sys.executable
+    found = shutil.which(os.fspath(worker_python))
+    if found is None:
+        raise UsageError(
+            f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
+            "as /path/to/venv/bin/python"
+        )
+    return found
+
+
+def write_posts(
+    models: Mapping[str, str],
+    engine: type[Engine],
+    devices: Sequence[Device],
+    *,
+    options: Mapping[str, Any],
+    instances: int,
+    python: str,
+    warmup: int,
+) -> list[Post]:
+    """Return one post a worker: a device has one, of ``instances`` threads where the engine can share weights
+    between them, else as many as instances.
+    """
+    per_device = 1 if engine.can_share else instances
+    threads = max(1, usable_cores() // (len(devices) * instances))
+    posts = []
+    for device in devices:
+        for instance in range(per_device):
+            order = {
+                "engine": engine.name,
+                "models": {name: _absolute(path, engine) for name, path in models.items()},
+                "device": (device.type, device.id),
+                "options": _with_threads(engine, options, threads),
+                "instances": instances // per_device,
+                "warmup": warmup,
+                "import_path": import_path(),
+            }
+            label = str(device) if per_device == 1 else f"{device}#{instance}"
+            posts.append(Post(str(device), label, python, environment(threads), order))
+    return posts
+
+
+def _with_threads(engine: type[Engine], options: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Give the engine its share of the cores, unless the user said otherwise."""
+    return {"threads": threads, **options} if engine.spreads_over_cores else dict(options)
+
+
+def _absolute(path: str, engine: type[Engine]) -> str:
+    return os.path.abspath(path) if engine.suffixes else path
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return a worker's environment: this one's, with its share of the cores where the user set none."""
+    environ = dict(os.environ)
+    for variable in THREAD_VARIABLES:
+        environ.setdefault(variable, str(threads))
+    environ["PYTHONUNBUFFERED"] = "1"  # what a worker prints before it crashes must not be lost
+    environ.setdefault("GLOG_v", "3")  # MindSpore Lite reads it when it is imported, never later
+    return environ
+
+
+def import_path() -> list[str]:
+    """Return where a callable's module is looked for, after the worker's own path: where the master would find it.
+
+    Without the master's standard library and site-packages, which may be another Python's.
+    """
+    own = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    places = [os.path.abspath(entry or ".") for entry in (*sys.path, "")]
+    outside = [p for p in places if not any(os.path.realpath(p).startswith(prefix + os.sep) for prefix in own)]
+    return list(dict.fromkeys(place for place in outside if os.path.isdir(place)))
+
+
+def choose_devices(
+    devices: str | Iterable[str | Device] | None, device_num: int | None, engine: type[Engine]
+) -> list[Device]:
+    """Return the devices that the user named; else the first ``device_num`` of the machine's best type; else all.
+
+    A number of devices with a MINDIR model means ``ascend:0``, ``ascend:1``, ..., as in MindSpore Lite's tutorial.
+
+    Raises:
+        DeviceSpecError: the specification is malformed, or names a device that this machine does not have.
+        UsageError: both or a number below one were given.
+    """
+    from ascend_parallel.discovery import check_devices_exist, default_devices, discover
+
+    if devices is not None and device_num is not None:
+        raise UsageError("device_num and devices were both given; say which devices with devices alone")
+    if device_num is not None and (not isinstance(device_num, int) or device_num < 1):
+        raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
+    if devices is not None:
+        chosen = parse_devices(devices)
+    elif device_num is not None and engine.name == "mslite":
+        chosen = [Device("ascend", i) for i in range(device_num)]
+    else:
+        found = [d for d in default_devices(discover()) if d.type in engine.device_types]
+        kind = found[0].type if found else engine.device_types[-1]
+        chosen = [Device(kind, i) for i in range(device_num)] if device_num else found or [Device(kind, 0)]
+    if any(device.type in ("ascend", "gpu") for device in chosen):
+        check_devices_exist(chosen, discover())
+    return chosen

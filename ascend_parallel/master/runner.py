@@ -1,0 +1,309 @@
+"""``ParallelPredictUtils``: one model on all devices."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.devices import Device
+from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
+from ascend_parallel.worker.engines import TensorSpec
+
+from . import order
+from .batch import Array, BatchAxes
+from .call import Call
+from .model import Model
+from .pool import BlockPool
+from .scatter import Scatter
+from .seat import Limits
+from .supervisor import Supervisor
+from .tutorial import shape_like_model
+
+Path = str | os.PathLike[str]
+
+
+class ParallelPredictUtils:
+    """Runs one model, or several, on several devices: one worker process a device, fed through shared memory.
+
+    ::
+
+        with ParallelPredictUtils("unet.onnx", devices="cpu:0,1") as runner:
+            outputs = runner.predict({"x": x})      # the rows of x are shared out, the results are one array
+
+    Used without ``with``, as in MindSpore Lite's tutorial: ``build_model()``, then ``finalize()``.
+    """
+
+    def __init__(
+        self,
+        model: Path | Mapping[str, Path],
+        device_num: int | None = None,
+        *,
+        devices: str | Iterable[str | Device] | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        instances: int = 1,
+        worker_python: Path | None = None,
+        batch_axes: BatchAxes | None = None,
+        chunk_size: int | None = None,
+        warmup: int = 1,
+        build_timeout_s: float = 600.0,
+        predict_timeout_s: float = 600.0,
+        max_retries: int = 2,
+        max_restarts: int = 3,
+    ) -> None:
+        """Check everything that can be checked; nothing is started before :meth:`build_model`.
+
+        Args:
+            model: a .mindir or .onnx file, ``module:factory``, or a dict name -> one of these: then each worker
+                holds all of them, and ``predict(..., model=name)`` picks one.
+            device_num: so many devices, as in the tutorial: ``ascend:0``, ``ascend:1``, ... for a .mindir.
+            devices: ``"ascend:0,1"``, ``"gpu:0-3"``, ``"cpu:0,1"``, or a list of such; None: all that the machine
+                has, of its best type.
+            engine: "mslite", "onnxruntime", "callable" or "simulated"; None: by the model's suffix.
+            engine_options: see the engines' documentation; a callable's are its keyword arguments.
+            instances: how many times each device runs the model at the same time.
+            worker_python: the workers' interpreter (Python >= 3.7), where the engine needs another than this one.
+            batch_axes: input or output name -> the axis that holds the rows, or None for "not sliced"; needed
+                only where the model's shapes leave it open.
+            chunk_size: rows a task, for models that take any number; None: a call is cut into as many tasks as
+                there are workers. Small chunks even out devices of different speeds.
+            warmup: runs on zeros while building, for models whose shapes are known but for the batch; 0: none.
+            build_timeout_s: after so many seconds a worker that still builds is killed.
+            predict_timeout_s: likewise for one task.
+            max_retries: how often a task is sent to another worker after its own died over it.
+            max_restarts: how often a worker is started again within ten minutes before its device is given up.
+
+        Raises:
+            UsageError: an argument is wrong; the message says which, and what is expected.
+        """
+        numbers = {"max_retries": max_retries, "max_restarts": max_restarts, "warmup": warmup}
+        _check_numbers({"instances": instances, "chunk_size": chunk_size or 1}, numbers)
+        _check_seconds({"build_timeout_s": build_timeout_s, "predict_timeout_s": predict_timeout_s})
+        models = order.name_models(model)
+        self._engine = order.choose_engine(models.values(), engine)
+        order.check_files(models.values(), self._engine)
+        options = order.check_options(self._engine, engine_options or {})
+        python = order.find_python(worker_python)
+        self.devices = order.choose_devices(devices, device_num, self._engine)
+        order.check_devices(self.devices, self._engine)
+        self.models: dict[str, Model] = {}
+        self._posts = order.write_posts(
+            models, self._engine, self.devices, options=options, instances=instances, python=python, warmup=warmup
+        )
+        self._limits = Limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
+        self._batch_axes = dict(batch_axes or {})
+        self._chunk_size = chunk_size
+        self._parts = len(self.devices) * instances
+        self._supervisor: Supervisor | None = None
+        self._pool = BlockPool()
+        self._end: weakref.finalize[Any, Any] | None = None
+
+    # ---- life
+
+    def build_model(self) -> None:
+        """Start the workers and build the model on all devices at the same time.
+
+        Raises:
+            EngineError: an engine could not build it; has the worker's traceback.
+            WorkerDied, WorkerTimeout: a worker ended, or took longer than ``build_timeout_s``.
+        """
+        if self._supervisor is not None:
+            return
+        if sys.platform != "linux":
+            raise AscendParallelError(f"workers need Linux (memfd, epoll); this is {sys.platform}")
+        self._pool = BlockPool()
+        supervisor = Supervisor(self._posts, self._limits, self._pool)
+        supervisor.start()
+        self._supervisor = supervisor
+        # Runs too when the runner is forgotten, or the interpreter ends: no worker outlives its use.
+        self._end = weakref.finalize(self, _end, supervisor, self._pool)
+        self.models = {
+            name: Model(name, description, batch_axes=self._batch_axes, chunk_size=self._chunk_size, parts=self._parts)
+            for name, description in supervisor.descriptions.items()
+        }
+        self._check_batch_axes()
+
+    def close(self) -> None:
+        """End the workers and give their memory back; results that were returned stay valid."""
+        if self._end is not None:
+            self._end()
+        self._supervisor = None
+
+    def finalize(self) -> None:
+        """The same as :meth:`close`, by the tutorial's name."""
+        self.close()
+
+    def __enter__(self) -> ParallelPredictUtils:
+        self.build_model()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- work
+
+    def predict(self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None) -> Any:
+        """Run the model on a batch, its rows shared out over all devices; wait for the result.
+
+        Args:
+            inputs: a dict of name -> array, or a list of arrays in the model's order. The inputs that hold the
+                batch are cut along their batch axis, by default axis 0; the others go whole to every device.
+            model: which, where the runner holds several.
+
+        Returns:
+            A dict of name -> array, or a list where a list was given; rows in the order of the inputs' rows. The
+            arrays are the caller's own, for as long as it likes.
+
+        Raises:
+            ShapeError: an input's name, dtype or shape does not fit; nothing was sent.
+            EngineError: the engine raised; has its traceback. The worker goes on.
+            WorkerDied: workers died over one task, more often than ``max_retries``.
+            WorkerTimeout: a worker did not answer in ``predict_timeout_s``.
+        """
+        supervisor = self._running()
+        if supervisor.is_busy_thread():
+            raise UsageError("predict was called in a future's callback, where it would wait for itself; use submit")
+        told = threading.Lock()
+        told.acquire()
+        call = self._open(inputs, model, in_place=True, on_done=lambda _: told.release())
+        supervisor.send(call, call.tasks())
+        supervisor.wait(call, told)
+        return call.outputs()
+
+    def submit(self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None) -> Future[Any]:
+        """Start a predict and return its future; many can be in flight, from many threads.
+
+        The inputs are copied before this returns, but for those made by :meth:`empty`, which must not change before
+        the result is there. Arguments, results and errors are those of :meth:`predict`; a wrong input raises here.
+        """
+        supervisor = self._running()
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        call = self._open(inputs, model, in_place=False, on_done=lambda call: _resolve(future, call))
+        supervisor.send(call, call.tasks())
+        supervisor.listen_for(call)
+        return future
+
+    def map(self, inputs: Iterable[Any], *, model: str | None = None) -> Iterator[Any]:
+        """Yield the result of each item in order, keeping all devices busy.
+
+        Only a few items ahead of the one that is yielded are taken from ``inputs``, so it may be endless.
+        """
+        waiting: deque[Future[Any]] = deque()
+        for item in inputs:
+            waiting.append(self.submit(item, model=model))
+            if len(waiting) > 2 * self._parts:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def run_predict(self, inputs_of_each_device: Sequence[Sequence[Any]]) -> list[list[Array]]:
+        """Run one call a device, as the tutorial's sample does: a list of input lists in, of output lists out.
+
+        Here, and only here, an input needs not have the model's shape, if it has as many elements: the sample hands
+        over ``sample[0]``, without its batch dimension, and a 0-d timestep.
+        """
+        model = self._model(None)
+        shaped = [shape_like_model(model, inputs) for inputs in inputs_of_each_device]
+        futures = [self.submit(inputs) for inputs in shaped]
+        return [future.result() for future in futures]
+
+    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
+        """Return an uninitialised array in shared memory: given to predict or submit, it is not copied."""
+        self._running()
+        wanted = np.dtype(dtype)
+        size_bytes = int(np.prod(shape, dtype=np.int64)) * wanted.itemsize
+        lease = self._pool.lease(max(1, size_bytes))
+        lease.is_callers = True
+        found: Array = np.ndarray(tuple(shape), wanted, np.asarray(lease))
+        return found
+
+    # ---- what it is
+
+    @property
+    def inputs(self) -> list[TensorSpec] | None:
+        """The model's inputs (name, dtype, shape); None where it does not tell. Of several, see :attr:`models`."""
+        return self._model(None).inputs
+
+    @property
+    def outputs(self) -> list[TensorSpec] | None:
+        """The model's outputs, likewise."""
+        return self._model(None).outputs
+
+    def stats(self) -> dict[str, Any]:
+        """Return what each worker did since the runner was built, and the shared memory in use.
+
+        Times are in seconds: ``busy_s`` is time spent in the engine.
+        """
+        supervisor = self._running()
+        leased, mapped = self._pool.held_bytes()
+        return {
+            "workers": {seat.post.label: seat.stats() for seat in supervisor.seats},
+            "shared_memory": {"leased_bytes": leased, "mapped_bytes": mapped},
+        }
+
+    # ---- inside
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise RunnerClosedError("the runner is not built; call build_model(), or use it in a with statement")
+        self._supervisor.check_open()
+        return self._supervisor
+
+    def _model(self, name: str | None) -> Model:
+        self._running()
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise UsageError(f"model is {name!r}; this runner holds {', '.join(map(repr, self.models))}")
+        return self.models[name]
+
+    def _open(self, inputs: Any, model: str | None, *, in_place: bool, on_done: Any) -> Call:
+        plan, arrays = self._model(model).plan(inputs)
+        return Call(plan, Scatter(plan, arrays, self._pool, in_place=in_place), on_done)
+
+    def _check_batch_axes(self) -> None:
+        """Refuse names that no model has, with all workers ended: a misspelt one would be ignored else."""
+        known = [name for model in self.models.values() for name in model.known_names() or self._batch_axes]
+        for name in self._batch_axes:
+            if name not in known:
+                self.close()
+                raise UsageError(f"batch_axes names {name!r}, but the model has {', '.join(known)}")
+
+
+def _check_numbers(at_least_one: Mapping[str, Any], at_least_none: Mapping[str, Any]) -> None:
+    for least, numbers in ((1, at_least_one), (0, at_least_none)):
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} is {value!r}; expected a whole number, at least {least}")
+
+
+def _check_seconds(seconds: Mapping[str, Any]) -> None:
+    for name, value in seconds.items():
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")
+
+
+def _resolve(future: Future[Any], call: Call) -> None:
+    try:
+        outputs = call.outputs()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(outputs)
+
+
+def _end(supervisor: Supervisor, pool: BlockPool) -> None:
+    supervisor.close()
+    pool.close()

@@ -1,0 +1,52 @@
+"""The liberties of MindSpore Lite's tutorial, taken here and nowhere else.
+
+Its sample for Stable Diffusion on two chips hands each device ``sample[0]``, which lacks the batch dimension, and
+a 0-d timestep; MindSpore Lite takes both, as only the number of bytes counts there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.errors import ShapeError
+from ascend_parallel.worker.engines import TensorSpec
+
+from .batch import Array, show_shape
+from .model import Model
+
+
+def shape_like_model(model: Model, inputs: Sequence[Any]) -> list[Any]:
+    """Return inputs in the model's shapes and dtypes, where they have as many elements.
+
+    Raises:
+        ShapeError: an input has another number of elements, or values that the model's dtype does not hold.
+    """
+    if model.inputs is None:
+        return list(inputs)
+    if len(inputs) != len(model.inputs):
+        told = ", ".join(spec.name for spec in model.inputs)
+        raise ShapeError(f"{len(inputs)} inputs were given for a device, the model takes {len(model.inputs)}: {told}")
+    return [_shape_like(spec, np.asarray(value)) for spec, value in zip(model.inputs, inputs, strict=True)]
+
+
+def _shape_like(spec: TensorSpec, array: Array) -> Array:
+    shape = tuple(dim if isinstance(dim, int) else 1 if i == 0 else None for i, dim in enumerate(spec.shape))
+    if None in shape or array.ndim == len(shape):
+        return _convert(spec, array)
+    if array.size != math.prod(dim or 1 for dim in shape):
+        raise ShapeError(
+            f"input {spec.name!r} has shape {array.shape}, {array.size} elements; the model takes "
+            f"{show_shape(spec.shape)}"
+        )
+    return _convert(spec, array.reshape([dim or 1 for dim in shape]))
+
+
+def _convert(spec: TensorSpec, array: Array) -> Array:
+    converted = array.astype(spec.dtype)
+    if array.dtype.kind == "f" and converted.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise ShapeError(f"input {spec.name!r} holds values that are not whole numbers; the model takes {spec.dtype}")
+    return converted

@@ -1,0 +1,56 @@
+"""The worker's program. The master starts it, with the engine's own interpreter::
+
+    python3.7 .../ascend_parallel/worker/__main__.py PIPE_FD SIDE_FD PARENT_PID LABEL
+
+PIPE_FD is the worker's end of a ``multiprocessing.Pipe`` (messages, see protocol.py), SIDE_FD a Unix socket
+(descriptors of shared memory, see memory.py), both inherited. LABEL is the device, for whoever reads ``ps``.
+It is run by path and registers its own folder as a package, so that nothing of the master's environment, which
+may be a newer Python's, has to be importable.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from typing import List
+
+PACKAGE = "ascend_parallel_worker"
+
+
+def register_package() -> None:
+    """Make this folder importable under a name of its own, and drop it from sys.path.
+
+    Python puts the folder of a script first on sys.path: there ``memory`` or ``loop`` would hide a user's.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    spec.loader.exec_module(package)
+
+
+def main(argv: List[str]) -> None:
+    """Run one worker until its master is done with it."""
+    pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
+    for fd in (pipe_fd, side_fd):
+        os.set_inheritable(fd, False)  # a child of the engine's must not keep the pipe open
+    from ascend_parallel_worker import lifeline, loop, memory, protocol  # type: ignore[import-not-found]
+
+    lifeline.tie_to_parent(parent_pid)
+    lifeline.watch(pipe_fd)
+    side = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=side_fd)
+    try:
+        loop.live(protocol.Channel(pipe_fd), memory.MappedSegments(side))
+    except (EOFError, BrokenPipeError):
+        pass  # the master is gone
+
+
+if __name__ == "__main__":
+    register_package()
+    main(sys.argv[1:])

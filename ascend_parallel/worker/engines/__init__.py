@@ -1,0 +1,17 @@
+"""The engines, by name. Their runtimes are imported when a worker builds a model, never before."""
+
+from __future__ import annotations
+
+from typing import Dict, Type
+
+from .base import Engine, TensorSpec
+from .callable import CallableEngine
+from .mslite import MSLiteEngine
+from .onnxruntime import OnnxRuntimeEngine
+from .simulated import SimulatedEngine
+
+__all__ = ["ENGINES", "Engine", "TensorSpec"]
+
+ENGINES: Dict[str, Type[Engine]] = {
+    engine.name: engine for engine in (MSLiteEngine, OnnxRuntimeEngine, CallableEngine, SimulatedEngine)
+}

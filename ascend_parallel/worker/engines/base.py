@@ -1,0 +1,72 @@
+"""What every engine is: a model on one device, run by one thread."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+Arrays = Dict[str, np.ndarray]
+
+
+class TensorSpec(NamedTuple):
+    """What a model says of one input or output.
+
+    Attributes:
+        name: the name in the model.
+        dtype: numpy's name of the element type, such as ``"float32"``.
+        shape: one entry an axis: an int where the model fixes it, the model's own word for it (such as
+            ``"batch"``) or None where it does not.
+    """
+
+    name: str
+    dtype: str
+    shape: Tuple[Union[int, str, None], ...]
+
+
+class Engine:
+    """A model on one device; a subclass is one runtime.
+
+    An instance serves one thread. Building may take minutes and happens in ``__init__``; every reason why it
+    cannot be built is raised from there, in a sentence a user can act on.
+    """
+
+    #: The name a user picks it by.
+    name = ""
+    #: File suffixes of its models; the engine is chosen by them.
+    suffixes: Tuple[str, ...] = ()
+    #: Device types that it runs on.
+    device_types: Tuple[str, ...] = ()
+    #: What ``engine_options`` may hold: option -> accepted types. None: anything, the model's own affair.
+    options: Optional[Dict[str, Tuple[type, ...]]] = {}
+    #: Whether several threads of one process can serve one set of weights, through :meth:`share`.
+    can_share = False
+
+    #: Whether its default is to use the worker's share of the cores, through the option ``threads``.
+    spreads_over_cores = False
+
+    #: None where the model does not tell.
+    inputs: Optional[List[TensorSpec]] = None
+    outputs: Optional[List[TensorSpec]] = None
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        """Run the model once.
+
+        Args:
+            names: names of the inputs, in their order; None where the caller gave a plain list.
+            inputs: C-contiguous arrays that must not be written to, valid during this call only. Where the
+                model tells its inputs, they have its order and dtypes.
+            places: output name -> array in which the result is wanted. Writing there saves a copy; it is
+                an offer: empty where shapes are not known yet, and a wrong guess where they depend on data.
+
+        Returns:
+            Output name -> array, in the model's order; an array of ``places`` itself where it was filled.
+        """
+        raise NotImplementedError
+
+    def share(self) -> "Engine":
+        """Return an engine for one more thread of this process, over the same weights where possible."""
+        raise NotImplementedError

@@ -1,0 +1,100 @@
+"""The callable engine: any Python object is the model.
+
+``module:factory`` or ``path/to/file.py:factory`` names a callable that the worker calls once, with
+``device="gpu:1"`` and the user's ``engine_options`` as keywords. It returns an object with ``predict``, or
+is itself callable. That is called with what the user gave (a dict of arrays, or a list) and returns a dict, a
+list, or one array. Its input arrays are read-only and valid during the call only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .base import Arrays, Engine, TensorSpec
+
+
+class CallableEngine(Engine):
+    """Any Python callable. Nothing is known about its threads' safety: an instance is a process."""
+
+    name = "callable"
+    device_types = ("ascend", "gpu", "cpu", "simulated")
+    options = None
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        factory = load_object(model)
+        made = factory(device="%s:%d" % device, **options)
+        self._predict = find_predict(made, model)
+        self.inputs = read_specs(made, "inputs")
+        self.outputs = read_specs(made, "outputs")
+
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        """Call the user's model with a dict, or with a list where the caller gave one."""
+        given = list(inputs) if names is None else dict(zip(names, inputs))
+        return name_outputs(self._predict(given))
+
+
+def load_object(where: str) -> Any:
+    """Return the object that ``module:name`` or ``file.py:name`` names."""
+    source, _, name = where.rpartition(":")
+    if source.endswith(".py"):
+        module = _load_file(source)
+    else:
+        module = importlib.import_module(source)
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _load_file(path: str) -> Any:
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise ImportError("there is no Python file %s" % path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def find_predict(made: Any, model: str) -> Callable[[Any], Any]:
+    """Return what is to be called for a predict: the object's ``predict``, or the object itself."""
+    predict: Callable[[Any], Any] = getattr(made, "predict", made)
+    if not callable(predict):
+        raise TypeError(
+            "%s returned a %s; expected an object with a predict method, or a callable" % (model, type(made).__name__)
+        )
+    return predict
+
+
+def read_specs(made: Any, attribute: str) -> Optional[List[TensorSpec]]:
+    """Return the model's own ``inputs`` or ``outputs``, a list of (name, dtype, shape), if it has them."""
+    specs = getattr(made, attribute, None)
+    if specs is None or callable(specs):
+        return None
+    return [TensorSpec(str(name), np.dtype(dtype).name, tuple(shape)) for name, dtype, shape in specs]
+
+
+def name_outputs(result: Any) -> Arrays:
+    """Return what a model returned as a dict: a lone array is "output", those of a list "output0", ..."""
+    if isinstance(result, dict):
+        return {str(name): _array(value, str(name)) for name, value in result.items()}
+    if isinstance(result, (list, tuple)):
+        return {"output%d" % i: _array(value, "output%d" % i) for i, value in enumerate(result)}
+    return {"output": _array(result, "output")}
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        raise TypeError(
+            "output %r is a %s, which does not travel between processes; return numpy arrays of numbers"
+            % (name, type(value).__name__)
+        )
+    return array

@@ -1,0 +1,231 @@
+"""The MindSpore Lite engine: .mindir models on Ascend, GPU and CPU.
+
+Written for mindspore_lite 2.0.0, which it is tested with on the CPU, and for what later versions add. The rules
+that its wrapper keeps were found by running it: what it accepts in silence gives wrong numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .base import Arrays, Engine, TensorSpec
+
+#: Bytes at the start of a file that tell what it is: an ONNX file begins with the field "ir_version".
+_ONNX_START = b"\x08"
+_MINDIR_WORD = b"MindSpore"
+_HEAD_BYTES = 64
+#: Options that are attributes of the context of the target, where the installed version has them.
+_CONTEXT_OPTIONS = ("precision_mode", "provider", "rank_id")
+#: Options that are arguments of Model.build_from_file, likewise.
+_BUILD_OPTIONS = ("config_path", "config_dict")
+
+
+class MSLitePredict:
+    """One MINDIR model on one device, as in MindSpore Lite's tutorial; can be used alone.
+
+    ::
+
+        outputs = MSLitePredict("unet.mindir", 0).run([sample, timestep, encoder_hidden_states])
+
+    One object serves one thread: two that share a model get each other's numbers.
+    """
+
+    def __init__(
+        self, mindir_file: str, device_id: int, target: str = "ascend", threads: int = 1, **options: Any
+    ) -> None:
+        """Build the model.
+
+        Args:
+            mindir_file: path of the .mindir file.
+            device_id: the chip: N of /dev/davinciN, counted among ASCEND_RT_VISIBLE_DEVICES where that is set.
+            target: "ascend", "gpu" or "cpu".
+            threads: threads of a CPU. More than 1 gives wrong rows of LayerNorm in tiny models with 2.0.0.
+            options: precision_mode, provider, rank_id, config_path, config_dict, as in MindSpore Lite.
+
+        Raises:
+            ImportError: mindspore_lite is not installed for this interpreter.
+            ValueError: the file is no MINDIR file, or the installed version lacks an option.
+            RuntimeError: MindSpore Lite could not build it; the likely causes are named.
+        """
+        check_mindir(mindir_file)
+        runtime = _import_runtime()
+        context = _make_context(runtime, device_id, target, threads, options)
+        self._model = runtime.Model()  # builds once, even if that fails: never used again after a failure
+        built = {key: options[key] for key in _BUILD_OPTIONS if key in options}
+        try:
+            self._model.build_from_file(mindir_file, runtime.ModelType.MINDIR, context, **built)
+        except TypeError as error:
+            raise ValueError("mindspore_lite %s: %s" % (_version(runtime), error)) from error
+        except RuntimeError as error:
+            where = "%s:%d" % (target, device_id)
+            raise RuntimeError(_explain_build(mindir_file, where, _version(runtime), error)) from error
+        self._tensors = self._model.get_inputs()
+        self.inputs = [to_spec(tensor) for tensor in self._tensors]
+        self.outputs = self._find_outputs()
+        self._shapes = [tuple(tensor.shape) for tensor in self._tensors]
+
+    def run(self, input_data: Sequence[Any]) -> List[np.ndarray]:
+        """Run the model; return its outputs, in its order, as arrays of their own.
+
+        Args:
+            input_data: one array an input, in the model's order and of its shape (or with as many elements: the
+                tutorial leaves the batch dimension out).
+
+        Raises:
+            ValueError: an input has another number of elements than the model takes.
+        """
+        if len(input_data) != len(self.inputs):
+            raise ValueError("%d inputs were given, the model takes %d" % (len(input_data), len(self.inputs)))
+        arrays = [
+            _fit(np.ascontiguousarray(value, dtype=spec.dtype), spec) for value, spec in zip(input_data, self.inputs)
+        ]
+        return [array.copy() for array in self.predict(arrays).values()]
+
+    def predict(self, arrays: Sequence[np.ndarray]) -> Arrays:
+        """Run the model on C-contiguous arrays of its dtypes; return views that the next predict overwrites.
+
+        The arrays are not copied: they must stay as they are until this returns.
+        """
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            self._resize(shapes)
+        for tensor, array in zip(self._tensors, arrays):
+            tensor.set_data_from_numpy(array)
+        made = self._model.predict(self._tensors)  # the very tensors that were filled: fresh ones have no data
+        if self.outputs is None:
+            self.outputs = [to_spec(tensor) for tensor in made]
+        return {tensor.name: tensor.get_data_to_numpy() for tensor in made}
+
+    def _resize(self, shapes: List[Tuple[int, ...]]) -> None:
+        for spec, shape in zip(self.inputs, shapes):
+            # MindSpore Lite takes any shape of as many bytes, and then computes something else.
+            fits = len(shape) == len(spec.shape) and all(w in (None, h) for w, h in zip(spec.shape, shape))
+            if not fits:
+                raise ValueError("input %r has shape %s; the model takes %s" % (spec.name, shape, spec.shape))
+        self._model.resize(self._tensors, [[int(dim) for dim in shape] for shape in shapes])
+        self._tensors = self._model.get_inputs()
+        self._shapes = list(shapes)
+
+    def _find_outputs(self) -> Optional[List[TensorSpec]]:
+        if not hasattr(self._model, "get_outputs"):  # 2.0.0 tells them only by predicting
+            return None
+        return [to_spec(tensor) for tensor in self._model.get_outputs()]
+
+
+class MSLiteEngine(Engine):
+    """MindSpore Lite, through :class:`MSLitePredict`."""
+
+    name = "mslite"
+    suffixes = (".mindir",)
+    device_types = ("ascend", "gpu", "cpu")
+    options = {
+        "threads": (int,),
+        "precision_mode": (str,),
+        "config_path": (str,),
+        "config_dict": (dict,),
+        "provider": (str,),
+        "rank_id": (int,),
+    }
+    can_share = True
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        self._arguments = (model, device, options)
+        self._predictor = MSLitePredict(model, device[1], device[0], **options)
+        self.inputs = self._predictor.inputs
+        self.outputs = self._predictor.outputs
+
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        """Run the model; its results are copied once, to their places, by the caller."""
+        made = self._predictor.predict(inputs)
+        self.outputs = self._predictor.outputs
+        return made
+
+    def share(self) -> Engine:
+        """Return one with a Model of its own: a Model must not be used by two threads."""
+        return MSLiteEngine(*self._arguments)
+
+
+def check_mindir(path: str) -> None:
+    """Refuse what is surely no MINDIR file; MindSpore Lite's own message would not tell."""
+    if not os.path.isfile(path):
+        raise ValueError("there is no model file %s" % path)
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head.startswith(_ONNX_START) and _MINDIR_WORD not in head:
+        raise ValueError(
+            "%s is not a MINDIR file but, by its first bytes, an ONNX file: convert it (converter_lite "
+            "--fmk=ONNX --saveType=MINDIR), or run it with the onnxruntime engine" % path
+        )
+
+
+def to_spec(tensor: Any) -> TensorSpec:
+    """Return the spec of one of MindSpore Lite's tensors; -1 in its shape is an open axis."""
+    dtype = str(tensor.dtype).rpartition(".")[2].lower()
+    return TensorSpec(tensor.name, dtype, tuple(None if dim < 0 else int(dim) for dim in tensor.shape))
+
+
+def _import_runtime() -> Any:
+    try:
+        import mindspore_lite
+    except ImportError as error:
+        import sys
+
+        raise ImportError(
+            "mindspore_lite cannot be imported by %s (%s); install its wheel there, or name the interpreter that has "
+            "it with worker_python" % (sys.executable, error)
+        ) from error
+    return mindspore_lite
+
+
+def _make_context(runtime: Any, device_id: int, target: str, threads: int, options: Dict[str, Any]) -> Any:
+    context = runtime.Context()
+    context.target = [target]  # one target only: with ["cpu", "ascend"] it runs on the CPU in silence
+    settings = getattr(context, target)
+    if target == "cpu":
+        settings.thread_num = threads
+    else:
+        settings.device_id = device_id
+    for option in _CONTEXT_OPTIONS:
+        if option in options:
+            if not hasattr(type(settings), option):
+                raise ValueError("mindspore_lite %s has no option %s for %s" % (_version(runtime), option, target))
+            setattr(settings, option, options[option])
+    return context
+
+
+def _version(runtime: Any) -> str:
+    return str(getattr(runtime, "__version__", "of unknown version"))
+
+
+def _fit(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Give an array the model's shape where it has as many elements."""
+    if len(array.shape) == len(spec.shape) or None in spec.shape:
+        return array
+    try:
+        return array.reshape(spec.shape)
+    except ValueError:
+        raise ValueError("input %r has shape %s; the model takes %s" % (spec.name, array.shape, spec.shape)) from None
+
+
+def _explain_build(path: str, where: str, version: str, error: Exception) -> str:
+    """Say what MindSpore Lite does not: why a build is likely to have failed."""
+    with open(path, "rb") as file:
+        is_mindir = _MINDIR_WORD in file.read(_HEAD_BYTES)
+    causes = [] if is_mindir else ["the file does not begin like a MINDIR file"]
+    if where.startswith("ascend"):
+        causes.append("there is no Ascend device %s, or CANN's libraries are not found (source set_env.sh)" % where)
+        causes.append("the device is in use by another process (npu-smi info)")
+        causes.append("the model was not converted for Ascend (--optimize=ascend_oriented)")
+    else:
+        causes.append("the file is cut off, or of a newer version than mindspore_lite %s" % version)
+        causes.append("the model was converted for Ascend, or has operators that %s lacks" % where)
+    return "MindSpore Lite %s could not build %s on %s (%s). Likely: %s. Its own lines are above." % (
+        version,
+        path,
+        where,
+        str(error).split("\n")[0],
+        "; ".join(causes),
+    )

@@ -1,0 +1,179 @@
+"""The ONNX Runtime engine: .onnx models on CPUs, NVIDIA GPUs, Ascend (CANN) and OpenVINO.
+
+The provider follows from the device's type, or from ``engine_options={"provider": ...}``. ONNX Runtime itself
+falls back to the CPU in silence where a provider is missing or fails; this engine refuses instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .base import Arrays, Engine, TensorSpec
+
+#: Device type -> provider's short names that make sense there; the first is the default.
+PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
+PROVIDER_CLASSES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "cann": "CANNExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+#: What to install where a provider is missing.
+PACKAGES = {
+    "cpu": "onnxruntime",
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu (and TensorRT)",
+    "cann": "onnxruntime-cann",
+    "openvino": "onnxruntime-openvino",
+}
+#: ONNX Runtime's names of element types -> numpy's.
+DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+
+
+class OnnxRuntimeEngine(Engine):
+    """An ``onnxruntime.InferenceSession``; results are bound into the places where they are wanted."""
+
+    name = "onnxruntime"
+    suffixes = (".onnx", ".ort")
+    device_types = ("cpu", "gpu", "ascend")
+    options = {
+        "provider": (str,),
+        "provider_options": (dict,),
+        "session_config": (dict,),
+        "threads": (int,),
+    }
+    can_share = True
+    spreads_over_cores = True
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        self._use(open_session(model, device, options))
+
+    def _use(self, session: Any) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self.inputs = [to_spec(node) for node in session.get_inputs()]
+        self.outputs = [to_spec(node) for node in session.get_outputs()]
+        self._dtypes = [np.dtype(spec.dtype).type for spec in self.inputs]
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def share(self) -> Engine:
+        """Return an engine over the same session: it is thread-safe, only the binding is a thread's own."""
+        other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
+        other._use(self._session)
+        return other
+
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        """Run the session; what fits its place is written there by ONNX Runtime itself."""
+        try:
+            return self._run(inputs, places)
+        except Exception:
+            if not places:
+                raise
+            # A bound output whose shape turns out otherwise is refused: run again, unbound. An error of
+            # the model's own comes up again and is raised.
+            return self._run(inputs, {})
+
+    def _run(self, inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        binding = self._binding
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
+            binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
+        for name in self._output_names:
+            place = places.get(name)
+            if place is None:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        if len(places) == len(self._output_names):
+            return places
+        made = dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
+        return {name: places.get(name, array) for name, array in made.items()}
+
+
+def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
+    """Return a session on this device and on nothing else.
+
+    Raises ImportError or RuntimeError, saying what to install, where the provider is missing or refused.
+    """
+    provider = choose_provider(device[0], options)
+    runtime = import_runtime(provider)
+    session_options = runtime.SessionOptions()
+    session_options.log_severity_level = 3
+    session_options.intra_op_num_threads = options.get("threads", 0)
+    for key, value in options.get("session_config", {}).items():
+        session_options.add_session_config_entry(key, str(value))
+    wanted = PROVIDER_CLASSES[provider]
+    settings = provider_settings(provider, device, options)
+    session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
+    if wanted not in session.get_providers():
+        raise RuntimeError(
+            "onnxruntime could not start %s and would run on the CPU; see its lines above for the cause "
+            "(a missing CUDA or CANN library is common)" % wanted
+        )
+    session.disable_fallback()
+    return session
+
+
+def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
+    """Return the provider's short name for a device type, as the options want it."""
+    possible = PROVIDERS[device_type]
+    provider = str(options.get("provider", possible[0]))
+    if provider not in possible:
+        raise ValueError(
+            "provider %r does not run on %s devices; expected one of %s" % (provider, device_type, ", ".join(possible))
+        )
+    return provider
+
+
+def import_runtime(provider: str) -> Any:
+    """Import onnxruntime and make sure that it was built with the provider."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "onnxruntime cannot be imported here (%s); install %s" % (error, PACKAGES[provider])
+        ) from error
+    if PROVIDER_CLASSES[provider] not in onnxruntime.get_available_providers():
+        raise RuntimeError(
+            "this onnxruntime %s has no %s (it has %s); install %s in place of onnxruntime"
+            % (
+                onnxruntime.__version__,
+                PROVIDER_CLASSES[provider],
+                ", ".join(onnxruntime.get_available_providers()),
+                PACKAGES[provider],
+            )
+        )
+    return onnxruntime
+
+
+def provider_settings(provider: str, device: Tuple[str, int], options: Dict[str, Any]) -> Dict[str, str]:
+    """Return the provider's options: the device's number, and what the user set."""
+    settings = {}
+    if provider in ("cuda", "tensorrt", "cann"):
+        settings["device_id"] = str(device[1])
+    if provider == "openvino":
+        settings["device_type"] = "CPU" if device[0] == "cpu" else "GPU.%d" % device[1]
+    settings.update({key: str(value) for key, value in options.get("provider_options", {}).items()})
+    return settings
+
+
+def to_spec(node: Any) -> TensorSpec:
+    """Return the spec of one of the session's inputs or outputs."""
+    word = node.type[len("tensor(") : -1] if node.type.startswith("tensor(") else node.type
+    dtype = DTYPES.get(word, word)
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        raise TypeError(
+            "%r has the type %s, which has no numpy array of fixed size; only tensors of numbers and "
+            "booleans are supported" % (node.name, node.type)
+        ) from None
+    shape: List[Any] = []
+    for dim in node.shape or []:
+        shape.append(dim if isinstance(dim, (int, str)) else None)
+    return TensorSpec(node.name, dtype, tuple(shape))

@@ -1,0 +1,115 @@
+"""The simulated engine: a stated compute time, and faults on demand.
+
+For tests and for scaling studies. It computes nothing, returns its first input as "output", and says that it
+is a simulation wherever it is shown: it never pretends to be a device.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .base import Arrays, Engine
+
+_FLOOD_BYTES = 4 << 20  # many times what a pipe holds (64 KiB): blocks whoever is not read
+_LINE = "x" * 79 + "\n"
+
+
+def _raise() -> None:
+    raise RuntimeError("simulated fault")
+
+
+def _hang() -> None:
+    while True:
+        signal.pause()
+
+
+def _hold_gil() -> None:
+    # A regular expression that backtracks for ages never lets another thread run: like an engine in C
+    # that keeps the interpreter's lock, it silences the worker's own watch thread.
+    import re
+
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def _segfault() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _flood() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        for _ in range(_FLOOD_BYTES // len(_LINE)):
+            stream.write(_LINE)
+        stream.flush()
+
+
+FAULTS = {
+    "raise": _raise,
+    "hang": _hang,
+    "hold-gil": _hold_gil,
+    "segfault": _segfault,
+    "flood": _flood,
+    "exit": lambda: os._exit(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}  # type: Dict[str, Callable[[], None]]
+
+
+class SimulatedEngine(Engine):
+    """Sleeps ``ms_per_row`` for each row of its first input and returns that input.
+
+    ``slowdown`` maps device ids to factors. ``fault`` (a key of :data:`FAULTS`) strikes in the ``fault_on``-th
+    predict of a process, or while building where that is "build"; on ``fault_devices`` only, where given; and
+    only while the file ``fault_while`` exists, where given.
+    """
+
+    name = "simulated"
+    device_types = ("simulated",)
+    options = {
+        "ms_per_row": (int, float),
+        "build_ms": (int, float),
+        "slowdown": (dict,),
+        "fault": (str,),
+        "fault_on": (int, str),
+        "fault_devices": (list,),
+        "fault_while": (str,),
+    }
+    can_share = True
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        self._options = options
+        self._device_id = device[1]
+        factor = {int(k): v for k, v in options.get("slowdown", {}).items()}.get(device[1], 1.0)
+        self._s_per_row = options.get("ms_per_row", 0) * factor / 1000.0
+        self._calls = 0
+        if options.get("fault", "raise") not in FAULTS:
+            raise ValueError("fault is %r; expected one of %s" % (options["fault"], ", ".join(FAULTS)))
+        time.sleep(options.get("build_ms", 0) / 1000.0)
+        self._strike_if("build")
+
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+        """Sleep for the time of the rows, strike if it is time to, and return the first input."""
+        self._calls += 1
+        self._strike_if(self._calls)
+        rows = inputs[0].shape[0] if inputs[0].ndim else 1
+        if self._s_per_row:
+            time.sleep(rows * self._s_per_row)
+        return {"output": inputs[0]}
+
+    def share(self) -> Engine:
+        """Return one more of the same: there is nothing to share."""
+        return SimulatedEngine("", ("simulated", self._device_id), self._options)
+
+    def _strike_if(self, moment: Any) -> None:
+        options = self._options
+        if "fault" not in options or options.get("fault_on", 1) != moment:
+            return
+        if self._device_id not in options.get("fault_devices", [self._device_id]):
+            return
+        if os.path.exists(options.get("fault_while", "/")):
+            FAULTS[options["fault"]]()

@@ -1,0 +1,193 @@
+"""The worker's life: build -> BUILD_FINISH -> (PREDICT -> REPLY | ERROR)* -> EXIT."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .engines import ENGINES
+from .engines.base import Arrays, Engine, TensorSpec
+from .memory import MappedSegments
+from .protocol import BUILD_FINISH, ERROR, EXIT, REPLY, Channel, decode
+
+#: A longer traceback is cut in the middle: messages must stay small.
+MAX_TRACEBACK_CHARS = 16000
+#: Parts of messages whose arrays are kept, as they return with the blocks that they name.
+MAX_KEPT_PARTS = 256
+
+Engines = Dict[str, Engine]
+
+
+def live(channel: Channel, memory: MappedSegments) -> None:
+    """Build what the master orders, then serve until it says EXIT."""
+    order = channel.receive()
+    try:
+        engines = build(order)
+        description = {name: describe(engine, order["warmup"]) for name, engine in engines.items()}
+    except Exception as error:
+        channel.send((ERROR, None) + tell(error))
+        return
+    server = Server(channel, memory)
+    for _ in range(order["instances"] - 1):
+        shared = {name: engine.share() for name, engine in engines.items()}
+        threading.Thread(target=server.serve_or_die, args=(shared,), daemon=True).start()
+    channel.send((BUILD_FINISH, description))
+    server.serve(engines)
+
+
+def build(order: Dict[str, Any]) -> Engines:
+    """Return the engines of a build order, by model name."""
+    sys.path.extend(path for path in order["import_path"] if path not in sys.path)
+    engine_class = ENGINES[order["engine"]]
+    return {
+        name: engine_class(path, tuple(order["device"]), order["options"]) for name, path in order["models"].items()
+    }
+
+
+def describe(engine: Engine, warmup: int) -> Dict[str, Any]:
+    """Tell the master a model's specs, and what a warm-up on zeros gave where it can be run.
+
+    It can where the model fixes all axes but the first ones: other sizes would have to be guessed.
+    """
+    zeros = zeros_for(engine) if warmup else None
+    seen = None
+    if zeros is not None:
+        names = [spec.name for spec in engine.inputs or ()]
+        for _ in range(warmup):
+            made = engine.predict(names, zeros, {})
+        seen = ([array.shape for array in zeros], [(n, a.dtype.str, a.shape) for n, a in made.items()])
+    return {"inputs": plain(engine.inputs), "outputs": plain(engine.outputs), "seen": seen}
+
+
+def plain(specs: Optional[Sequence[TensorSpec]]) -> Any:
+    """Return specs as plain tuples, for a message."""
+    return None if specs is None else [tuple(spec) for spec in specs]
+
+
+def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
+    """Return zeros of one row for each input; None where the model leaves more than first axes open."""
+    zeros = []
+    for spec in engine.inputs or ():
+        shape = [1 if i == 0 and not isinstance(dim, int) else dim for i, dim in enumerate(spec.shape)]
+        if not all(isinstance(dim, int) for dim in shape):
+            return None
+        zeros.append(np.zeros(shape, spec.dtype))  # type: ignore[arg-type]
+    return zeros or None
+
+
+class Job(NamedTuple):
+    """One PREDICT message, its arrays in place."""
+
+    task: int
+    model: str
+    names: Optional[Sequence[str]]
+    inputs: Sequence[np.ndarray]
+    places: Arrays
+
+
+class Server:
+    """Takes messages from the pipe and answers them, from as many threads as there are instances."""
+
+    def __init__(self, channel: Channel, memory: MappedSegments) -> None:
+        self._channel = channel
+        self._memory = memory
+        self._receiving = threading.Lock()
+        self._sending = threading.Lock()
+        self._leaving = False
+        self._inputs: Dict[bytes, Tuple[str, Any, Sequence[np.ndarray]]] = {}
+        self._places: Dict[bytes, Arrays] = {}
+
+    def serve(self, engines: Engines) -> None:
+        """Answer one message after the other; return at EXIT."""
+        while True:
+            job = self._next_job()
+            if job is None:
+                return
+            results: Arrays = {}
+            started_ns = time.perf_counter_ns()
+            try:
+                results = engines[job.model].predict(job.names, job.inputs, job.places)
+                placed = write_in_place(results, job.places)
+            except Exception as error:
+                self._send((ERROR, job.task) + tell(error))
+            else:
+                self._reply(job.task, None if placed else results, started_ns)
+            del job, results  # the next wait must not hold this job's memory
+
+    def serve_or_die(self, engines: Engines) -> None:
+        """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
+        try:
+            self.serve(engines)
+        except EOFError:
+            pass  # the master is gone: the main thread and the lifeline see it too
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def _next_job(self) -> Optional[Job]:
+        with self._receiving:
+            if self._leaving:
+                return None
+            message = self._channel.receive()
+            if message[0] == EXIT:
+                self._leaving = True
+                return None
+            return self._open(message)
+
+    def _open(self, message: Any) -> Job:
+        _, task, inputs, places, retired = message
+        if retired or len(self._inputs) + len(self._places) > MAX_KEPT_PARTS:
+            self._inputs.clear()
+            self._places.clear()
+            self._memory.forget(retired)
+        found = self._inputs.get(inputs)
+        if found is None:
+            model, names, references = decode(inputs)
+            found = self._inputs[inputs] = (model, names, [self._memory.array(r, False) for r in references])
+        where = self._places.get(places)
+        if where is None:
+            where = {name: self._memory.array(reference, True) for name, reference in decode(places)}
+            self._places[places] = where
+        return Job(task, *found, where)
+
+    def _reply(self, task: int, results: Optional[Arrays], started_ns: int) -> None:
+        finished_ns = time.perf_counter_ns()
+        with self._sending:
+            outputs = None
+            if results is not None:
+                references = self._memory.publish(list(results.values()))
+                outputs = list(zip(results, references))
+            self._channel.send((REPLY, task, outputs, started_ns, finished_ns))
+
+    def _send(self, message: Any) -> None:
+        with self._sending:
+            self._channel.send(message)
+
+
+def write_in_place(results: Arrays, places: Arrays) -> bool:
+    """Copy results to where they are wanted; False where places do not fit them, or there are none."""
+    if results.keys() != places.keys():
+        return False
+    for name, made in results.items():
+        place = places[name]
+        if made is place:
+            continue
+        if made.shape != place.shape or made.dtype != place.dtype:
+            return False
+        np.copyto(place, made)
+    return True
+
+
+def tell(error: BaseException) -> Tuple[str, str, str]:
+    """Return an exception as text: type, message, traceback."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if len(trace) > MAX_TRACEBACK_CHARS:
+        half = MAX_TRACEBACK_CHARS // 2
+        trace = trace[:half] + "\n[...]\n" + trace[-half:]
+    return type(error).__name__, str(error)[:MAX_TRACEBACK_CHARS], trace

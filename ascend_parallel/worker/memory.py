@@ -1,0 +1,132 @@
+"""Arrays in shared memory, both sides.
+
+A segment is a ``memfd``: it has no name, so nothing is left behind whatever is killed, and neither the
+size of /dev/shm nor its permissions matter. Its descriptor travels once, over a side channel (a Unix
+socket) next to the pipe; each side maps it once. Arrays lie in it at offsets that messages name.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import mmap
+import os
+import socket
+import struct
+from typing import Any, Iterable, Sequence, Tuple
+
+import numpy as np
+
+#: Offsets are multiples of this: a cache line, and what vector units and DMA engines like.
+ALIGNMENT_BYTES = 64
+
+_MFD_CLOEXEC = 1
+_ANNOUNCEMENT = struct.Struct("!qq")  # number and size in bytes of the segment whose descriptor rides along
+
+
+def align(size_bytes: int) -> int:
+    """Round a size up to the alignment of arrays."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def create_memfd(size_bytes: int) -> int:
+    """Return the descriptor of a new anonymous shared memory file of this size, all zeros."""
+    fd = _memfd_create()
+    try:
+        os.ftruncate(fd, size_bytes)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _memfd_create() -> int:
+    create = getattr(os, "memfd_create", None)
+    if create is not None:
+        return int(create("ascend_parallel"))
+    libc = ctypes.CDLL(None, use_errno=True)  # Python 3.7 lacks the call, its C library does not
+    fd = libc.memfd_create(b"ascend_parallel", ctypes.c_uint(_MFD_CLOEXEC))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create failed")
+    return int(fd)
+
+
+def array_in(buffer: Any, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """Return the array of this dtype and shape that lies at an offset of a mapped segment."""
+    found: np.ndarray = np.ndarray(shape, dtype, buffer, offset)
+    return found
+
+
+def send_segment(side: socket.socket, number: int, size_bytes: int, fd: int) -> None:
+    """Announce a segment to the other side and hand over its descriptor."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+    side.sendmsg([_ANNOUNCEMENT.pack(number, size_bytes)], rights)
+
+
+def receive_segment(side: socket.socket) -> Tuple[int, int, int]:
+    """Return (number, size in bytes, descriptor) of the next announced segment; waits for it.
+
+    Raises EOFError where the other end is closed.
+    """
+    room = socket.CMSG_SPACE(array.array("i").itemsize)
+    flags = socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
+    data, ancillary, _, _ = side.recvmsg(_ANNOUNCEMENT.size, room, flags)
+    if len(data) < _ANNOUNCEMENT.size or not ancillary:
+        raise EOFError("the side channel is closed")
+    number, size_bytes = _ANNOUNCEMENT.unpack(data)
+    return number, size_bytes, int.from_bytes(ancillary[0][2], "little")
+
+
+class MappedSegments:
+    """The worker's view of shared memory: the master's segments, mapped when first named."""
+
+    def __init__(self, side: socket.socket) -> None:
+        self._side = side
+        self._mapped: Dict[int, mmap.mmap] = {}
+        self._own_number = 0
+
+    def array(self, reference: Any, writeable: bool) -> np.ndarray:
+        """Return the array that a reference of the wire format names.
+
+        Inputs are not writeable: the same bytes may be read by other workers, or again by a retry.
+        """
+        segment, offset, dtype, shape = reference
+        found = array_in(self._map(segment), offset, dtype, shape)
+        found.flags.writeable = writeable
+        return found
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Unmap segments that the master has given up."""
+        for number in numbers:
+            self._mapped.pop(number, None)  # unmapped when the last array in it is gone
+
+    def publish(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """Hand arrays to the master in a segment of our own; returns their references.
+
+        For outputs whose shapes the master could not know. The master copies them out and unmaps.
+        """
+        offsets = [0]
+        for item in arrays:
+            offsets.append(align(offsets[-1] + item.nbytes))
+        self._own_number -= 1  # below zero, so that it never is one of the master's numbers
+        size_bytes = max(offsets[-1], 1)
+        fd = create_memfd(size_bytes)
+        try:
+            view = mmap.mmap(fd, size_bytes)
+            references = []
+            for item, offset in zip(arrays, offsets):
+                np.copyto(array_in(view, offset, item.dtype.str, item.shape), item)
+                references.append((self._own_number, offset, item.dtype.str, item.shape))
+            send_segment(self._side, self._own_number, size_bytes, fd)
+        finally:
+            os.close(fd)
+        return references
+
+    def _map(self, number: int) -> mmap.mmap:
+        while number not in self._mapped:
+            announced, size_bytes, fd = receive_segment(self._side)
+            try:
+                self._mapped[announced] = mmap.mmap(fd, size_bytes)
+            finally:
+                os.close(fd)
+        return self._mapped[number]
