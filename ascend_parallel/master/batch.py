@@ -182,7 +182,7 @@ def cut(rows: int, *, fixed_rows: int | None, chunk_size: int | None, parts: int
     parts = min(parts, rows)
     least, larger = divmod(rows, parts)
     starts = [i * least + min(i, larger) for i in range(parts + 1)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))
 
 
 def fit_dtype(spec: TensorSpec, array: Array) -> np.dtype[Any]:

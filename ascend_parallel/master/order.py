@@ -150,8 +150,10 @@ def write_posts(
     python: str,
     warmup: int,
 ) -> list[Post]:
-    """Return one post a worker: a device has one, of ``instances`` threads where the engine can share weights
-    between them, else as many as instances.
+    """Return one post a worker.
+
+    A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
+    instance.
     """
     per_device = 1 if engine.can_share else instances
     threads = max(1, usable_cores() // (len(devices) * instances))

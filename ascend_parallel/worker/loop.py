@@ -77,7 +77,7 @@ def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
         shape = [1 if i == 0 and not isinstance(dim, int) else dim for i, dim in enumerate(spec.shape)]
         if not all(isinstance(dim, int) for dim in shape):
             return None
-        zeros.append(np.zeros(shape, spec.dtype))  # type: ignore[arg-type]
+        zeros.append(np.zeros(shape, spec.dtype))
     return zeros or None
 
 

@@ -13,7 +13,7 @@ import mmap
 import os
 import socket
 import struct
-from typing import Any, Iterable, Sequence, Tuple
+from typing import Any, Dict, Iterable, Sequence, Tuple
 
 import numpy as np
 

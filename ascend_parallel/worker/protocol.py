@@ -34,7 +34,7 @@ import pickle
 import struct
 from collections import deque
 from io import BytesIO
-from typing import Any, List, Tuple
+from typing import Any, Deque, List, Tuple
 
 ERROR = 0
 PREDICT = 1

@@ -82,17 +82,18 @@ class OnnxRuntimeEngine(Engine):
         binding.clear_binding_outputs()
         for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
             binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
+        if places.keys() != set(self._output_names):
+            places = {}
         for name in self._output_names:
-            place = places.get(name)
-            if place is None:
+            if not places:
                 binding.bind_output(name, "cpu")
             else:
+                place = places[name]
                 binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
         self._session.run_with_iobinding(binding)
-        if len(places) == len(self._output_names):
+        if places:
             return places
-        made = dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
-        return {name: places.get(name, array) for name, array in made.items()}
+        return dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
 
 
 def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
@@ -173,7 +174,5 @@ def to_spec(node: Any) -> TensorSpec:
             "%r has the type %s, which has no numpy array of fixed size; only tensors of numbers and "
             "booleans are supported" % (node.name, node.type)
         ) from None
-    shape: List[Any] = []
-    for dim in node.shape or []:
-        shape.append(dim if isinstance(dim, (int, str)) else None)
-    return TensorSpec(node.name, dtype, tuple(shape))
+    shape = tuple(dim if isinstance(dim, (int, str)) else None for dim in node.shape or [])
+    return TensorSpec(node.name, dtype, shape)

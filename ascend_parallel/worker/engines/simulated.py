@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def _flood() -> None:
         stream.flush()
 
 
-FAULTS = {
+FAULTS: Dict[str, Callable[[], None]] = {
     "raise": _raise,
     "hang": _hang,
     "hold-gil": _hold_gil,
@@ -57,7 +57,7 @@ FAULTS = {
     "exit": lambda: os._exit(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-}  # type: Dict[str, Callable[[], None]]
+}
 
 
 class SimulatedEngine(Engine):
