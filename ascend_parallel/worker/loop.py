@@ -74,10 +74,11 @@ def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
     """Return zeros of one row for each input; None where the model leaves more than first axes open."""
     zeros = []
     for spec in engine.inputs or ():
-        shape = [1 if i == 0 and not isinstance(dim, int) else dim for i, dim in enumerate(spec.shape)]
-        if not all(isinstance(dim, int) for dim in shape):
+        shape = [1 if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(spec.shape)]
+        fixed = [dim for dim in shape if isinstance(dim, int)]
+        if len(fixed) < len(shape):
             return None
-        zeros.append(np.zeros(shape, spec.dtype))
+        zeros.append(np.zeros(fixed, spec.dtype))
     return zeros or None
 
 

@@ -96,7 +96,7 @@ class MSLitePredict:
             tensor.set_data_from_numpy(array)
         made = self._model.predict(self._tensors)  # the very tensors that were filled: fresh ones have no data
         if self.outputs is None:
-            self.outputs = [to_spec(tensor) for tensor in made]
+            self.outputs = [_open_axes(to_spec(tensor), self.inputs) for tensor in made]
         return {tensor.name: tensor.get_data_to_numpy() for tensor in made}
 
     def _resize(self, shapes: List[Tuple[int, ...]]) -> None:
@@ -165,6 +165,15 @@ def to_spec(tensor: Any) -> TensorSpec:
     """Return the spec of one of MindSpore Lite's tensors; -1 in its shape is an open axis."""
     dtype = str(tensor.dtype).rpartition(".")[2].lower()
     return TensorSpec(tensor.name, dtype, tuple(None if dim < 0 else int(dim) for dim in tensor.shape))
+
+
+def _open_axes(seen: TensorSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the spec of an output that was seen once: axes that follow from open axes of the inputs are open."""
+    if any(None in spec.shape[1:] for spec in inputs):
+        return seen._replace(shape=(None,) * len(seen.shape))
+    if any(spec.shape[:1] == (None,) for spec in inputs):
+        return seen._replace(shape=(None,) + seen.shape[1:])
+    return seen
 
 
 def _import_runtime() -> Any:

@@ -1,0 +1,59 @@
+# make demo: pictures in a minute.  make test: all tests.  Each sets up what it needs, in venvs of its own.
+PYTHON ?= python3
+# Where the venvs go; set VENVS to keep them elsewhere between checkouts.
+VENVS ?= .venvs
+# MindSpore Lite 2.0.0 has wheels for Python 3.7 only.
+PYTHON37 ?= $(shell scripts/find_python.sh 3.7)
+MSLITE_VERSION = 2.0.0
+
+DEMO = $(VENVS)/demo
+TEST = $(VENVS)/test
+MSLITE = $(VENVS)/mslite
+
+.PHONY: demo test lint types smoke bench clean
+
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
+
+test: $(TEST)/.ready mslite
+	MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST)/.ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+
+types: $(TEST)/.ready
+	$(TEST)/bin/mypy
+
+# The installed package under each Python that is there.
+smoke:
+	scripts/smoke.sh $(VENVS)/smoke 3.10 3.12 3.13
+
+bench: $(TEST)/.ready
+	$(TEST)/bin/python benchmarks/transport.py
+
+$(DEMO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --editable '.[cpu,sd]'
+	touch $@
+
+$(TEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install --quiet --editable '.[dev,reference]'
+	touch $@
+
+# The real MindSpore Lite. Without a Python 3.7 its tests are skipped, and say so; under CI they fail.
+.PHONY: mslite
+ifneq ($(PYTHON37),)
+mslite: $(MSLITE)/.ready
+$(MSLITE)/.ready: Makefile
+	$(PYTHON37) -m venv $(MSLITE)
+	$(MSLITE)/bin/pip install --quiet mindspore-lite==$(MSLITE_VERSION)
+	touch $@
+else
+mslite:
+	@echo "no Python 3.7 found (set PYTHON37): the tests with the real MindSpore Lite will not run" >&2
+endif
+
+clean:
+	rm -rf $(VENVS) out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

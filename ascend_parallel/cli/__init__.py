@@ -1,0 +1,87 @@
+"""The command line: ``ascend-parallel run | info | devices``.
+
+Errors are one line on stderr, with an exit code by their class (see errors.py); ``--debug`` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from ascend_parallel import __version__
+from ascend_parallel.errors import AscendParallelError, EngineError
+
+from .info import info
+from .run import run
+
+__all__ = ["app", "main"]
+
+#: What a shell reports for a process ended by Ctrl-C.
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ascend-parallel",
+    help="Run one model on all the devices of a machine: Ascend cards, GPUs, CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ascend-parallel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+) -> None:
+    """Run one model on all the devices of a machine: Ascend cards, GPUs, CPUs."""
+
+
+@app.command()
+def devices(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the devices of this machine, and which would be used."""
+    from .devices import devices_command
+
+    devices_command(as_json)
+
+
+app.command()(run)
+app.command()(info)
+
+
+def main() -> None:
+    """Run the command line; the process ends with the error's exit code."""
+    try:
+        app(prog_name="ascend-parallel")
+    except AscendParallelError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+            print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")
+        print(f"ascend-parallel: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(error.exit_code_of_cli)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def one_line(error: AscendParallelError) -> str:
+    """Return an error's message as one line; a worker's own lines were shown already, as they came."""
+    message = str(error).split("\n  its last lines:")[0]
+    hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
+    return " ".join(message.split()) + hint
+
+
+if __name__ == "__main__":
+    main()

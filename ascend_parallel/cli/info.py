@@ -1,0 +1,107 @@
+"""``ascend-parallel info``: what a model takes and gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ascend_parallel.errors import UsageError
+from ascend_parallel.worker.engines import TensorSpec
+
+from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_options
+
+
+def info(
+    model: Model,
+    devices: Devices = None,
+    engine: EngineName = None,
+    engine_option: EngineOptions = None,
+    worker_python: WorkerPython = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show a model's inputs and outputs.
+
+    An .onnx file is read without any engine; another model is built on the first of the devices.
+    """
+    inputs: list[TensorSpec] | None
+    outputs: list[TensorSpec] | None
+    if model.endswith(".onnx") and engine in (None, "onnxruntime"):
+        inputs, outputs = read_onnx(model)
+    else:
+        inputs, outputs = build(model, devices, engine, read_options(engine_option), worker_python)
+    if as_json:
+        print(json.dumps({"inputs": _plain(inputs), "outputs": _plain(outputs)}, indent=2))
+    else:
+        show(model, inputs, outputs)
+
+
+def read_onnx(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Return the inputs and outputs of an ONNX file, its weights left where they are.
+
+    Raises:
+        UsageError: there is no such file, or it is no ONNX file.
+    """
+    import onnx
+
+    if not Path(path).is_file():
+        raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # protobuf's own errors have no common class
+        raise UsageError(f"{path} is not an ONNX file: {error}") from None
+    if not graph.output:
+        raise UsageError(f"{path} is not an ONNX file, or it is cut off: it has no outputs")
+    weights = {tensor.name for tensor in graph.initializer}
+    return [_spec(v) for v in graph.input if v.name not in weights], [_spec(v) for v in graph.output]
+
+
+def _spec(value: Any) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    dims = kind.shape.dim
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims)
+    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def build(
+    model: str, devices: str | None, engine: str | None, options: dict[str, Any], worker_python: Path | None
+) -> tuple[list[TensorSpec] | None, list[TensorSpec] | None]:
+    """Return what a worker tells of a model that it has built."""
+    from ascend_parallel import ParallelPredictUtils
+
+    wanted = ParallelPredictUtils(
+        model, devices=devices, engine=engine, engine_options=options, worker_python=worker_python
+    )
+    first = ParallelPredictUtils(
+        model, devices=wanted.devices[:1], engine=engine, engine_options=options, worker_python=worker_python
+    )
+    with first as runner:
+        return runner.inputs, runner.outputs
+
+
+def _plain(specs: Sequence[TensorSpec] | None) -> Any:
+    return None if specs is None else [spec._asdict() for spec in specs]
+
+
+def show(model: str, inputs: Sequence[TensorSpec] | None, outputs: Sequence[TensorSpec] | None) -> None:
+    """Print a table of a model's inputs and outputs."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("", "Name", "dtype", "Shape"):
+        table.add_column(title)
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs or ():
+            shape = "(" + ", ".join("?" if dim is None else str(dim) for dim in spec.shape) + ")"
+            table.add_row(kind, spec.name, spec.dtype, shape)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table)
+    for kind, specs in (("inputs", inputs), ("outputs", outputs)):
+        if specs is None:
+            console.print(f"{model} does not tell its {kind} before it has run.", soft_wrap=True)
