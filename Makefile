@@ -31,6 +31,7 @@ smoke:
 
 bench: $(TEST)/.ready
 	$(TEST)/bin/python benchmarks/transport.py
+	$(TEST)/bin/python benchmarks/scheduling.py
 
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)

@@ -23,7 +23,9 @@ EngineName = Annotated[
 ]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Option("--engine-option", metavar="NAME=VALUE", help="An option of the engine, such as threads=2; repeatable."),
+    typer.Option(
+        "--engine-option", metavar="NAME=VALUE", help="An option of the engine, such as threads=2; repeatable."
+    ),
 ]
 WorkerPython = Annotated[
     Path | None, typer.Option(help="The workers' Python, where the engine needs another than this one.")

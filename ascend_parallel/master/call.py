@@ -18,22 +18,21 @@ class Task:
     """One chunk of a call, as it goes to a worker.
 
     Attributes:
-        inputs, places: what messages name them by; see ``worker/protocol.py``.
-        rows: its rows, without padding.
+        start: its first row.
+        rows: its rows; ``fed_rows`` with padding.
         number: names it in messages; each attempt gets a new one, so that no late answer is taken for another's.
         failures: workers that died over it.
         deadline_s: when the worker that runs it is taken for hung; inf while it waits.
     """
 
-    __slots__ = ("call", "deadline_s", "failures", "index", "inputs", "number", "places", "rows")
+    __slots__ = ("call", "deadline_s", "failures", "fed_rows", "index", "number", "rows", "start")
 
-    def __init__(self, call: Call, index: int, inputs: bytes, places: bytes) -> None:
+    def __init__(self, call: Call, index: int) -> None:
         self.call = call
         self.index = index
-        self.inputs = inputs
-        self.places = places
-        start, stop = call.plan.chunks[index]
-        self.rows = stop - start
+        self.start, stop = call.plan.chunks[index]
+        self.rows = stop - self.start
+        self.fed_rows = call.plan.batch.fixed_rows or self.rows
         self.number = 0
         self.failures = 0
         self.deadline_s = float("inf")
@@ -67,15 +66,15 @@ class Call:
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, each when its inputs have been written."""
-        for index, (inputs, places) in enumerate(self.scattered.write_chunks()):
-            yield Task(self, index, inputs, places)
+        for index in self.scattered.write_chunks():
+            yield Task(self, index)
 
     def finish(self, task: Task, outputs: dict[str, Array] | None) -> bool:
         """Take the answer to one task (None: it lies in its place); return whether the call is now complete."""
         if outputs is not None:
             self._results[task.index] = outputs
             seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
-            self.plan.learn(self.plan.fed_rows(task.index), seen)
+            self.plan.learn(task.fed_rows, seen)
         self._missing -= 1
         return self._missing == 0 and self.error is None
 

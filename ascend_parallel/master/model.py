@@ -105,7 +105,7 @@ class Model:
             return
         inputs, outputs = self._warm_up
         rows = plan.batch.fixed_rows or 1
-        if [region.chunk_shape(rows) for region in plan.inputs] == inputs:
+        if [region.whole_shape(rows) for region in plan.inputs] == inputs:
             plan.learn(rows, {name: (dtype, shape) for name, dtype, shape in outputs})
 
     def _fit_dtypes(self, arrays: list[Array]) -> list[np.dtype[Any]]:

@@ -34,11 +34,11 @@ class Region(NamedTuple):
     offset: int
     row_bytes: int
 
-    def chunk_shape(self, rows: int) -> tuple[int, ...]:
-        """Return the shape of so many rows."""
+    def whole_shape(self, span: int) -> tuple[int, ...]:
+        """Return the shape with so many rows."""
         if self.axis is None:
             return self.shape
-        return (*self.shape[: self.axis], rows, *self.shape[self.axis + 1 :])
+        return (*self.shape[: self.axis], span, *self.shape[self.axis + 1 :])
 
 
 class Plan:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
+from ascend_parallel.worker.memory import Stretch
 from ascend_parallel.worker.protocol import encode_part
 
 from .batch import Array
@@ -14,18 +15,13 @@ from .plan import Plan, Region
 from .pool import BlockPool, Lease
 
 
-class InputForm(NamedTuple):
-    """A plan's inputs in a given block: what is to be written where, and how messages name it, chunk by chunk."""
-
-    targets: list[list[tuple[int, Array]]]
-    parts: list[bytes]
-
-
 class Scatter:
     """The shared memory of one call.
 
     Attributes:
         leases: every block that the call's tasks name.
+        inputs: how messages name the inputs; see ``worker/protocol.py``.
+        places: how they name the places of the outputs.
     """
 
     def __init__(self, plan: Plan, arrays: Sequence[Array], pool: BlockPool, *, in_place: bool) -> None:
@@ -42,27 +38,27 @@ class Scatter:
         self._arrays = arrays
         self._whole: dict[str, Array] | None = None
         shared = [_find_shared(r, a, plan.span, in_place) for r, a in zip(plan.inputs, arrays, strict=True)]
-        self._inputs = None if all(shared) else pool.lease(plan.input_bytes)
-        self._form = _input_form(plan, self._inputs, shared)
-        self.leases = [place[0] for place in shared if place]
-        if self._inputs is not None:
-            self.leases.append(self._inputs)
+        block = None if all(shared) else pool.lease(plan.input_bytes)
+        self._targets, self.inputs = _input_form(plan, block, shared)
         self._regions, size_bytes = plan.outputs
         self._results = pool.lease(size_bytes) if self._regions else None
-        if self._results is not None:
-            self.leases.append(self._results)
+        self.places = _output_form(plan, self._regions, self._results)
+        self.leases = [lease for lease in (block, self._results) if lease is not None]
+        self.leases += [place[0] for place in shared if place is not None]
 
-    def write_chunks(self) -> Iterator[tuple[bytes, bytes]]:
-        """Copy the inputs in; yield each chunk's inputs and places, as messages name them, when it is there.
+    def write_chunks(self) -> Iterator[int]:
+        """Copy the inputs in; yield each chunk's number when it is there.
 
         So the first worker starts while the rows of the next are still being copied.
         """
         plan = self._plan
-        places = _output_form(plan, self._regions, self._results)
         for index, (start, stop) in enumerate(plan.chunks):
-            for position, target in self._form.targets[index]:
-                _write(target, self._arrays[position], plan.inputs[position].axis, start, stop)
-            yield self._form.parts[index], places[index]
+            rows = plan.batch.fixed_rows or stop - start
+            for position, target in self._targets:
+                axis = plan.inputs[position].axis
+                if axis is not None or index == 0:
+                    _write(target.rows(start, rows), self._arrays[position], axis, start, stop)
+            yield index
         self._arrays = ()
         self.outputs()  # made now, while the workers are at it
 
@@ -74,66 +70,58 @@ class Scatter:
         return self._whole
 
 
+#: An input that lies in shared memory already: the block, and where in it.
+_Shared = tuple[Lease, int]
+#: What is to be written, by its position among the inputs, and how messages name all inputs.
+_InputForm = tuple[list[tuple[int, Stretch]], bytes]
 #: Forms that a plan keeps; more blocks than this in turn are rare, and forms are quickly made anew.
 _MAX_FORMS = 64
+_NO_PLACES = encode_part([])
 
 
-def _input_form(plan: Plan, lease: Lease | None, shared: Sequence[tuple[Lease, int] | None]) -> InputForm:
-    """Return what a plan's inputs look like in a block, from the plan's memory where it has been there before."""
-    if lease is None or any(shared):
-        return _make_input_form(plan, lease, shared)
-    key = ("inputs", *lease.at(0))
+def _input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None]) -> _InputForm:
+    """Return what a plan's inputs are in a block, from the plan's memory where it has been there before."""
+    if block is None or any(shared):
+        return _make_input_form(plan, block, shared)
+    key = ("inputs", *block.at(0))
     form = plan.forms.get(key)
     if form is None:
-        form = _make_input_form(plan, lease, shared)
+        form = _make_input_form(plan, block, shared)
         _keep(plan, key, form)
-    return cast(InputForm, form)
+    return cast(_InputForm, form)
 
 
-def _make_input_form(plan: Plan, lease: Lease | None, shared: Sequence[tuple[Lease, int] | None]) -> InputForm:
-    form = InputForm([], [])
-    for index, (start, _) in enumerate(plan.chunks):
-        rows = plan.fed_rows(index)
-        references = []
-        targets = []
-        for position, region in enumerate(plan.inputs):
-            shape = region.chunk_shape(rows)
-            place, offset = shared[position] or (lease, region.offset)
-            assert place is not None
-            offset += start * region.row_bytes
-            references.append((*place.at(offset), region.dtype, shape))
-            if shared[position] is None and (region.axis is not None or index == 0):
-                targets.append((position, np.ndarray(shape, region.dtype, place.segment.map, place.at(offset)[1])))
-        form.targets.append(targets)
-        form.parts.append(encode_part((plan.model_name, plan.names, references)))
-    return form
+def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None]) -> _InputForm:
+    targets = []
+    references = []
+    for position, region in enumerate(plan.inputs):
+        place = shared[position]
+        lease, offset = place or (block, region.offset)
+        assert lease is not None
+        segment, at = lease.at(offset)
+        references.append((segment, at, region.dtype, region.whole_shape(plan.span), region.axis))
+        if place is None:
+            stretch = Stretch(lease.segment.map, at, region.dtype, region.whole_shape(plan.span), region.axis, True)
+            targets.append((position, stretch))
+    return targets, encode_part((plan.model_name, plan.names, references))
 
 
-def _output_form(plan: Plan, regions: Sequence[Region], lease: Lease | None) -> list[bytes]:
-    """Return how messages name the places of a plan's outputs in a block, chunk by chunk."""
-    if lease is None:
-        return [_NO_PLACES] * len(plan.chunks)
-    key = ("outputs", *lease.at(0))
-    known_regions, form = plan.forms.get(key, (None, None))
-    if known_regions is not regions:  # new block, or other shapes were seen since
-        form = []
-        for index, (start, _) in enumerate(plan.chunks):
-            rows = plan.fed_rows(index)
-            places = [
-                (r.name, (*lease.at(r.offset + start * r.row_bytes), r.dtype, r.chunk_shape(rows))) for r in regions
-            ]
-            form.append(encode_part(places))
+def _output_form(plan: Plan, regions: Sequence[Region], block: Lease | None) -> bytes:
+    """Return how messages name the places of a plan's outputs in a block."""
+    if block is None:
+        return _NO_PLACES
+    key = ("outputs", *block.at(0))
+    known_regions, form = plan.forms.get(key, (None, b""))
+    if known_regions is not regions:  # a new block, or other shapes were seen since
+        form = encode_part([(r.name, (*block.at(r.offset), r.dtype, r.shape, r.axis)) for r in regions])
         _keep(plan, key, (regions, form))
-    return cast("list[bytes]", form)
+    return cast(bytes, form)
 
 
 def _keep(plan: Plan, key: Any, form: Any) -> None:
     if len(plan.forms) >= _MAX_FORMS:
         plan.forms.clear()
     plan.forms[key] = form
-
-
-_NO_PLACES = encode_part([])
 
 
 def _write(target: Array, source: Array, axis: int | None, start: int, stop: int) -> None:

@@ -16,9 +16,11 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ascend_parallel.errors import WorkerError
 from ascend_parallel.worker import __main__ as program
-from ascend_parallel.worker.memory import array_in, receive_segment, send_segment
+from ascend_parallel.worker.memory import receive_segment, send_segment
 from ascend_parallel.worker.protocol import EXIT, PREDICT, Channel
 
 from .batch import Array
@@ -110,7 +112,9 @@ class Worker:
                 self._announce(lease.segment)
         number = task.renumber()
         self.owed[number] = task
-        self._send((PREDICT, number, task.inputs, task.places, pool.take_unmapped(self.number)))
+        scattered = task.call.scattered
+        retired = pool.take_unmapped(self.number)
+        self._send((PREDICT, number, scattered.inputs, scattered.places, task.start, task.fed_rows, retired))
 
     def receive(self) -> list[Any]:
         """Return the messages that have arrived; raises EOFError or OSError where it has hung up."""
@@ -128,7 +132,7 @@ class Worker:
         finally:
             os.close(fd)
         assert all(reference[0] == number for _, reference in outputs)
-        arrays = {name: array_in(view, ref[1], ref[2], ref[3]) for name, ref in outputs}
+        arrays = {name: np.ndarray(shape, dtype, view, at) for name, (_, at, dtype, shape, _) in outputs}
         if size_bytes < _SMALL_SEGMENT_BYTES:
             return {name: array.copy() for name, array in arrays.items()}
         return arrays

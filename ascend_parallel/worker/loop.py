@@ -13,12 +13,12 @@ import numpy as np
 
 from .engines import ENGINES
 from .engines.base import Arrays, Engine, TensorSpec
-from .memory import MappedSegments
+from .memory import MappedSegments, Stretch
 from .protocol import BUILD_FINISH, ERROR, EXIT, REPLY, Channel, decode
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages whose arrays are kept, as they return with the blocks that they name.
+#: Parts of messages whose stretches are kept, as they return with the blocks that they name.
 MAX_KEPT_PARTS = 256
 
 Engines = Dict[str, Engine]
@@ -101,8 +101,8 @@ class Server:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._leaving = False
-        self._inputs: Dict[bytes, Tuple[str, Any, Sequence[np.ndarray]]] = {}
-        self._places: Dict[bytes, Arrays] = {}
+        self._inputs: Dict[bytes, Tuple[str, Any, Sequence[Stretch]]] = {}
+        self._places: Dict[bytes, Dict[str, Stretch]] = {}
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
@@ -142,7 +142,7 @@ class Server:
             return self._open(message)
 
     def _open(self, message: Any) -> Job:
-        _, task, inputs, places, retired = message
+        _, task, inputs, places, start, rows, retired = message
         if retired or len(self._inputs) + len(self._places) > MAX_KEPT_PARTS:
             self._inputs.clear()
             self._places.clear()
@@ -150,12 +150,14 @@ class Server:
         found = self._inputs.get(inputs)
         if found is None:
             model, names, references = decode(inputs)
-            found = self._inputs[inputs] = (model, names, [self._memory.array(r, False) for r in references])
+            found = self._inputs[inputs] = (model, names, [self._memory.stretch(r, False) for r in references])
         where = self._places.get(places)
         if where is None:
-            where = {name: self._memory.array(reference, True) for name, reference in decode(places)}
+            where = {name: self._memory.stretch(reference, True) for name, reference in decode(places)}
             self._places[places] = where
-        return Job(task, *found, where)
+        model, names, stretches = found
+        arrays = [stretch.rows(start, rows) for stretch in stretches]
+        return Job(task, model, names, arrays, {name: where[name].rows(start, rows) for name in where})
 
     def _reply(self, task: int, results: Optional[Arrays], started_ns: int) -> None:
         finished_ns = time.perf_counter_ns()

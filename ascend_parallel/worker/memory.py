@@ -13,7 +13,7 @@ import mmap
 import os
 import socket
 import struct
-from typing import Any, Dict, Iterable, Sequence, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -51,10 +51,44 @@ def _memfd_create() -> int:
     return int(fd)
 
 
-def array_in(buffer: Any, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """Return the array of this dtype and shape that lies at an offset of a mapped segment."""
-    found: np.ndarray = np.ndarray(shape, dtype, buffer, offset)
-    return found
+class Stretch:
+    """One input or output of a whole call in shared memory, handed out chunk by chunk.
+
+    Chunk lies behind chunk, each contiguous: where the rows are not along the first axis, the whole is no array.
+    """
+
+    def __init__(
+        self, buffer: Any, offset: int, dtype: str, shape: Sequence[int], axis: Optional[int], writeable: bool
+    ) -> None:
+        """Look at a stretch of a mapped segment.
+
+        Args:
+            buffer: the segment's memory.
+            offset: where the stretch begins, in bytes.
+            dtype: as numpy's ``dtype.str``.
+            shape: with all rows, padding included.
+            axis: which axis holds the rows; None where every chunk is the whole.
+            writeable: whether arrays of it may be written to.
+        """
+        self._shape = tuple(shape)
+        self._axis = axis
+        self._row_items = 1
+        if axis:
+            for size in self._shape[:axis] + self._shape[axis + 1 :]:
+                self._row_items *= size
+            shape = (self._shape[axis] * self._row_items,)
+        self._whole: np.ndarray = np.ndarray(shape, dtype, buffer, offset)
+        self._whole.flags.writeable = writeable
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        """Return the array of some rows of one chunk; the whole where the stretch is not sliced."""
+        found = self._whole
+        if self._axis == 0:
+            found = found[start : start + count]
+        elif self._axis is not None:
+            flat = found[start * self._row_items : (start + count) * self._row_items]
+            found = flat.reshape(self._shape[: self._axis] + (count,) + self._shape[self._axis + 1 :])
+        return found
 
 
 def send_segment(side: socket.socket, number: int, size_bytes: int, fd: int) -> None:
@@ -85,15 +119,13 @@ class MappedSegments:
         self._mapped: Dict[int, mmap.mmap] = {}
         self._own_number = 0
 
-    def array(self, reference: Any, writeable: bool) -> np.ndarray:
-        """Return the array that a reference of the wire format names.
+    def stretch(self, reference: Any, writeable: bool) -> Stretch:
+        """Return the stretch that a reference of the wire format names.
 
         Inputs are not writeable: the same bytes may be read by other workers, or again by a retry.
         """
-        segment, offset, dtype, shape = reference
-        found = array_in(self._map(segment), offset, dtype, shape)
-        found.flags.writeable = writeable
-        return found
+        segment, offset, dtype, shape, axis = reference
+        return Stretch(self._map(segment), offset, dtype, shape, axis, writeable)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Unmap segments that the master has given up."""
@@ -115,8 +147,8 @@ class MappedSegments:
             view = mmap.mmap(fd, size_bytes)
             references = []
             for item, offset in zip(arrays, offsets):
-                np.copyto(array_in(view, offset, item.dtype.str, item.shape), item)
-                references.append((self._own_number, offset, item.dtype.str, item.shape))
+                np.copyto(np.ndarray(item.shape, item.dtype, view, offset), item)
+                references.append((self._own_number, offset, item.dtype.str, item.shape, None))
             send_segment(self._side, self._own_number, size_bytes, fd)
         finally:
             os.close(fd)

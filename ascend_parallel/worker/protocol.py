@@ -8,7 +8,7 @@ text): pickles of either do not load across numpy and Python versions.
 Messages are tuples. The master sends::
 
     the build order, a dict, as its first message; see loop.build
-    (PREDICT, task, inputs, places, retired)
+    (PREDICT, task, inputs, places, start, rows, retired)
     (EXIT,)
 
 and the worker answers::
@@ -18,13 +18,17 @@ and the worker answers::
     (ERROR, task, type_name, text, traceback)      task is None while building
 
 ``task`` is the number of the task, so that an answer can never be taken for another's. Times are those of
-``time.perf_counter_ns``, which Linux counts alike in all processes. ``inputs`` is the encoding (see
-:func:`encode_part`) of (model, names, array references): names are None where the caller gave a list.
-``places`` is that of a list of (output name, array reference): where to write, empty where the shapes are not
-known yet. Both are encoded apart because they return with the blocks of memory that they name: either side
-keeps what it made of them. ``outputs`` of REPLY is None where everything was written to its place, else a
-list of (name, array reference) in a segment of the worker's own, whose descriptor came through the side
-channel first. ``retired`` are numbers of segments that the worker can unmap.
+``time.perf_counter_ns``, which Linux counts alike in all processes.
+
+``inputs`` is the encoding (see :func:`encode_part`) of (model, names, stretches): names are None where the caller
+gave a list. ``places`` is that of a list of (output name, stretch): where to write, empty where shapes are not known
+yet. Both name the memory of the whole call; the task's own rows are ``rows`` from ``start`` on. They are encoded
+apart because all tasks of a call share them, and they return with the blocks of memory that they name: either side
+keeps what it made of them.
+
+``outputs`` of REPLY is None where everything was written to its place, else a list of (name, stretch) in a segment of
+the worker's own, whose descriptor came through the side channel first. ``retired`` are numbers of segments that the
+worker can unmap.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import pickle
 import struct
 from collections import deque
 from io import BytesIO
-from typing import Any, Deque, List, Tuple
+from typing import Any, Deque, List, Optional, Tuple
 
 ERROR = 0
 PREDICT = 1
@@ -42,8 +46,8 @@ REPLY = 2
 BUILD_FINISH = 3
 EXIT = 4
 
-#: (segment, offset in bytes, dtype as numpy's ``dtype.str``, shape)
-ArrayRef = Tuple[int, int, str, Tuple[int, ...]]
+#: (segment, offset in bytes, dtype as numpy's ``dtype.str``, shape, batch axis or None): see memory.Stretch.
+StretchRef = Tuple[int, int, str, Tuple[int, ...], Optional[int]]
 
 _LENGTH = struct.Struct("!i")
 #: One read takes whole messages in nearly all cases: they are a few hundred bytes.

@@ -6,6 +6,7 @@ is a simulation wherever it is shown: it never pretends to be a device.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -18,6 +19,11 @@ from .base import Arrays, Engine
 
 _FLOOD_BYTES = 4 << 20  # many times what a pipe holds (64 KiB): blocks whoever is not read
 _LINE = "x" * 79 + "\n"
+
+
+def _sleep_exactly() -> None:
+    """Have the kernel end this thread's sleeps in time, not up to 50 us late to save power (PR_SET_TIMERSLACK)."""
+    ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)
 
 
 def _raise() -> None:
@@ -89,6 +95,7 @@ class SimulatedEngine(Engine):
         self._calls = 0
         if options.get("fault", "raise") not in FAULTS:
             raise ValueError("fault is %r; expected one of %s" % (options["fault"], ", ".join(FAULTS)))
+        _sleep_exactly()
         time.sleep(options.get("build_ms", 0) / 1000.0)
         self._strike_if("build")
 
