@@ -1,0 +1,241 @@
+"""Text to image with Stable Diffusion 2.1 over several devices.
+
+    python examples/sd21/main.py                                  four pictures by the tiny model, over cpu:0,1
+    python examples/sd21/main.py --prompt "a blue ring on pink" --output ring.png
+    python examples/sd21/main.py --models DIR --prompt "..."      by the models of a folder, such as the real ones
+
+Errors are one line on stderr, with an exit code by their class; --debug shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from model_folder import TINY, ModelFolder, find_models
+from numpy.typing import NDArray
+from pictures import choose_files, make_folder, save
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ascend_parallel import AscendParallelError, EngineError, ParallelPredictUtils, UsageError, parse_devices
+
+if TYPE_CHECKING:
+    from pipeline import Request
+    from scheduler import DDIMScheduler
+    from tokenizer import ClipTokenizer
+
+INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+TINY_PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray", "a purple ring on white"]
+TINY_DEVICES = "cpu:0,1"
+TINY_GUIDANCE = 4.0  # what check_tiny.py judges it at
+GUIDANCE = 7.5  # diffusers' default
+#: Module -> the package that has it.
+NEEDED = {"tokenizers": "tokenizers", "PIL": "pillow"}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Parts(NamedTuple):
+    """What a run is made of, all checked, nothing started."""
+
+    folder: ModelFolder
+    tokenizer: ClipTokenizer
+    scheduler: DDIMScheduler
+    request: Request
+    files: list[Path]
+
+
+@app.command()
+def draw(
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat it for several pictures.")] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    steps: Annotated[int, typer.Option(help="Denoising steps: more are slower and finer.")] = 30,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How closely to follow the prompt; 1 or less turns guidance off. [default: {GUIDANCE:g}; "
+            f"{TINY_GUIDANCE:g} for the tiny model]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; each further one has a seed one higher.")] = 0,
+    models: Annotated[
+        Path, typer.Option(help="Folder of models, as diffusers or optimum export them.", show_default="the tiny model")
+    ] = TINY,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Such as ascend:0,1 or cpu:0,1. [default: {TINY_DEVICES} for the tiny model, else all devices of the "
+            "machine's best type]"
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="mslite or onnxruntime. [default: by the models' files] With mslite, model.onnx files are converted "
+            "for the CPU where there is no model.mindir."
+        ),
+    ] = None,
+    worker_python: Annotated[
+        str | None,
+        typer.Option(help="The workers' Python, such as the one that has mindspore_lite. [default: this one]"),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="A folder; or x.png for one picture, 'x-{}.png' for several. Made where it is missing.")
+    ] = Path("out/pictures"),
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+) -> None:
+    """Draw pictures from text with Stable Diffusion 2.1, over several devices.
+
+    Without options: four pictures by the tiny model that comes with the example, into out/pictures.
+    """
+    check_packages()
+    folder = find_models(models, engine)
+    tokenizer, scheduler = load_parts(folder, steps)
+    request = make_request(folder, prompt, negative_prompt, guidance_scale, seed)
+    parts = Parts(folder, tokenizer, scheduler, request, choose_files(output, request.prompts))
+    devices = devices or default_devices(folder)
+    if devices and folder.needs_conversion:
+        parts = parts._replace(folder=convert(parts, devices, worker_python))
+    runner = ParallelPredictUtils(
+        parts.folder.files, devices=devices, engine=folder.engine, worker_python=worker_python
+    )
+    make_folder(parts.files[0].parent)
+    took_s, pictures = run(runner, parts)
+    save(pictures, parts.files)
+    print(f"{folder.engine} on {', '.join(map(str, runner.devices))}, {steps} steps, seed {seed}")
+    print(f"Total predict time = {took_s:.3f} s")
+    print(*parts.files, sep="\n")
+
+
+def check_packages() -> None:
+    """Raise UsageError where a package that only this example needs is missing."""
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"this example needs {' and '.join(missing)}: pip install 'ascend-parallel[sd]'")
+
+
+def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMScheduler]:
+    """Read the tokenizer and the scheduler, its time steps set; raises UsageError."""
+    from scheduler import DDIMScheduler
+    from tokenizer import ClipTokenizer
+
+    try:
+        tokenizer = ClipTokenizer.from_folder(folder.path / "tokenizer")
+        scheduler = DDIMScheduler.from_config(folder.path / "scheduler" / "scheduler_config.json")
+        scheduler.set_timesteps(steps)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    return tokenizer, scheduler
+
+
+def make_request(
+    folder: ModelFolder, prompts: list[str] | None, negative_prompt: str, guidance_scale: float | None, seed: int
+) -> Request:
+    """Fill in the defaults, which are the tiny model's own for the tiny model; raises UsageError."""
+    from pipeline import Request
+
+    if not prompts and not folder.is_tiny:
+        raise UsageError("--prompt is missing: say what to draw")
+    if guidance_scale is None:
+        guidance_scale = TINY_GUIDANCE if folder.is_tiny else GUIDANCE
+    if not math.isfinite(guidance_scale):
+        raise UsageError(f"--guidance-scale is {guidance_scale}; expected a number such as {GUIDANCE}")
+    if seed < 0:
+        raise UsageError(f"--seed is {seed}; expected a whole number, at least 0")
+    return Request(prompts or TINY_PROMPTS, negative_prompt, guidance_scale, seed)
+
+
+def default_devices(folder: ModelFolder) -> str | None:
+    """Return two CPU workers for the tiny ONNX model and what is converted here; None: the runner chooses."""
+    is_small = folder.is_tiny and folder.engine == "onnxruntime"
+    return TINY_DEVICES if is_small or folder.needs_conversion else None
+
+
+def convert(parts: Parts, devices: str, worker_python: str | None) -> ModelFolder:
+    """Convert the folder's ONNX files for MindSpore Lite on these devices; raises UsageError if they are no CPUs."""
+    from convert_for_cpu import convert_folder, rows_of_a_device
+
+    used = parse_devices(devices)
+    if any(device.type != "cpu" for device in used):
+        raise UsageError(
+            f"{parts.folder.path} has only ONNX files, which are converted on the spot for the CPU alone; for "
+            f"{devices} convert them first (converter_lite --optimize=ascend_oriented)"
+        )
+    text_rows, pictures = len(parts.request.texts), len(parts.request.prompts)
+    rows = {"text_encoder": text_rows, "unet": text_rows, "vae_decoder": pictures}
+    shares = {name: rows_of_a_device(count, used) for name, count in rows.items()}
+    return convert_folder(parts.folder, shares, parts.tokenizer.length, worker_python or sys.executable)
+
+
+def run(runner: ParallelPredictUtils, parts: Parts) -> tuple[float, NDArray[np.uint8]]:
+    """Build the models and draw; return the seconds that it took without building, and the pictures."""
+    from pipeline import TextToImage
+
+    with show_progress(len(parts.scheduler.timesteps)) as (progress, task), runner:
+        pipeline = TextToImage(runner, parts.folder, parts.tokenizer, parts.scheduler)
+        progress.update(task, description="drawing")
+        started_s = time.perf_counter()
+        pictures = pipeline.draw(parts.request, on_step=lambda: progress.advance(task))
+        return time.perf_counter() - started_s, pictures
+
+
+@contextmanager
+def show_progress(steps: int) -> Iterator[tuple[Progress, Any]]:
+    """Show a bar over the steps on stderr, where that is a terminal; give it and its task."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress, progress.add_task("building the models", total=steps)
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning, such as that of a prompt that is too long, in one line."""
+    print(f"main.py: warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; the process ends with the error's exit code."""
+    warnings.showwarning = show_warning
+    try:
+        sys.exit(app(prog_name="main.py", standalone_mode=False))
+    except AscendParallelError as error:
+        fail(error, one_line(error), error.exit_code_of_cli)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except COMMAND_LINE_ERRORS as error:
+        fail(error, error.format_message(), UsageError.exit_code_of_cli)
+
+
+#: What typer raises for a command line that it cannot read; it shows its base nowhere.
+COMMAND_LINE_ERRORS: Any = tuple(kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message"))
+
+
+def fail(error: BaseException, message: str, code: int) -> None:
+    """Tell an error in one line, with --debug its tracebacks before, and end."""
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+        print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")
+    print(f"main.py: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line(error: AscendParallelError) -> str:
+    """Return an error's message as one line; a worker's own lines were shown already, as they came."""
+    message = str(error).split("\n  its last lines:")[0]
+    hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
+    return " ".join(message.split()) + hint
+
+
+if __name__ == "__main__":
+    main()

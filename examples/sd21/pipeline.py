@@ -1,0 +1,174 @@
+"""Text to image: prompts -> text encoder -> denoising steps of the U-Net -> decoder -> pictures.
+
+Source: Rombach et al. 2021, "High-Resolution Image Synthesis with Latent Diffusion Models",
+https://arxiv.org/abs/2112.10752; the loop is that of diffusers' StableDiffusionPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from model_folder import ModelFolder
+from numpy.typing import NDArray
+from scheduler import DDIMScheduler
+from shapes import to_bytes
+from specs import Array, find_inputs, find_sizes, pick_output, timestep_shape, to_dtype
+from tokenizer import ClipTokenizer
+
+from ascend_parallel import AscendParallelError, ParallelPredictUtils
+
+
+class Request(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+        prompts: one for each picture.
+        negative_prompt: what none of the pictures should show.
+        guidance_scale: how much more a picture follows its prompt than the model alone would; at 1 or less there is
+            no guidance, and the negative prompt has no effect.
+        seed: of the first picture's noise; the next one's is one higher, so that each can be drawn again alone.
+    """
+
+    prompts: list[str]
+    negative_prompt: str
+    guidance_scale: float
+    seed: int
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the U-Net's rows: with guidance all the negatives first, then the prompts.
+
+        So cut in two, one device predicts without and the other with the prompts.
+        """
+        negatives = [self.negative_prompt] * len(self.prompts) if self.guidance_scale > 1 else []
+        return [*negatives, *self.prompts]
+
+
+class TextToImage:
+    """Stable Diffusion over a runner that holds its three models.
+
+    ::
+
+        with ParallelPredictUtils(folder.files, devices="cpu:0,1") as runner:
+            pictures = TextToImage(runner, folder, tokenizer, scheduler).draw(request)
+    """
+
+    def __init__(
+        self, runner: ParallelPredictUtils, folder: ModelFolder, tokenizer: ClipTokenizer, scheduler: DDIMScheduler
+    ) -> None:
+        """Read the sizes from the models.
+
+        Args:
+            runner: built, with the models text_encoder, unet and vae_decoder.
+            folder: where they came from.
+            tokenizer: its own.
+            scheduler: its own, with the time steps set.
+
+        Raises:
+            UsageError: these are not the models of a Stable Diffusion.
+        """
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._scheduler = scheduler
+        self._scaling_factor = np.float32(folder.scaling_factor)
+        self._inputs = find_inputs({name: model.inputs or [] for name, model in runner.models.items()})
+        self.sizes = find_sizes(self._inputs, folder.settings, tokenizer.length)
+        tokenizer.length = self.sizes.tokens
+
+    def draw(self, request: Request, on_step: Callable[[], None] = lambda: None) -> NDArray[np.uint8]:
+        """Draw one picture for each prompt.
+
+        Args:
+            request: what to draw.
+            on_step: called after each denoising step.
+
+        Returns:
+            (N, height, width, 3) in 0..255.
+
+        Raises:
+            WorkerError: a device failed.
+            AscendParallelError: the models gave numbers that are none.
+        """
+        text = self.encode(request.texts)
+        latents = self.denoise(text, self.make_noise(request), request.guidance_scale, on_step)
+        return self.decode(latents)
+
+    def make_noise(self, request: Request) -> NDArray[np.float32]:
+        """Return the latents to begin with, (N, channels, height, width): each from a seed of its own."""
+        seeds = range(request.seed, request.seed + len(request.prompts))
+        noise = [np.random.default_rng(seed).standard_normal(self.sizes.latent, np.float32) for seed in seeds]
+        return np.stack(noise) * np.float32(self._scheduler.init_noise_sigma)
+
+    def encode(self, texts: list[str]) -> Array:
+        """Return what the U-Net attends to: (N, tokens, width)."""
+        ids = to_dtype(self._tokenizer.encode(texts), self._inputs.ids)
+        return pick_output(self._predict("text_encoder", {self._inputs.ids.name: ids}), "last_hidden_state", 3)
+
+    def denoise(
+        self, text: Array, latents: NDArray[np.float32], guidance_scale: float, on_step: Callable[[], None]
+    ) -> NDArray[np.float32]:
+        """Turn noise into latents.
+
+        Args:
+            text: (N, tokens, width), or (2 N, tokens, width) for guidance: the negatives first.
+            latents: the noise, (N, channels, height, width).
+            guidance_scale: see :class:`Request`.
+            on_step: called after each step.
+
+        Returns:
+            The latents, of the noise's shape.
+        """
+        names = self._inputs
+        # Both lie in shared memory from the beginning, so that no step copies what does not change in it.
+        rows = self._runner.empty((len(text), *self.sizes.latent), names.sample.dtype)
+        feeds = {names.sample.name: rows, names.text.name: self._share(to_dtype(text, names.text))}
+        shape = timestep_shape(names, len(text))
+        for timestep in self._scheduler.timesteps:
+            for first in range(0, len(rows), len(latents)):
+                rows[first : first + len(latents)] = latents
+            feeds[names.timestep.name] = np.full(shape, timestep, names.timestep.dtype)
+            predicted = pick_output(self._predict("unet", feeds), "out_sample", 4).astype(np.float32, copy=False)
+            latents = self._scheduler.step(guide(predicted, len(latents), guidance_scale), timestep, latents)
+            on_step()
+        return latents
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the pictures of latents: (N, height, width, 3) in 0..255."""
+        latents = to_dtype(latents / self._scaling_factor, self._inputs.latents)
+        pictures = pick_output(self._predict("vae_decoder", {self._inputs.latents.name: latents}), "sample", 4)
+        if not np.isfinite(pictures).all():
+            raise AscendParallelError(
+                "the pictures hold numbers that are not finite: float16 overflows in some models; convert them with "
+                "float32 precision"
+            )
+        return to_bytes(pictures)
+
+    def _share(self, array: Array) -> Array:
+        shared: Array = self._runner.empty(array.shape, array.dtype)
+        shared[...] = array
+        return shared
+
+    def _predict(self, model: str, feeds: dict[str, Array]) -> dict[str, Any]:
+        outputs: dict[str, Any] = self._runner.predict(feeds, model=model)
+        return outputs
+
+
+def guide(predicted: NDArray[np.float32], pictures: int, scale: float) -> NDArray[np.float32]:
+    """Lead the prediction away from the negative prompt.
+
+    Args:
+        predicted: (2 N, ...): without the prompts, then with them; (N, ...) where there is no guidance.
+        pictures: N.
+        scale: 1 gives what the prompts alone predict.
+
+    Returns:
+        (N, ...).
+
+    Source: Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6.
+    """
+    if len(predicted) == pictures:
+        return predicted
+    without, with_prompt = predicted[:pictures], predicted[pictures:]
+    return without + np.float32(scale) * (with_prompt - without)

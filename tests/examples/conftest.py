@@ -1,0 +1,21 @@
+"""Lets tests import the modules of examples/sd21, which are scripts and in no package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SD21 = Path(__file__).resolve().parents[2] / "examples" / "sd21"
+for folder in (SD21, Path(__file__).resolve().parents[1]):
+    sys.path.append(str(folder))  # for test modules that import at their top; tests/models.py too
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sd21_on_path() -> Iterator[Path]:
+    """The folder examples/sd21, importable while these tests run."""
+    sys.path.insert(0, str(SD21))
+    yield SD21
+    sys.path.remove(str(SD21))
