@@ -55,8 +55,13 @@ def main() -> None:
         got = throughput(devices, rows, {"ms_per_row": MS_PER_ROW, **extra})
         table.add_row(name, f"{ideal:.0f}", f"{got:.0f}", f"{got / ideal:.1%}", "95 %")
     one_s, four_s = build_s(1, 3000), build_s(4, 3000)
-    table.add_row("build 4 devices of 3 s each, s", f"{one_s:.2f} (one device)", f"{four_s:.2f}",
-                  f"{one_s / four_s:.1%}", "not the sum")
+    table.add_row(
+        "build 4 devices of 3 s each, s",
+        f"{one_s:.2f} (one device)",
+        f"{four_s:.2f}",
+        f"{one_s / four_s:.1%}",
+        "not the sum",
+    )
     Console(width=110).print(table)
 
 

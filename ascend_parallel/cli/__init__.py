@@ -48,8 +48,8 @@ def options(
     """Run one model on all the devices of a machine: Ascend cards, GPUs, CPUs."""
 
 
-@app.command()
-def devices(
+@app.command("devices")
+def show_devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the devices of this machine, and which would be used."""

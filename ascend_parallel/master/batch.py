@@ -195,11 +195,12 @@ def fit_dtype(spec: TensorSpec, array: Array) -> np.dtype[Any]:
         ShapeError: the array's values would not survive.
     """
     want = np.dtype(spec.dtype)
-    if array.dtype == want or np.can_cast(array.dtype, want, "safe"):
+    is_wide_integer = array.dtype.kind in "iu" and array.dtype.itemsize == 8  # numpy calls int64 -> float64 safe
+    if array.dtype == want or (np.can_cast(array.dtype, want, "safe") and not (is_wide_integer and want.kind == "f")):
         return want
-    if array.dtype.kind in "iu" and want.kind in "iu":
-        limits = np.iinfo(want)
-        if array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max):
+    if array.dtype.kind in "iu" and (want.kind in "iu" or want == np.float64):
+        least, most = (-(2**53), 2**53) if want.kind == "f" else (np.iinfo(want).min, np.iinfo(want).max)
+        if array.size == 0 or (array.min() >= least and array.max() <= most):
             return want
         raise ShapeError(
             f"input {spec.name!r} holds values from {array.min()} to {array.max()}, which do not fit the model's {want}"

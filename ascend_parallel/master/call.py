@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,12 +50,16 @@ class Call:
     Attributes:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
+        has_callbacks: whether telling its caller may run the caller's own code.
     """
 
-    def __init__(self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]) -> None:
+    def __init__(
+        self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None], *, has_callbacks: bool = False
+    ) -> None:
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
+        self.has_callbacks = has_callbacks
         self._on_done = on_done
         self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
         self._missing = len(plan.chunks)
@@ -86,12 +91,12 @@ class Call:
         return True
 
     def tell(self) -> None:
-        """Tell the caller that the call is over; to be called once, without locks held."""
+        """Tell the caller that the call is over, without locks held; twice, if need be, where it has no callbacks."""
         self._on_done(self)
 
     def outputs(self) -> Any:
         """Return the outputs of the whole call, a dict or a list as the inputs were, or raise its error."""
         if self.error is not None:
-            raise self.error
+            raise copy.copy(self.error)  # itself would hold this call, and its memory, in a cycle with its traceback
         outputs = gather(self.plan, self.scattered.outputs(), self._results)
         return list(outputs.values()) if self.plan.as_list else outputs

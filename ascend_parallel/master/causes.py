@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ _KNOWN = {
     "ids, commas, no spaces)?",
     "100002": "Ascend error 100002: ACL was initialised twice in one process",
     "500001": "Ascend error 500001: an operator failed",
-    "SyntaxError": "the worker needs Python 3.7 or newer: is worker_python the right interpreter?",
+    "INVALID_PROTOBUF": "the file is cut off, or is no ONNX model",
 }
 
 
@@ -49,6 +50,17 @@ def explain(text: str) -> str:
     """Return what is known about an engine's error text, as a sentence to append; "" where nothing is."""
     found = [meaning for word, meaning in _KNOWN.items() if word in text]
     return "".join(f"\n  {meaning}" for meaning in found)
+
+
+def explain_start(python: str, text: str) -> str:
+    """Return why a worker's program may have ended before its engine came up, likewise, from what it printed."""
+    if "SyntaxError" in text:
+        return f"\n  {python} is too old: workers need Python 3.7 or newer; see worker_python"
+    if "No module named 'numpy'" in text:
+        return f"\n  {python} has no numpy: install numpy (1.21 or newer) there; see worker_python"
+    if "Traceback" not in text and python != sys.executable:
+        return f"\n  {python} may be no Python interpreter (3.7 or newer): see worker_python"
+    return ""
 
 
 def quote(lines: Sequence[str]) -> str:

@@ -26,14 +26,24 @@ def gather(plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str
     Raises:
         ShapeError: an output cannot be put together out of several chunks.
     """
-    if not any(results):
+    if all(result is None for result in results):  # an empty dict is an answer, too: nothing lies in its place
+        _check_axes_named(plan, list(whole))
         return {name: _detach_small(_trim(plan, array)) for name, array in whole.items()}
-    chunks = [result or _chunk_of(plan, whole, index) for index, result in enumerate(results)]
+    chunks = [_chunk_of(plan, whole, i) if result is None else result for i, result in enumerate(results)]
     names = list(chunks[0])
     if any(set(chunk) != set(names) for chunk in chunks):
         told = " and ".join(str(sorted(chunk)) for chunk in chunks)
         raise ShapeError(f"the chunks have different outputs and cannot be put together: {told}")
+    _check_axes_named(plan, names)
     return {name: _join(plan, name, [chunk[name] for chunk in chunks]) for name in names}
+
+
+def _check_axes_named(plan: Plan, outputs: Sequence[str]) -> None:
+    """Refuse a misspelt name in ``batch_axes``, of a model whose names are not known before its first outputs."""
+    names = [*(region.name for region in plan.inputs), *outputs]
+    for name in plan.must_have:
+        if name not in names:
+            raise ShapeError(f"batch_axes names {name!r}, but the model has {', '.join(names)}")
 
 
 def _trim(plan: Plan, array: Array) -> Array:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable
+
+#: How long the thread that listens may take to leave when the runner closes: all it has to do is to wake up.
+_LEAVE_GRACE_S = 5.0
 
 
 class Listener:
@@ -38,6 +42,7 @@ class Listener:
         self.epoll.register(self._nudge_fd, select.EPOLLIN)
         self._wanted = threading.Event()
         self._is_closing = False
+        self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel-listener", daemon=True)
         self._thread.start()
 
@@ -57,6 +62,16 @@ class Listener:
             self._leave_seat()
         return True
 
+    @property
+    def background(self) -> int | None:
+        """The thread in the background."""
+        return self._thread.ident
+
+    def leave(self) -> None:
+        """Free the seat where an interrupt kept the calling thread from doing so."""
+        if self._owner == threading.get_ident():
+            self._leave_seat()
+
     def want(self) -> None:
         """Have the background thread listen, if no thread does; the lock is held."""
         if self._owner is None:
@@ -68,26 +83,34 @@ class Listener:
             os.eventfd_write(self._nudge_fd, 1)
 
     def close(self) -> None:
-        """End the background thread; the pipes are closed already."""
+        """End the background thread; the pipes are closed already, and no call is open."""
         with self._lock:
             self._is_closing = True
             self._wanted.set()
             self.nudge()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        self.epoll.close()
-        os.close(self._nudge_fd)
+            if self._owner is None:
+                self._left.set()
+        self._thread.join()
+        if self._left.wait(_LEAVE_GRACE_S):  # a thread that was about to leave must not meet a closed epoll
+            self.epoll.close()
+            os.close(self._nudge_fd)
 
     def _run(self) -> None:
         while not self._is_closing:
             self._wanted.wait()
             self._wanted.clear()
-            if self._take_seat():
-                try:
-                    while self._must_go_on():
-                        self._listen_once()
-                finally:
-                    self._leave_seat()
+            try:
+                self._listen_in_background()
+            except BaseException:  # a fault of ours, or of a callback: whoever waits must not wait for ever
+                threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self._thread]))
+
+    def _listen_in_background(self) -> None:
+        if self._take_seat():
+            try:
+                while self._must_go_on():
+                    self._listen_once()
+            finally:
+                self._leave_seat()
 
     def _must_go_on(self) -> bool:
         with self._lock:
@@ -95,7 +118,7 @@ class Listener:
 
     def _take_seat(self) -> bool:
         with self._lock:
-            if self._owner is not None:
+            if self._owner is not None or self._is_closing:
                 return False
             self._owner = threading.get_ident()
             return True
@@ -103,7 +126,9 @@ class Listener:
     def _leave_seat(self) -> None:
         with self._lock:
             self._owner = None
-            if self._is_needed():
+            if self._is_closing:
+                self._left.set()
+            elif self._is_needed():
                 self._wanted.set()
 
     def _listen_once(self) -> None:

@@ -24,6 +24,7 @@ class Model:
         name: its name in the runner; "" where there is only one.
         inputs: its inputs; None where the model does not tell (a callable).
         outputs: likewise.
+        must_have: names that an input or output must have, as ``batch_axes`` names them.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Model:
         self._batch_axes = batch_axes
         self._chunk_size = chunk_size
         self._parts = parts
+        self.must_have: list[str] = []
         self._plans: dict[Any, Plan] = {}
 
     def plan(self, inputs: Any) -> tuple[Plan, list[Array]]:
@@ -75,11 +77,16 @@ class Model:
             self._fit_dtypes(arrays)
         return plan, arrays
 
+    def forget_plans(self) -> None:
+        """Let go of the shared memory that plans remember."""
+        self._plans.clear()
+
     def known_names(self) -> list[str] | None:
-        """Return the names of all inputs and outputs; None where the model does not tell both."""
-        if self.inputs is None or self.outputs is None:
+        """Return the names of all inputs and outputs; None where neither model nor warm-up told both."""
+        outputs = [spec.name for spec in self.outputs or ()] or [name for name, *_ in (self._warm_up or ((), ()))[1]]
+        if self.inputs is None or not outputs:
             return None
-        return [spec.name for spec in (*self.inputs, *self.outputs)]
+        return [*(spec.name for spec in self.inputs), *outputs]
 
     def _make_plan(self, names: tuple[str, ...], arrays: list[Array], as_list: bool) -> Plan:
         batch = find_batch(self.inputs, names, arrays, self._batch_axes)
@@ -96,6 +103,7 @@ class Model:
             as_list=as_list,
             tell_names=not as_list,
         )
+        plan.must_have = self.must_have
         self._learn_from_warm_up(plan)
         return plan
 
@@ -131,7 +139,7 @@ class Model:
             )
         if not values:
             raise ShapeError("there are no inputs; a call needs at least one")
-        return names, [_to_array(name, value) for name, value in zip(names, values, strict=True)]
+        return names, [to_array(name, value) for name, value in zip(names, values, strict=True)]
 
     def _names_of_list(self, count: int) -> tuple[str, ...]:
         if self.inputs is None:
@@ -154,13 +162,14 @@ def _to_specs(told: Sequence[Any] | None) -> list[TensorSpec] | None:
     return None if told is None else [TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in told]
 
 
-def _to_array(name: str, value: Any) -> Array:
+def to_array(name: str, value: Any) -> Array:
+    """Return an input as an array of numbers or booleans; raises ShapeError where it is none."""
     if not isinstance(name, str):
         raise ShapeError(f"the input name {name!r} is a {type(name).__name__}; expected a string")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ShapeError(f"input {name!r} is not an array: {error}") from None
+    except Exception as error:  # a ragged list, or what another library's tensor raises
+        raise ShapeError(f"input {name!r} cannot be made a numpy array: {error}") from None
     if array.dtype.kind not in "biufc":
         raise ShapeError(f"input {name!r} holds {array.dtype} elements; expected numbers or booleans")
     return array

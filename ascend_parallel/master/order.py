@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
-from ascend_parallel.worker.engines import ENGINES, Engine
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
+from ascend_parallel.worker.protocol import decode, encode_part
 
 from .worker import Post
 
@@ -36,8 +36,11 @@ def name_models(model: str | os.PathLike[str] | Mapping[str, str | os.PathLike[s
     if not models:
         raise UsageError("model is an empty dict; expected at least one name -> path")
     for name, path in models.items():
-        if not isinstance(name, str) or not isinstance(path, (str, os.PathLike)):
-            raise UsageError(f"model {name!r}: {path!r} is not a path; expected a file, or 'module:factory'")
+        if not isinstance(name, str):
+            raise UsageError(f"model has the name {name!r}; expected a dict of name -> path, with strings as names")
+        if not isinstance(path, (str, os.PathLike)):
+            which = f"model {name!r}" if isinstance(model, Mapping) else "model"
+            raise UsageError(f"{which} is {path!r}; expected the path of a file, or 'module:factory'")
     return {name: os.fspath(path) for name, path in models.items()}
 
 
@@ -72,6 +75,8 @@ def _engine_of(model: str) -> str:
 
 
 def _check_suffix(model: str, engine: type[Engine]) -> None:
+    if engine.name == "callable" and not all(model.rpartition(":")[::2]):
+        raise UsageError(f"{model!r} does not name a callable; expected 'module:factory' or 'path/to/file.py:factory'")
     for other in ENGINES.values():
         if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
             raise UsageError(
@@ -84,7 +89,7 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
     """Check that the engine's model files can be read.
 
     Raises:
-        UsageError: a file is missing, empty, a directory, or not readable.
+        UsageError: a file is missing, empty, a directory, not readable, or surely of another kind.
     """
     if not engine.suffixes:
         return
@@ -98,6 +103,10 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
             raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
         if path.stat().st_size == 0:
             raise UsageError(f"{model} is empty; was its conversion or download interrupted?")
+        with path.open("rb") as file:
+            kind_error = engine.find_wrong_kind(file.read(HEAD_BYTES))
+        if kind_error:
+            raise UsageError(f"{model} {kind_error}")
 
 
 def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
@@ -112,6 +121,8 @@ def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
 
 def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the engine's options, each known and of its type; raises UsageError."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"engine_options is {options!r}; expected a dict of option -> value")
     for option, value in options.items():
         known = engine.options
         if known is not None and option not in known:
@@ -121,23 +132,36 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
             kinds = " or ".join(kind.__name__ for kind in known[option])
             raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
     try:
-        pickle.dumps(dict(options), 4)
+        decode(encode_part(dict(options)))
     except Exception as error:
-        raise UsageError(f"engine_options cannot be sent to a worker: {error}; use plain values") from None
+        raise UsageError(
+            f"engine_options cannot be sent to a worker ({error}); use plain numbers, strings, lists and dicts"
+        ) from None
     return dict(options)
+
+
+def check_batch_axes(batch_axes: Mapping[str, int | None]) -> None:
+    """Check that it is a dict of name -> whole number or None; raises UsageError."""
+    if not isinstance(batch_axes, Mapping):
+        raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
+    for name, axis in batch_axes.items():
+        if axis is not None and type(axis) is not int:
+            raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
 
 
 def find_python(worker_python: str | os.PathLike[str] | None) -> str:
     """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
     if worker_python is None:
         return sys.executable
+    if not isinstance(worker_python, (str, os.PathLike)):
+        raise UsageError(f"worker_python is {worker_python!r}; expected the path of a Python interpreter")
     found = shutil.which(os.fspath(worker_python))
     if found is None:
         raise UsageError(
             f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
             "as /path/to/venv/bin/python"
         )
-    return found
+    return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
 
 
 def write_posts(
@@ -219,7 +243,7 @@ def choose_devices(
 
     if devices is not None and device_num is not None:
         raise UsageError("device_num and devices were both given; say which devices with devices alone")
-    if device_num is not None and (not isinstance(device_num, int) or device_num < 1):
+    if device_num is not None and (type(device_num) is not int or device_num < 1):
         raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
     if devices is not None:
         chosen = parse_devices(devices)

@@ -54,6 +54,7 @@ class Plan:
         span: rows of all chunks, padding included.
         inputs: where they lie, in the model's order.
         input_bytes: the size of the block that holds them.
+        must_have: see :class:`Model`.
         forms: what scatter.py remembers of the blocks that it used for this plan.
         outputs: where they lie, by the shapes that were seen, and the size of the block that holds them; empty
             where shapes are not known, or cannot be. Replaced as a whole, as other threads read it.
@@ -86,6 +87,7 @@ class Plan:
             region = _input_region(name, array.shape, dtype, axis, self.input_bytes)
             self.inputs.append(region)
             self.input_bytes += _size_bytes(region, self.span)
+        self.must_have: Sequence[str] = ()
         self.forms: dict[Any, Any] = {}
         self.outputs: tuple[list[Region], int] = ([], 0)
 

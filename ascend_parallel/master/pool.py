@@ -7,7 +7,9 @@ without anybody saying so.
 
 from __future__ import annotations
 
+import math
 import mmap
+import operator
 import os
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ascend_parallel.errors import UsageError
 from ascend_parallel.worker.memory import create_memfd
 
 #: The smallest block: a page. Untouched pages cost nothing, so block sizes are powers of two.
@@ -97,7 +100,8 @@ class Lease:
     def __del__(self) -> None:
         # Runs wherever the last array dies, perhaps while this very thread holds the pool's lock: only an
         # append, which is atomic, is safe here.
-        self._returned.append((self.segment, self.offset))
+        if self.segment.fd >= 0:  # else the pool is closed, and nobody would take it back
+            self._returned.append((self.segment, self.offset))
 
 
 class BlockPool:
@@ -129,6 +133,25 @@ class BlockPool:
             segment.leased += 1
         return Lease(segment, offset, size_bytes, self._returned)
 
+    def empty(self, shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
+        """Return an uninitialised array in a block of its own, for a caller to fill; raises UsageError."""
+        try:
+            wanted = np.dtype(dtype)
+        except TypeError:
+            raise UsageError(f"empty: dtype is {dtype!r}, which numpy does not know") from None
+        if wanted.kind not in "biufc":  # objects would be pointers to nowhere
+            raise UsageError(f"empty: dtype is {wanted}; expected numbers or booleans")
+        try:
+            sizes = tuple(operator.index(size) for size in (shape if np.iterable(shape) else (shape,)))
+        except TypeError:
+            sizes = (-1,)
+        if min(sizes, default=0) < 0:
+            raise UsageError(f"empty: shape is {shape!r}; expected sizes of at least 0")
+        lease = self.lease(max(1, math.prod(sizes) * wanted.itemsize))
+        lease.is_callers = True
+        found: np.ndarray[Any, Any] = np.ndarray(sizes, wanted, np.asarray(lease))
+        return found
+
     def held_bytes(self) -> tuple[int, int]:
         """Return (bytes leased, bytes of all segments); pages that were never written take no memory."""
         with self._lock:
@@ -147,6 +170,7 @@ class BlockPool:
             for segment in self._segments.values():
                 segment.close(free_pages=segment.leased == 0)
             self._segments.clear()
+            self._block_bytes.clear()
             self._free.clear()
 
     def _add_segment(self, block_bytes: int) -> None:

@@ -86,8 +86,9 @@ class ParallelPredictUtils:
             UsageError: an argument is wrong; the message says which, and what is expected.
         """
         numbers = {"max_retries": max_retries, "max_restarts": max_restarts, "warmup": warmup}
-        _check_numbers({"instances": instances, "chunk_size": chunk_size or 1}, numbers)
+        _check_numbers({"instances": instances, "chunk_size": 1 if chunk_size is None else chunk_size}, numbers)
         _check_seconds({"build_timeout_s": build_timeout_s, "predict_timeout_s": predict_timeout_s})
+        order.check_batch_axes(batch_axes or {})
         models = order.name_models(model)
         self._engine = order.choose_engine(models.values(), engine)
         order.check_files(models.values(), self._engine)
@@ -122,10 +123,14 @@ class ParallelPredictUtils:
             raise AscendParallelError(f"workers need Linux (memfd, epoll); this is {sys.platform}")
         self._pool = BlockPool()
         supervisor = Supervisor(self._posts, self._limits, self._pool)
-        supervisor.start()
-        self._supervisor = supervisor
         # Runs too when the runner is forgotten, or the interpreter ends: no worker outlives its use.
         self._end = weakref.finalize(self, _end, supervisor, self._pool)
+        try:
+            supervisor.start()
+        except BaseException:  # Ctrl-C, too
+            self.close()
+            raise
+        self._supervisor = supervisor
         self.models = {
             name: Model(name, description, batch_axes=self._batch_axes, chunk_size=self._chunk_size, parts=self._parts)
             for name, description in supervisor.descriptions.items()
@@ -136,6 +141,8 @@ class ParallelPredictUtils:
         """End the workers and give their memory back; results that were returned stay valid."""
         if self._end is not None:
             self._end()
+        for model in self.models.values():
+            model.forget_plans()
         self._supervisor = None
 
     def finalize(self) -> None:
@@ -176,9 +183,13 @@ class ParallelPredictUtils:
             raise UsageError("predict was called in a future's callback, where it would wait for itself; use submit")
         told = threading.Lock()
         told.acquire()
-        call = self._open(inputs, model, in_place=True, on_done=lambda _: told.release())
-        supervisor.send(call, call.tasks())
-        supervisor.wait(call, told)
+        call = self._open(inputs, model, in_place=True, on_done=lambda _: told.locked() and told.release())
+        try:
+            supervisor.send(call, call.tasks())
+            supervisor.wait(call, told)
+        except BaseException:  # Ctrl-C
+            supervisor.abandon(call)
+            raise
         return call.outputs()
 
     def submit(self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None) -> Future[Any]:
@@ -191,8 +202,12 @@ class ParallelPredictUtils:
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         call = self._open(inputs, model, in_place=False, on_done=lambda call: _resolve(future, call))
-        supervisor.send(call, call.tasks())
-        supervisor.listen_for(call)
+        try:
+            supervisor.send(call, call.tasks())
+            supervisor.listen_for(call)
+        except BaseException:
+            supervisor.abandon(call)
+            raise
         return future
 
     def map(self, inputs: Iterable[Any], *, model: str | None = None) -> Iterator[Any]:
@@ -219,15 +234,14 @@ class ParallelPredictUtils:
         futures = [self.submit(inputs) for inputs in shaped]
         return [future.result() for future in futures]
 
-    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
-        """Return an uninitialised array in shared memory: given to predict or submit, it is not copied."""
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+        """Return an uninitialised array in shared memory: given to predict or submit, it is not copied.
+
+        Raises:
+            UsageError: the shape or dtype cannot be; dtypes are numbers or booleans.
+        """
         self._running()
-        wanted = np.dtype(dtype)
-        size_bytes = int(np.prod(shape, dtype=np.int64)) * wanted.itemsize
-        lease = self._pool.lease(max(1, size_bytes))
-        lease.is_callers = True
-        found: Array = np.ndarray(tuple(shape), wanted, np.asarray(lease))
-        return found
+        return self._pool.empty(shape, dtype)
 
     # ---- what it is
 
@@ -271,21 +285,25 @@ class ParallelPredictUtils:
 
     def _open(self, inputs: Any, model: str | None, *, in_place: bool, on_done: Any) -> Call:
         plan, arrays = self._model(model).plan(inputs)
-        return Call(plan, Scatter(plan, arrays, self._pool, in_place=in_place), on_done)
+        scattered = Scatter(plan, arrays, self._pool, in_place=in_place)
+        return Call(plan, scattered, on_done, has_callbacks=not in_place)
 
     def _check_batch_axes(self) -> None:
         """Refuse names that no model has, with all workers ended: a misspelt one would be ignored else."""
-        known = [name for model in self.models.values() for name in model.known_names() or self._batch_axes]
-        for name in self._batch_axes:
-            if name not in known:
-                self.close()
-                raise UsageError(f"batch_axes names {name!r}, but the model has {', '.join(known)}")
+        known = [name for model in self.models.values() for name in model.known_names() or ()]
+        silent = [model for model in self.models.values() if model.known_names() is None]
+        unknown = [name for name in self._batch_axes if name not in known]
+        if len(silent) == 1:
+            silent[0].must_have = unknown  # found out when its first outputs are there
+        elif unknown and not silent:
+            self.close()
+            raise UsageError(f"batch_axes names {unknown[0]!r}, but the model has {', '.join(known)}")
 
 
 def _check_numbers(at_least_one: Mapping[str, Any], at_least_none: Mapping[str, Any]) -> None:
     for least, numbers in ((1, at_least_one), (0, at_least_none)):
         for name, value in numbers.items():
-            if not isinstance(value, int) or value < least:
+            if type(value) is not int or value < least:
                 raise UsageError(f"{name} is {value!r}; expected a whole number, at least {least}")
 
 
@@ -297,13 +315,17 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
 
 def _resolve(future: Future[Any], call: Call) -> None:
     try:
-        outputs = call.outputs()
-    except Exception as error:
-        future.set_exception(error)
-    else:
-        future.set_result(outputs)
+        try:
+            outputs = call.outputs()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(outputs)
+    except BaseException:  # a callback's sys.exit, which must not end a thread of ours; the future logs other errors
+        threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
 
 
 def _end(supervisor: Supervisor, pool: BlockPool) -> None:
-    supervisor.close()
-    pool.close()
+    if supervisor.is_own:  # a forked child that ends must leave its parent's memory alone
+        supervisor.close()
+        pool.close()

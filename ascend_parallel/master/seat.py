@@ -59,6 +59,11 @@ class Seat:
         self._total_restarts += 1
         return True
 
+    def restart_now(self, now_s: float) -> None:
+        """Plan a restart that is not the device's fault, and does not count against it."""
+        self.restart_at_s = now_s
+        self._total_restarts += 1
+
     def count(self, rows: int, busy_ns: int) -> None:
         """Note one task answered."""
         self._tasks += 1

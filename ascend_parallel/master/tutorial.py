@@ -16,7 +16,7 @@ from ascend_parallel.errors import ShapeError
 from ascend_parallel.worker.engines import TensorSpec
 
 from .batch import Array, show_shape
-from .model import Model
+from .model import Model, to_array
 
 
 def shape_like_model(model: Model, inputs: Sequence[Any]) -> list[Any]:
@@ -25,18 +25,25 @@ def shape_like_model(model: Model, inputs: Sequence[Any]) -> list[Any]:
     Raises:
         ShapeError: an input has another number of elements, or values that the model's dtype does not hold.
     """
+    if not isinstance(inputs, (list, tuple)):
+        raise ShapeError(
+            f"run_predict got a {type(inputs).__name__} for a device; expected a list of input lists, one a device: "
+            "[[sample[0], timestep, ...], [sample[1], timestep, ...]]"
+        )
     if model.inputs is None:
         return list(inputs)
     if len(inputs) != len(model.inputs):
         told = ", ".join(spec.name for spec in model.inputs)
         raise ShapeError(f"{len(inputs)} inputs were given for a device, the model takes {len(model.inputs)}: {told}")
-    return [_shape_like(spec, np.asarray(value)) for spec, value in zip(model.inputs, inputs, strict=True)]
+    return [_shape_like(spec, to_array(spec.name, value)) for spec, value in zip(model.inputs, inputs, strict=True)]
 
 
 def _shape_like(spec: TensorSpec, array: Array) -> Array:
     shape = tuple(dim if isinstance(dim, int) else 1 if i == 0 else None for i, dim in enumerate(spec.shape))
-    if None in shape or array.ndim == len(shape):
+    if array.ndim == len(shape):
         return _convert(spec, array)
+    if None in shape:  # sizes cannot be counted: only the batch dimension may lack
+        return _convert(spec, array[np.newaxis] if array.ndim == len(shape) - 1 and shape[0] == 1 else array)
     if array.size != math.prod(dim or 1 for dim in shape):
         raise ShapeError(
             f"input {spec.name!r} has shape {array.shape}, {array.size} elements; the model takes "
@@ -46,7 +53,8 @@ def _shape_like(spec: TensorSpec, array: Array) -> Array:
 
 
 def _convert(spec: TensorSpec, array: Array) -> Array:
-    converted = array.astype(spec.dtype)
-    if array.dtype.kind == "f" and converted.dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise ShapeError(f"input {spec.name!r} holds values that are not whole numbers; the model takes {spec.dtype}")
+    with np.errstate(invalid="ignore"):  # NaN and infinities have no whole number: found below
+        converted = array.astype(spec.dtype)
+    if converted.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise ShapeError(f"input {spec.name!r} holds values that the model's {spec.dtype} does not: convert them")
     return converted

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
@@ -31,8 +32,11 @@ from .pool import BlockPool, Segment
 PROGRAM = str(Path(program.__file__).resolve())
 #: How long an exchange on the side channel may take: the other side has sent already, or will never.
 _SIDE_TIMEOUT_S = 10.0
-#: A result smaller than this is copied out of the worker's own segment, so that few mappings are kept.
-_SMALL_SEGMENT_BYTES = 1 << 16
+#: A result smaller than this is copied out of the worker's own segment: a caller may keep thousands, and each
+#: mapping costs a descriptor (Python's mmap keeps one; from 3.13 on it need not).
+_SMALL_SEGMENT_BYTES = 1 << 16 if sys.version_info >= (3, 13) else 16 << 20
+
+_WITHOUT_DESCRIPTOR: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 _numbers = itertools.count(1)
 
@@ -65,6 +69,8 @@ class Worker:
         owed: tasks sent and not answered, in the order of sending; the first ``capacity`` are running.
         pace_s: model name -> seconds a row, smoothed.
         is_ready: it has built its models and was not given up.
+        has_hung_up: it has closed its pipe, or is not listened to any more.
+        is_to_blame: whether its end counts against its device.
         deadline_s: when it must have built its models.
         failure: what it told, or was found out, before its end; None where its end is all there is.
         output: what it prints.
@@ -81,13 +87,20 @@ class Worker:
         self.owed: dict[int, Task] = {}
         self.pace_s: dict[str, float] = {}
         self.is_ready = False
+        self.has_hung_up = False
+        self.is_to_blame = True
         self.deadline_s = float("inf")
         self.failure: WorkerError | None = None
         self._connection, far = Pipe()
         self._side, far_side = socket.socketpair()
         self._side.settimeout(_SIDE_TIMEOUT_S)
-        with far, far_side:  # closed here at once, so that the worker's death is an EOF
-            self._process = _start(post, far.fileno(), far_side.fileno())
+        try:
+            with far, far_side:  # closed here at once, so that the worker's death is an EOF
+                self._process = _start(post, far.fileno(), far_side.fileno())
+        except BaseException:
+            self._connection.close()
+            self._side.close()
+            raise
         self.pid = self._process.pid
         assert self._process.stdout is not None
         self.output = logs.add(os.dup(self._process.stdout.fileno()), post.label)
@@ -118,6 +131,8 @@ class Worker:
 
     def receive(self) -> list[Any]:
         """Return the messages that have arrived; raises EOFError or OSError where it has hung up."""
+        if self.has_hung_up:
+            raise EOFError
         if self._channel.unsent:
             self._channel.flush()
             if not self._channel.unsent:
@@ -128,7 +143,7 @@ class Worker:
         """Map the outputs that a worker put into a segment of its own."""
         number, size_bytes, fd = receive_segment(self._side)
         try:
-            view = mmap.mmap(fd, size_bytes)
+            view = mmap.mmap(fd, size_bytes, **_WITHOUT_DESCRIPTOR)
         finally:
             os.close(fd)
         assert all(reference[0] == number for _, reference in outputs)
@@ -160,6 +175,7 @@ class Worker:
 
     def hang_up(self) -> None:
         """Hear no more of the worker."""
+        self.has_hung_up = True
         with contextlib.suppress(OSError):  # it was done before
             self._epoll.unregister(self.fd)
 

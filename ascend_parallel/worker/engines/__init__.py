@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Dict, Type
 
-from .base import Engine, TensorSpec
+from .base import HEAD_BYTES, Engine, TensorSpec
 from .callable import CallableEngine
 from .mslite import MSLiteEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .simulated import SimulatedEngine
 
-__all__ = ["ENGINES", "Engine", "TensorSpec"]
+__all__ = ["ENGINES", "HEAD_BYTES", "Engine", "TensorSpec"]
 
 ENGINES: Dict[str, Type[Engine]] = {
     engine.name: engine for engine in (MSLiteEngine, OnnxRuntimeEngine, CallableEngine, SimulatedEngine)

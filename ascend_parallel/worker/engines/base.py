@@ -8,6 +8,11 @@ import numpy as np
 
 Arrays = Dict[str, np.ndarray]
 
+#: So many bytes at the start of a model file tell what it is.
+HEAD_BYTES = 64
+#: What a file begins with that Git left in place of the model.
+_LFS_POINTER = b"version https://git-lfs"
+
 
 class TensorSpec(NamedTuple):
     """What a model says of one input or output.
@@ -51,6 +56,13 @@ class Engine:
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         raise NotImplementedError
+
+    @classmethod
+    def find_wrong_kind(cls, head: bytes) -> str:
+        """Say why a file that begins like this is surely no model of this engine; "" where it may be one."""
+        if head.startswith(_LFS_POINTER):
+            return "is not the model but a pointer to it, left by Git LFS: run git lfs pull in its folder"
+        return ""
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the model once.

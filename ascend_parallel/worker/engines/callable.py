@@ -92,9 +92,9 @@ def name_outputs(result: Any) -> Arrays:
 
 def _array(value: Any, name: str) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.hasobject:
+    if array.dtype.hasobject or array.dtype.kind == "V":  # records and bfloat16 would arrive as plain bytes
         raise TypeError(
-            "output %r is a %s, which does not travel between processes; return numpy arrays of numbers"
-            % (name, type(value).__name__)
+            "output %r holds %s elements, which do not travel between processes; return numpy arrays of numbers"
+            % (name, array.dtype)
         )
     return array

@@ -11,12 +11,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .base import Arrays, Engine, TensorSpec
+from .base import HEAD_BYTES, Arrays, Engine, TensorSpec
 
 #: Bytes at the start of a file that tell what it is: an ONNX file begins with the field "ir_version".
 _ONNX_START = b"\x08"
 _MINDIR_WORD = b"MindSpore"
-_HEAD_BYTES = 64
 #: Options that are attributes of the context of the target, where the installed version has them.
 _CONTEXT_OPTIONS = ("precision_mode", "provider", "rank_id")
 #: Options that are arguments of Model.build_from_file, likewise.
@@ -137,6 +136,16 @@ class MSLiteEngine(Engine):
         self.inputs = self._predictor.inputs
         self.outputs = self._predictor.outputs
 
+    @classmethod
+    def find_wrong_kind(cls, head: bytes) -> str:
+        """Find ONNX files; MindSpore Lite's own message would not tell."""
+        if head.startswith(_ONNX_START) and _MINDIR_WORD not in head:
+            return (
+                "is not a MINDIR file but, by its first bytes, an ONNX file: convert it (converter_lite "
+                "--fmk=ONNX --saveType=MINDIR), or run it with the onnxruntime engine"
+            )
+        return super().find_wrong_kind(head)
+
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the model; its results are copied once, to their places, by the caller."""
         made = self._predictor.predict(inputs)
@@ -149,16 +158,13 @@ class MSLiteEngine(Engine):
 
 
 def check_mindir(path: str) -> None:
-    """Refuse what is surely no MINDIR file; MindSpore Lite's own message would not tell."""
+    """Refuse what is surely no MINDIR file."""
     if not os.path.isfile(path):
         raise ValueError("there is no model file %s" % path)
     with open(path, "rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if head.startswith(_ONNX_START) and _MINDIR_WORD not in head:
-        raise ValueError(
-            "%s is not a MINDIR file but, by its first bytes, an ONNX file: convert it (converter_lite "
-            "--fmk=ONNX --saveType=MINDIR), or run it with the onnxruntime engine" % path
-        )
+        wrong = MSLiteEngine.find_wrong_kind(file.read(HEAD_BYTES))
+    if wrong:
+        raise ValueError("%s %s" % (path, wrong))
 
 
 def to_spec(tensor: Any) -> TensorSpec:
@@ -222,7 +228,7 @@ def _fit(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
 def _explain_build(path: str, where: str, version: str, error: Exception) -> str:
     """Say what MindSpore Lite does not: why a build is likely to have failed."""
     with open(path, "rb") as file:
-        is_mindir = _MINDIR_WORD in file.read(_HEAD_BYTES)
+        is_mindir = _MINDIR_WORD in file.read(HEAD_BYTES)
     causes = [] if is_mindir else ["the file does not begin like a MINDIR file"]
     if where.startswith("ascend"):
         causes.append("there is no Ascend device %s, or CANN's libraries are not found (source set_env.sh)" % where)

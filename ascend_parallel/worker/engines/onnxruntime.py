@@ -6,6 +6,7 @@ falls back to the CPU in silence where a provider is missing or fails; this engi
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
@@ -64,6 +65,13 @@ class OnnxRuntimeEngine(Engine):
         other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
         other._use(self._session)
         return other
+
+    @classmethod
+    def find_wrong_kind(cls, head: bytes) -> str:
+        """Find MINDIR files; ONNX Runtime's own message would not tell."""
+        if b"MindSpore" in head and not head.startswith(b"\x08"):  # with which ONNX files begin
+            return "is not an ONNX file but, by its first bytes, a MINDIR file: run it with the mslite engine"
+        return super().find_wrong_kind(head)
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the session; what fits its place is written there by ONNX Runtime itself."""
@@ -137,7 +145,8 @@ def import_runtime(provider: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            "onnxruntime cannot be imported here (%s); install %s" % (error, PACKAGES[provider])
+            "onnxruntime cannot be imported by %s (%s); install %s there, or name an interpreter that has it with "
+            "worker_python" % (sys.executable, error, PACKAGES[provider])
         ) from error
     if PROVIDER_CLASSES[provider] not in onnxruntime.get_available_providers():
         raise RuntimeError(

@@ -1,0 +1,117 @@
+"""What the tests of the engines share: one runner a number of devices, for all tests of an engine."""
+
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/models.py
+
+import models
+
+from ascend_parallel import ParallelPredictUtils
+
+FACTORIES = Path(__file__).with_name("factories.py")
+DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
+
+#: Of each of these there is a model that takes any number of rows, and one ("..._fixed") that takes two.
+_ONNX = {
+    "linear": models.linear,
+    "two": models.two,
+    "unet": models.unet,
+    "layer_norm": models.layer_norm,
+    "embed": models.embed,
+    **{
+        f"same_{dtype}": functools.partial(models.same, dtype, in_floats=dtype in ("uint8", "bool")) for dtype in DTYPES
+    },
+}
+#: Rows a task where the model leaves it open, so that the chunks are the same on any number of devices.
+CHUNK_SIZE = 3
+
+
+class Bench:
+    """One engine: its models, and runners of 1, 2 and 3 devices that hold all of them."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self._runners = {}
+
+    def reference(self, name, feeds, batch="batch"):
+        """Return what ONNX Runtime computes alone, in this process."""
+        return models.run_onnx(_ONNX[name](batch), feeds)
+
+    def runner(self, count, *, fixed=False):
+        """Return a runner of so many devices; opened once."""
+        key = (count, fixed)
+        if key not in self._runners:
+            self._runners[key] = self.open(
+                self._models(fixed),
+                devices=f"cpu:0-{count - 1}",
+                chunk_size=None if fixed else CHUNK_SIZE,
+                batch_axes={"timestep": None} if self.engine == "callable" and not fixed else None,
+            )
+        return self._runners[key]
+
+    def open(self, model, **options):
+        runner = ParallelPredictUtils(model, **self.interpreter(), **options)
+        runner.build_model()
+        return runner
+
+    def interpreter(self):
+        return {"worker_python": models.mslite_python()} if self.engine == "mslite" else {}
+
+    def file(self, path):
+        """Return an ONNX model as this engine takes it."""
+        return models.convert(path) if self.engine == "mslite" else path
+
+    def close(self):
+        for runner in self._runners.values():
+            runner.close()
+
+    def _models(self, fixed):
+        names = {f"{name}_fixed" if fixed else name: make for name, make in _ONNX.items()}
+        if self.engine == "callable":
+            return {name: f"{FACTORIES}:{name}" for name in names}
+        return {name: self.file(make(2 if fixed else "batch")) for name, make in names.items()}
+
+
+@pytest.fixture(scope="session", params=["onnxruntime", pytest.param("mslite", marks=pytest.mark.mslite), "callable"])
+def bench(request):
+    """Return each engine's bench in turn."""
+    found = Bench(request.param)
+    found.interpreter()  # skips, or fails in CI, where MindSpore Lite is missing
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def factory():
+    """Return the ``file.py:name`` of a callable model."""
+    return lambda name: f"{FACTORIES}:{name}"
+
+
+def feeds_for(name, rows, seed=0):
+    """Return inputs of so many rows for a model of the bench."""
+    random = np.random.default_rng(seed + rows)
+    name = name.removesuffix("_fixed")
+
+    def normal(*shape):
+        return random.standard_normal(shape).astype(np.float32)
+
+    if name.startswith("same_"):
+        dtype = name.removeprefix("same_")
+        x = random.integers(0, 200, (rows, 3))
+        return {"x": x % 2 == 0 if dtype == "bool" else x.astype(dtype)}
+    return {
+        "linear": lambda: {"x": normal(rows, 8)},
+        "two": lambda: {"a": normal(rows, 4), "b": normal(rows, 4)},
+        "unet": lambda: {
+            "sample": normal(rows, 2, 4, 4),
+            "timestep": np.array([0.7], np.float32),
+            "ctx": normal(rows, 3, 4),
+        },
+        "layer_norm": lambda: {"x": normal(rows, 5, 8)},
+        "embed": lambda: {"ids": random.integers(0, 10, (rows, 3))},
+    }[name]()

@@ -1,0 +1,313 @@
+"""Small ONNX models for the tests, and their MINDIR twins made by the real MindSpore Lite.
+
+``batch`` is an int for a model that takes so many rows at a time, or a word ("batch") for one that takes any number.
+"""
+
+import functools
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 13  # an opset-17 LayerNormalization loses its epsilon in MindSpore Lite 2.0.0
+IR_VERSION = 8
+
+_CONVERT = """
+import sys
+import mindspore_lite as ms
+c = ms.Converter()
+c.save_type = ms.ModelType.MINDIR
+shapes = eval(sys.argv[3])
+if shapes:
+    c.input_shape = shapes
+c.convert(ms.FmkType.ONNX, sys.argv[1], sys.argv[2])
+"""
+
+
+# ---- MindSpore Lite's interpreter
+
+
+def mslite_python() -> str:
+    """Return the Python 3.7 that has the real MindSpore Lite; without one, fail in CI and skip elsewhere."""
+    python = os.environ.get("MSLITE_PYTHON")
+    if python:
+        return python
+    reason = "MSLITE_PYTHON does not name a Python with the real mindspore_lite"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI is set: these tests must run there")
+    pytest.skip(reason)
+
+
+def convert(onnx_path, input_shape=None) -> Path:
+    """Return the .mindir of an .onnx file, next to it; without ``input_shape`` its open axes stay open."""
+    target = Path(onnx_path).with_suffix("")
+    mindir = target.with_suffix(".mindir")
+    if not mindir.exists():
+        done = subprocess.run(
+            [mslite_python(), "-c", _CONVERT, str(onnx_path), str(target), repr(input_shape or {})],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "GLOG_v": "4"},
+        )
+        assert mindir.exists(), done.stdout + done.stderr
+    return mindir
+
+
+# ---- the models
+
+
+@functools.cache
+def folder() -> Path:
+    """Return a folder for all models of this run."""
+    return Path(tempfile.mkdtemp(prefix="ascend-parallel-models-"))
+
+
+def _tensor(name, dtype, shape):
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+
+def _save(name, nodes, inputs, outputs, constants=(), opset=OPSET) -> Path:
+    path = folder() / f"{name}.onnx"
+    if not path.exists():
+        initializers = [numpy_helper.from_array(np.asarray(value), key) for key, value in dict(constants).items()]
+        graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+    return path
+
+
+def weights(*shape) -> np.ndarray:
+    """Return numbers that look random and are the same in every run."""
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@functools.cache
+def linear(batch="batch") -> Path:
+    """x (batch, 8) float32 -> y (batch, 5): a matrix product, whose last bits tell whether chunks were the same."""
+    return _save(
+        f"linear_{batch}",
+        [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Relu", ["xw"], ["y"])],
+        [_tensor("x", "float32", [batch, 8])],
+        [_tensor("y", "float32", [batch, 5])],
+        {"w": weights(8, 5)},
+    )
+
+
+@functools.cache
+def two(batch="batch") -> Path:
+    """a, b (batch, 4) float32 -> total (batch, 4), product (batch, 4)."""
+    shape = [batch, 4]
+    return _save(
+        f"two_{batch}",
+        [helper.make_node("Add", ["a", "b"], ["total"]), helper.make_node("Mul", ["a", "b"], ["product"])],
+        [_tensor("a", "float32", shape), _tensor("b", "float32", shape)],
+        [_tensor("total", "float32", shape), _tensor("product", "float32", shape)],
+    )
+
+
+@functools.cache
+def same(dtype, batch="batch", *, in_floats=False) -> Path:
+    """x (batch, 3) -> y (batch, 3): the rows turned round, so that it is no identity that could be optimised away.
+
+    ``in_floats`` computes in float32, for MindSpore Lite, whose CPU kernels do not gather bytes.
+    """
+    gather = [helper.make_node("Gather", ["x", "order"], ["y"], axis=1)]
+    if in_floats:
+        gather = [
+            helper.make_node("Cast", ["x"], ["xf"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", ["xf", "order"], ["yf"], axis=1),
+            helper.make_node("Cast", ["yf"], ["y"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))),
+        ]
+    return _save(
+        f"same_{dtype}_{batch}_{in_floats}",
+        gather,
+        [_tensor("x", dtype, [batch, 3])],
+        [_tensor("y", dtype, [batch, 3])],
+        {"order": np.array([2, 1, 0], np.int64)},
+    )
+
+
+@functools.cache
+def identity(dtype="float32", batch="batch") -> Path:
+    """x (batch, 3) -> y (batch, 3): the output is the input."""
+    return _save(
+        f"identity_{dtype}_{batch}",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [_tensor("x", dtype, [batch, 3])],
+        [_tensor("y", dtype, [batch, 3])],
+    )
+
+
+@functools.cache
+def unet(batch=1, *, steps=1, opaque=False) -> Path:
+    """sample (batch, 2, 4, 4), timestep (steps,), ctx (batch, 3, 4) -> out as sample: the inputs of a small UNet.
+
+    ``opaque`` leaves all axes open, as exporters of diffusion models do.
+    """
+    sample, ctx = [batch, 2, 4, 4], [batch, 3, 4]
+    if opaque:
+        sample, ctx = [batch, "channels", "height", "width"], [batch, "tokens", "width4"]
+    return _save(
+        f"unet_{batch}_{steps}_{opaque}",
+        [
+            helper.make_node("ReduceMean", ["ctx"], ["mean"], axes=[1], keepdims=1),  # (batch, 1, 4)
+            helper.make_node("Reshape", ["mean", "shape"], ["mean4"]),  # (batch, 1, 1, 4)
+            helper.make_node("Mul", ["sample", "timestep"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "mean4"], ["out"]),
+        ],
+        [
+            _tensor("sample", "float32", sample),
+            _tensor("timestep", "float32", [steps]),
+            _tensor("ctx", "float32", ctx),
+        ],
+        [_tensor("out", "float32", sample)],
+        {"shape": np.array([-1, 1, 1, 4], np.int64)},
+    )
+
+
+@functools.cache
+def loss(batch="batch") -> Path:
+    """x (batch, 4) -> y (batch, 4), loss (): an output without a batch axis."""
+    return _save(
+        f"loss_{batch}",
+        [
+            helper.make_node("Mul", ["x", "x"], ["y"]),
+            helper.make_node("ReduceMean", ["factor"], ["loss"], axes=[0], keepdims=0),
+        ],
+        [_tensor("x", "float32", [batch, 4])],
+        [_tensor("y", "float32", [batch, 4]), _tensor("loss", "float32", [])],
+        {"factor": np.array([1.0, 2.0], np.float32)},
+    )
+
+
+@functools.cache
+def mean_loss(batch="batch") -> Path:
+    """x (batch, 4) -> loss (), the mean of x: no way to put it together."""
+    return _save(
+        f"mean_loss_{batch}",
+        [helper.make_node("ReduceMean", ["x"], ["loss"], axes=[0, 1], keepdims=0)],
+        [_tensor("x", "float32", [batch, 4])],
+        [_tensor("loss", "float32", [])],
+    )
+
+
+@functools.cache
+def nonzero() -> Path:
+    """x (batch, 4) -> where (hits, 2) int64: an output whose shape depends on the data."""
+    return _save(
+        "nonzero",
+        [helper.make_node("NonZero", ["x"], ["index"]), helper.make_node("Transpose", ["index"], ["where"])],
+        [_tensor("x", "float32", ["batch", 4])],
+        [_tensor("where", "int64", ["hits", 2])],
+    )
+
+
+@functools.cache
+def repeat() -> Path:
+    """x (batch, 3), times (1,) int64 -> y (batch, 3 * times): an output shape that another input decides."""
+    return _save(
+        "repeat",
+        [
+            helper.make_node("Concat", ["one", "times"], ["repeats"], axis=0),
+            helper.make_node("Tile", ["x", "repeats"], ["y"]),
+        ],
+        [_tensor("x", "float32", ["batch", 3]), _tensor("times", "int64", [1])],
+        [_tensor("y", "float32", ["batch", "wide"])],
+        {"one": np.array([1], np.int64)},
+    )
+
+
+@functools.cache
+def embed(batch="batch") -> Path:
+    """ids (batch, 3) int64 -> y (batch, 3, 4): rows of a table."""
+    return _save(
+        f"embed_{batch}",
+        [helper.make_node("Gather", ["table", "ids"], ["y"], axis=0)],
+        [_tensor("ids", "int64", [batch, 3])],
+        [_tensor("y", "float32", [batch, 3, 4])],
+        {"table": weights(10, 4)},
+    )
+
+
+@functools.cache
+def layer_norm(batch="batch") -> Path:
+    """x (batch, 5, 8) -> y: LayerNorm over the last axis, as exporters below opset 17 write it."""
+    shape = [batch, 5, 8]
+    return _save(
+        f"layer_norm_{batch}",
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["d"]),
+            helper.make_node("Pow", ["d", "two"], ["q"]),
+            helper.make_node("ReduceMean", ["q"], ["v"], axes=[-1], keepdims=1),
+            helper.make_node("Add", ["v", "epsilon"], ["ve"]),
+            helper.make_node("Sqrt", ["ve"], ["s"]),
+            helper.make_node("Div", ["d", "s"], ["n"]),
+            helper.make_node("Mul", ["n", "scale"], ["ns"]),
+            helper.make_node("Add", ["ns", "shift"], ["y"]),
+        ],
+        [_tensor("x", "float32", shape)],
+        [_tensor("y", "float32", shape)],
+        {
+            "two": np.array(2, np.float32),
+            "epsilon": np.array(1e-5, np.float32),
+            "scale": weights(8),
+            "shift": weights(1, 8)[0],
+        },
+    )
+
+
+@functools.cache
+def layer_norm_node() -> Path:
+    """x (2, 5, 8) -> y: LayerNorm as one node, as exporters from opset 17 on write it."""
+    shape = [2, 5, 8]
+    return _save(
+        "layer_norm_node",
+        [helper.make_node("LayerNormalization", ["x", "scale", "shift"], ["y"], axis=-1, epsilon=1e-5)],
+        [_tensor("x", "float32", shape)],
+        [_tensor("y", "float32", shape)],
+        {"scale": weights(8), "shift": weights(1, 8)[0]},
+        opset=17,
+    )
+
+
+@functools.cache
+def steps_first() -> Path:
+    """x (steps, batch, 4) -> y (steps, batch, 4), the rows along axis 1."""
+    shape = ["steps", "batch", 4]
+    return _save(
+        "steps_first",
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [_tensor("x", "float32", shape)],
+        [_tensor("y", "float32", shape)],
+    )
+
+
+@functools.cache
+def strings() -> Path:
+    """x (batch,) of strings -> y: a type that does not travel."""
+    return _save(
+        "strings",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.STRING, ["batch"])],
+        [helper.make_tensor_value_info("y", TensorProto.STRING, ["batch"])],
+    )
+
+
+def run_onnx(path, feeds) -> dict:
+    """Return what ONNX Runtime computes in this process, alone: the reference."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
