@@ -80,6 +80,7 @@ class Call:
             self._results[task.index] = outputs
             seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
             self.plan.learn(task.fed_rows, seen)
+            self.scattered.place_outputs()
         self._missing -= 1
         return self._missing == 0 and self.error is None
 

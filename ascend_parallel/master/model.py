@@ -54,6 +54,7 @@ class Model:
         self._parts = parts
         self.must_have: list[str] = []
         self._plans: dict[Any, Plan] = {}
+        self._seen: dict[Any, dict[str, Any]] = {}
 
     def plan(self, inputs: Any) -> tuple[Plan, list[Array]]:
         """Check a call's inputs; return how it is to be done, and the inputs in the model's order.
@@ -71,7 +72,7 @@ class Model:
         if plan is None:
             plan = self._make_plan(names, arrays, as_list)
             if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
+                self.forget_plans()
             self._plans[key] = plan
         else:
             self._fit_dtypes(arrays)
@@ -80,6 +81,7 @@ class Model:
     def forget_plans(self) -> None:
         """Let go of the shared memory that plans remember."""
         self._plans.clear()
+        self._seen.clear()
 
     def known_names(self) -> list[str] | None:
         """Return the names of all inputs and outputs; None where neither model nor warm-up told both."""
@@ -104,7 +106,11 @@ class Model:
             tell_names=not as_list,
         )
         plan.must_have = self.must_have
-        self._learn_from_warm_up(plan)
+        plan.seen = self._seen.setdefault(plan.signature, {})
+        if plan.seen:
+            plan.learn(**plan.seen)  # from calls with other numbers of rows
+        else:
+            self._learn_from_warm_up(plan)
         return plan
 
     def _learn_from_warm_up(self, plan: Plan) -> None:

@@ -56,6 +56,8 @@ class Plan:
         input_bytes: the size of the block that holds them.
         must_have: see :class:`Model`.
         forms: what scatter.py remembers of the blocks that it used for this plan.
+        signature: what the shapes of a chunk's outputs follow from: all of the inputs but how many rows there are.
+        seen: the arguments of the last :meth:`learn`, of all plans of this signature.
         outputs: where they lie, by the shapes that were seen, and the size of the block that holds them; empty
             where shapes are not known, or cannot be. Replaced as a whole, as other threads read it.
     """
@@ -87,6 +89,8 @@ class Plan:
             region = _input_region(name, array.shape, dtype, axis, self.input_bytes)
             self.inputs.append(region)
             self.input_bytes += _size_bytes(region, self.span)
+        self.signature = tuple((r.dtype, r.axis, r.whole_shape(batch.fixed_rows or 0)) for r in self.inputs)
+        self.seen: dict[str, Any] = {}
         self.must_have: Sequence[str] = ()
         self.forms: dict[Any, Any] = {}
         self.outputs: tuple[list[Region], int] = ([], 0)
@@ -102,6 +106,7 @@ class Plan:
         Then all workers write into one block, each at its rows' offset, and the whole lies there in the end. If
         an output has its rows elsewhere than along axis 0, they are put together afterwards instead.
         """
+        self.seen.update(rows=rows, seen=seen)
         regions: list[Region] = []
         size_bytes = 0
         for name, (dtype, shape) in seen.items():

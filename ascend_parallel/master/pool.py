@@ -78,11 +78,11 @@ class Lease:
     __slots__ = ("_returned", "is_callers", "offset", "segment", "size_bytes")
 
     def __init__(self, segment: Segment, offset: int, size_bytes: int, returned: deque[Any]) -> None:
-        self.segment = segment
         self.offset = offset
         self.size_bytes = size_bytes
         self.is_callers = False
         self._returned = returned
+        self.segment = segment  # the last: from here on, it goes back when this dies
 
     @property
     def address(self) -> int:
@@ -100,8 +100,9 @@ class Lease:
     def __del__(self) -> None:
         # Runs wherever the last array dies, perhaps while this very thread holds the pool's lock: only an
         # append, which is atomic, is safe here.
-        if self.segment.fd >= 0:  # else the pool is closed, and nobody would take it back
-            self._returned.append((self.segment, self.offset))
+        segment = getattr(self, "segment", None)  # a Ctrl-C may have hit the constructor
+        if segment is not None and segment.fd >= 0:  # else the pool is closed, and nobody would take it back
+            self._returned.append((segment, self.offset))
 
 
 class BlockPool:

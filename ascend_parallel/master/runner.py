@@ -183,7 +183,7 @@ class ParallelPredictUtils:
             raise UsageError("predict was called in a future's callback, where it would wait for itself; use submit")
         told = threading.Lock()
         told.acquire()
-        call = self._open(inputs, model, in_place=True, on_done=lambda _: told.locked() and told.release())
+        call = self._open(inputs, model, in_place=True, on_done=lambda _: _release(told))
         try:
             supervisor.send(call, call.tasks())
             supervisor.wait(call, told)
@@ -311,6 +311,12 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
     for name, value in seconds.items():
         if not isinstance(value, (int, float)) or not value > 0:
             raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")
+
+
+def _release(told: threading.Lock) -> None:
+    """Let a waiting caller go on; a caller may be told twice (see Supervisor._tell)."""
+    if told.locked():
+        told.release()
 
 
 def _resolve(future: Future[Any], call: Call) -> None:

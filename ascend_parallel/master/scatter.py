@@ -36,15 +36,18 @@ class Scatter:
         """
         self._plan = plan
         self._arrays = arrays
-        self._whole: dict[str, Array] | None = None
+        self._pool = pool
+        self._whole: dict[str, Array] = {}
         shared = [_find_shared(r, a, plan.span, in_place) for r, a in zip(plan.inputs, arrays, strict=True)]
         block = None if all(shared) else pool.lease(plan.input_bytes)
         self._targets, self.inputs = _input_form(plan, block, shared)
-        self._regions, size_bytes = plan.outputs
-        self._results = pool.lease(size_bytes) if self._regions else None
-        self.places = _output_form(plan, self._regions, self._results)
-        self.leases = [lease for lease in (block, self._results) if lease is not None]
-        self.leases += [place[0] for place in shared if place is not None]
+        self.leases = [place[0] for place in shared if place is not None]
+        if block is not None:
+            self.leases.append(block)
+        self.places = _NO_PLACES
+        self._regions: list[Region] = []
+        self._results: Lease | None = None
+        self.place_outputs()
 
     def write_chunks(self) -> Iterator[int]:
         """Copy the inputs in; yield each chunk's number when it is there.
@@ -62,10 +65,19 @@ class Scatter:
         self._arrays = ()
         self.outputs()  # made now, while the workers are at it
 
+    def place_outputs(self) -> None:
+        """Keep places for the outputs of the tasks from now on, if their shapes are known by now."""
+        regions, size_bytes = self._plan.outputs
+        if self._results is None and regions:
+            self._regions = regions
+            self._results = self._pool.lease(size_bytes)
+            self.leases.append(self._results)
+            self.places = _output_form(self._plan, regions, self._results)
+
     def outputs(self) -> dict[str, Array]:
         """Return the arrays in which the results of all chunks are wanted, by name; none if shapes are not known."""
-        if self._whole is None:
-            buffer = None if self._results is None else np.asarray(self._results)
+        if self._results is not None and not self._whole:
+            buffer = np.asarray(self._results)
             self._whole = {r.name: np.ndarray(r.shape, r.dtype, buffer, r.offset) for r in self._regions}
         return self._whole
 
@@ -106,10 +118,8 @@ def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared |
     return targets, encode_part((plan.model_name, plan.names, references))
 
 
-def _output_form(plan: Plan, regions: Sequence[Region], block: Lease | None) -> bytes:
+def _output_form(plan: Plan, regions: Sequence[Region], block: Lease) -> bytes:
     """Return how messages name the places of a plan's outputs in a block."""
-    if block is None:
-        return _NO_PLACES
     key = ("outputs", *block.at(0))
     known_regions, form = plan.forms.get(key, (None, b""))
     if known_regions is not regions:  # a new block, or other shapes were seen since
