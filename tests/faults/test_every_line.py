@@ -1,0 +1,114 @@
+"""Ctrl-C at each single line of the master's code in turn: deterministic, where test_interrupts.py is random."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import linecache
+import os
+import sys
+import threading
+
+import pytest
+
+import ascend_parallel
+from ascend_parallel import WorkerError
+
+from . import runners
+
+pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.timeout(280)]
+
+PACKAGE = os.path.dirname(ascend_parallel.__file__) + os.sep
+
+
+class InterruptAt:
+    """Raises KeyboardInterrupt at the so-many-th line that this thread runs of the package.
+
+    Not at lines of ``with`` and ``try``: there tracing can raise between two instructions that no signal comes
+    between, such as a lock's acquisition and the begin of its block.
+    """
+
+    def __init__(self, number, functions=None):
+        self._left = number
+        self._functions = functions  # None: all
+        self.where = None
+
+    def __enter__(self):
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def _trace(self, frame, event, _):
+        name = frame.f_code.co_filename
+        if self._functions and frame.f_code.co_name not in self._functions:
+            return self._trace if name.startswith(PACKAGE) else None
+        if not name.startswith(PACKAGE):
+            return None
+        if event == "line" and not linecache.getline(name, frame.f_lineno).lstrip().startswith(("with ", "try:")):
+            self._left -= 1
+            if self._left == 0:
+                sys.settrace(None)
+                self.where = f"{os.path.basename(name)}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._trace
+
+
+@pytest.mark.parametrize("what", ["predict", "submit"])
+def test_interrupt_at_each_line(what):
+    with runners.simulated("simulated:0", max_restarts=0, predict_timeout_s=20) as runner:
+        runners.assert_right(runner)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            for number in itertools.count(1):
+                with InterruptAt(number) as interrupt:
+                    try:
+                        _call(runner, what, number)
+                    except KeyboardInterrupt:
+                        pass
+                if interrupt.where is None:
+                    break
+                try:  # first from another thread: a seat that the interrupted one still held would show there
+                    pool.submit(runners.assert_right, runner, -number).result(10)
+                    runners.assert_right(runner, number + 0.5)
+                except BaseException as error:
+                    raise AssertionError(f"after an interrupt at {interrupt.where}: {error!r}") from error
+        assert number > 40
+        assert runners.states(runner) == ["ready"]
+
+
+TELLING = {"_tell", "tell", "<lambda>"}
+
+
+def test_interrupt_while_telling_another_caller():
+    """The main thread, which listens for its own call, is interrupted while it tells another that its call is over."""
+    with runners.simulated("simulated:0,1", {"ms_per_row": 5}, max_restarts=0, predict_timeout_s=20) as runner:
+        runners.assert_right(runner)
+        stop = threading.Event()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            other = pool.submit(_call_until, runner, stop)
+            try:
+                for number in [*range(1, 30)] * 3:
+                    with InterruptAt(number, TELLING), contextlib.suppress(KeyboardInterrupt, WorkerError):
+                        runners.assert_right(runner, number, rows=1)
+                    runners.assert_right(runner, -number, rows=1)
+            finally:
+                stop.set()
+                assert other.result(20) > 0
+
+
+def _call_until(runner, stop):
+    right = 0
+    while not stop.is_set():
+        try:
+            runners.assert_right(runner, right, rows=1)
+            right += 1
+        except WorkerError as error:
+            assert "an interrupt hit the runner" in str(error)
+    return right
+
+
+def _call(runner, what, mark):
+    if what == "predict":
+        runners.assert_right(runner, mark)
+    else:
+        runner.submit(runners.batch(mark)).result(10)
