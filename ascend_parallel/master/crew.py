@@ -88,11 +88,6 @@ class Crew:
         """Calls whose callers are to be told, once the lock is released."""
         return self._scheduler.over
 
-    def take_over(self) -> list[Call]:
-        """Return the calls whose callers are to be told, once."""
-        over, self._scheduler.over = self._scheduler.over, []
-        return over
-
     @property
     def is_gone(self) -> bool:
         """Whether the closing is over."""

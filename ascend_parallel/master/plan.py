@@ -56,6 +56,7 @@ class Plan:
         input_bytes: the size of the block that holds them.
         must_have: see :class:`Model`.
         forms: what scatter.py remembers of the blocks that it used for this plan.
+        must_fit: whether values must be looked at in each call, as they are converted.
         signature: what the shapes of a chunk's outputs follow from: all of the inputs but how many rows there are.
         seen: the arguments of the last :meth:`learn`, of all plans of this signature.
         outputs: where they lie, by the shapes that were seen, and the size of the block that holds them; empty
@@ -91,6 +92,7 @@ class Plan:
             self.input_bytes += _size_bytes(region, self.span)
         self.signature = tuple((r.dtype, r.axis, r.whole_shape(batch.fixed_rows or 0)) for r in self.inputs)
         self.seen: dict[str, Any] = {}
+        self.must_fit = any(array.dtype != dtype for array, dtype in zip(arrays, dtypes, strict=True))
         self.must_have: Sequence[str] = ()
         self.forms: dict[Any, Any] = {}
         self.outputs: tuple[list[Region], int] = ([], 0)

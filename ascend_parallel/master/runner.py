@@ -320,6 +320,8 @@ def _release(told: threading.Lock) -> None:
 
 
 def _resolve(future: Future[Any], call: Call) -> None:
+    if future.done():  # a call may be told twice
+        return
     try:
         try:
             outputs = call.outputs()

@@ -181,7 +181,8 @@ class Supervisor:
         try:
             with self._lock:
                 self._listener.nudge()
-                over = self._crew.take_over()
+                over.extend(self._crew.over)  # never in neither list: an interrupt would lose them
+                self._crew.over.clear()
             is_ours = self.is_busy_thread()
             while over:
                 if over[-1].has_callbacks and not is_ours:
