@@ -37,8 +37,10 @@ class Segment:
     Attributes:
         number: its name in messages; never used twice.
         workers: those which have its descriptor.
-        retired: given back to the system; only arrays of a closed runner may still lie in it.
+        fd: -1 once it is closed, given back to the system; only arrays of a closed runner may still lie in it.
     """
+
+    fd = -1  # for a destructor after a Ctrl-C has hit the constructor
 
     def __init__(self, number: int, size_bytes: int) -> None:
         self.number = number
