@@ -77,7 +77,7 @@ class Bench:
         return {name: self.file(make(2 if fixed else "batch")) for name, make in names.items()}
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", pytest.param("mslite", marks=pytest.mark.mslite), "callable"])
+@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("mslite", marks=pytest.mark.mslite), "callable"])
 def bench(request):
     """Return each engine's bench in turn."""
     found = Bench(request.param)
