@@ -14,6 +14,9 @@ import sys
 import threading
 from collections.abc import Callable
 
+#: Python looks for signals before it waits, not while it begins to: a Ctrl-C in between is seen when the wait ends.
+#: So no thread that may be the main one waits for longer at a time.
+SIGNAL_LATENCY_S = 1.0
 #: How long the thread that listens may take to leave when the runner closes: all it has to do is to wake up.
 _LEAVE_GRACE_S = 5.0
 
@@ -132,7 +135,7 @@ class Listener:
                 self._wanted.set()
 
     def _listen_once(self) -> None:
-        for fd, _ in self.epoll.poll():
+        for fd, _ in self.epoll.poll(SIGNAL_LATENCY_S):
             if fd == self._nudge_fd:
                 os.eventfd_read(fd)
             else:

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +21,7 @@ from ascend_parallel.worker.engines import TensorSpec
 from . import order
 from .batch import Array, BatchAxes
 from .call import Call
+from .listener import SIGNAL_LATENCY_S
 from .model import Model
 from .pool import BlockPool
 from .scatter import Scatter
@@ -219,9 +220,9 @@ class ParallelPredictUtils:
         for item in inputs:
             waiting.append(self.submit(item, model=model))
             if len(waiting) > 2 * self._parts:
-                yield waiting.popleft().result()
+                yield _await(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _await(waiting.popleft())
 
     def run_predict(self, inputs_of_each_device: Sequence[Sequence[Any]]) -> list[list[Array]]:
         """Run one call a device, as the tutorial's sample does: a list of input lists in, of output lists out.
@@ -232,7 +233,7 @@ class ParallelPredictUtils:
         model = self._model(None)
         shaped = [shape_like_model(model, inputs) for inputs in inputs_of_each_device]
         futures = [self.submit(inputs) for inputs in shaped]
-        return [future.result() for future in futures]
+        return [_await(future) for future in futures]
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
         """Return an uninitialised array in shared memory: given to predict or submit, it is not copied.
@@ -311,6 +312,13 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
     for name, value in seconds.items():
         if not isinstance(value, (int, float)) or not value > 0:
             raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")
+
+
+def _await(future: Future[Any]) -> Any:
+    """Return a future's result, with an ear for Ctrl-C (see listener.py)."""
+    while not future.done():
+        wait([future], SIGNAL_LATENCY_S)
+    return future.result()
 
 
 def _release(told: threading.Lock) -> None:

@@ -18,7 +18,7 @@ from ascend_parallel.errors import RunnerClosedError, WorkerError
 
 from .call import Call, Task
 from .crew import Crew
-from .listener import Listener
+from .listener import SIGNAL_LATENCY_S, Listener
 from .logs import LogPump
 from .pool import BlockPool
 from .seat import Limits, Seat
@@ -59,7 +59,8 @@ class Supervisor:
     def start(self) -> None:
         """Build all workers at the same time; raise the first failure, for the caller to close the others."""
         self._thread.start()
-        self._crew.built.wait()
+        while not self._crew.built.wait(SIGNAL_LATENCY_S):
+            pass
         if self._crew.error is not None:
             raise self._crew.error
 
@@ -79,7 +80,8 @@ class Supervisor:
     def wait(self, call: Call, told: threading.Lock) -> None:
         """Return when a call is over; ``told`` is a lock that its ``tell`` releases."""
         if not self._listener.listen_until(lambda: not call.is_open):
-            told.acquire()
+            while not told.acquire(timeout=SIGNAL_LATENCY_S):
+                pass
 
     def listen_for(self, call: Call) -> None:
         """Have a call's answers heard though nobody waits for it."""

@@ -98,6 +98,7 @@ def fine_grained():
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*__del__:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.may_lose_fds(4)
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another thread"])
 def test_ctrl_c_at_any_moment(others, fine_grained):
     with runners.simulated("simulated:0", max_restarts=0, predict_timeout_s=20) as runner:
