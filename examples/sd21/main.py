@@ -28,7 +28,8 @@ from pictures import choose_files, make_folder, save
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ascend_parallel import AscendParallelError, EngineError, ParallelPredictUtils, UsageError, parse_devices
+from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageError, parse_devices
+from ascend_parallel.cli import one_line
 
 if TYPE_CHECKING:
     from pipeline import Request
@@ -228,13 +229,6 @@ def fail(error: BaseException, message: str, code: int) -> None:
         print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")
     print(f"main.py: error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def one_line(error: AscendParallelError) -> str:
-    """Return an error's message as one line; a worker's own lines were shown already, as they came."""
-    message = str(error).split("\n  its last lines:")[0]
-    hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
-    return " ".join(message.split()) + hint
 
 
 if __name__ == "__main__":
