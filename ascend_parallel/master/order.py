@@ -188,7 +188,7 @@ def write_posts(
                 "engine": engine.name,
                 "models": {name: _absolute(path, engine) for name, path in models.items()},
                 "device": (device.type, device.id),
-                "options": _with_threads(engine, options, threads),
+                "options": _complete(engine, options, threads, instances // per_device),
                 "instances": instances // per_device,
                 "warmup": warmup,
                 "import_path": import_path(),
@@ -198,9 +198,12 @@ def write_posts(
     return posts
 
 
-def _with_threads(engine: type[Engine], options: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Give the engine its share of the cores, unless the user said otherwise."""
-    return {"threads": threads, **options} if engine.spreads_over_cores else dict(options)
+def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:
+    """Return the engine's options with what the runner adds: its share of the cores, unless the user said otherwise."""
+    completed = {"threads": threads} if engine.spreads_over_cores else {}
+    if engine.needs_instances:
+        completed["instances"] = instances
+    return {**completed, **options}
 
 
 def _absolute(path: str, engine: type[Engine]) -> str:

@@ -46,7 +46,8 @@ class Engine:
     options: Optional[Dict[str, Tuple[type, ...]]] = {}
     #: Whether several threads of one process can serve one set of weights, through :meth:`share`.
     can_share = False
-
+    #: Whether it must know when it is built how many threads will share it, through the option ``instances``.
+    needs_instances = False
     #: Whether its default is to use the worker's share of the cores, through the option ``threads``.
     spreads_over_cores = False
 

@@ -20,6 +20,8 @@ _MINDIR_WORD = b"MindSpore"
 _CONTEXT_OPTIONS = ("precision_mode", "provider", "rank_id")
 #: Options that are arguments of Model.build_from_file, likewise.
 _BUILD_OPTIONS = ("config_path", "config_dict")
+#: More workers for each core are refused by 2.0.0's ModelParallelRunner, without a reason.
+_INSTANCES_PER_CORE = 5
 
 
 class MSLitePredict:
@@ -52,16 +54,21 @@ class MSLitePredict:
         check_mindir(mindir_file)
         runtime = _import_runtime()
         context = _make_context(runtime, device_id, target, threads, options)
-        self._model = runtime.Model()  # builds once, even if that fails: never used again after a failure
         built = {key: options[key] for key in _BUILD_OPTIONS if key in options}
+        model = runtime.Model()  # builds once, even if that fails: never used again after a failure
         try:
-            self._model.build_from_file(mindir_file, runtime.ModelType.MINDIR, context, **built)
+            model.build_from_file(mindir_file, runtime.ModelType.MINDIR, context, **built)
         except TypeError as error:
             raise ValueError("mindspore_lite %s: %s" % (_version(runtime), error)) from error
         except RuntimeError as error:
             where = "%s:%d" % (target, device_id)
             raise RuntimeError(_explain_build(mindir_file, where, _version(runtime), error)) from error
-        self._tensors = self._model.get_inputs()
+        self._use(model)
+
+    def _use(self, model: Any) -> None:
+        self._model = model
+        self._tensors = model.get_inputs()
+        self._made: List[Any] = []
         self.inputs = [to_spec(tensor) for tensor in self._tensors]
         self.outputs = self._find_outputs()
         self._shapes = [tuple(tensor.shape) for tensor in self._tensors]
@@ -93,7 +100,8 @@ class MSLitePredict:
             self._resize(shapes)
         for tensor, array in zip(self._tensors, arrays):
             tensor.set_data_from_numpy(array)
-        made = self._model.predict(self._tensors)  # the very tensors that were filled: fresh ones have no data
+        # The very tensors that were filled: fresh ones have no data. And what is made is kept: a view does not do that.
+        self._made = made = self._model.predict(self._tensors)
         if self.outputs is None:
             self.outputs = [_open_axes(to_spec(tensor), self.inputs) for tensor in made]
         return {tensor.name: tensor.get_data_to_numpy() for tensor in made}
@@ -104,9 +112,13 @@ class MSLitePredict:
             fits = len(shape) == len(spec.shape) and all(w in (None, h) for w, h in zip(spec.shape, shape))
             if not fits:
                 raise ValueError("input %r has shape %s; the model takes %s" % (spec.name, shape, spec.shape))
-        self._model.resize(self._tensors, [[int(dim) for dim in shape] for shape in shapes])
-        self._tensors = self._model.get_inputs()
+        self._tensors = self._make_tensors([[int(dim) for dim in shape] for shape in shapes])
         self._shapes = list(shapes)
+
+    def _make_tensors(self, shapes: List[List[int]]) -> List[Any]:
+        """Return input tensors of these shapes."""
+        self._model.resize(self._tensors, shapes)
+        return list(self._model.get_inputs())
 
     def _find_outputs(self) -> Optional[List[TensorSpec]]:
         if not hasattr(self._model, "get_outputs"):  # 2.0.0 tells them only by predicting
@@ -114,8 +126,34 @@ class MSLitePredict:
         return [to_spec(tensor) for tensor in self._model.get_outputs()]
 
 
+class PooledPredict(MSLitePredict):
+    """One thread's way into a ModelParallelRunner, whose Models share one set of weights.
+
+    The runner takes calls from any thread and gives each to a Model of its own that is free; the tensors belong to
+    the thread. It accepts wrong dtypes and shapes in silence: the checks are those of :class:`MSLitePredict`.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._use(runner)
+
+    def share(self) -> PooledPredict:
+        """Return the way of one more thread."""
+        return PooledPredict(self._model)
+
+    def _make_tensors(self, shapes: List[List[int]]) -> List[Any]:
+        # Fresh ones, as a tensor that has data keeps its size; the Model that gets them resizes itself.
+        tensors = list(self._model.get_inputs())
+        for tensor, shape in zip(tensors, shapes):
+            tensor.shape = shape
+        return tensors
+
+
 class MSLiteEngine(Engine):
-    """MindSpore Lite, through :class:`MSLitePredict`."""
+    """MindSpore Lite: on a device, through :class:`MSLitePredict`; several instances on a CPU share their weights.
+
+    They do that through :class:`PooledPredict`. Elsewhere, and where the options ``config_path`` or ``config_dict``
+    are given, each instance has a Model of its own: what a pool does with those was never seen.
+    """
 
     name = "mslite"
     suffixes = (".mindir",)
@@ -129,12 +167,21 @@ class MSLiteEngine(Engine):
         "rank_id": (int,),
     }
     can_share = True
+    needs_instances = True
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        options = dict(options)
+        instances = options.pop("instances", 1)
         self._arguments = (model, device, options)
-        self._predictor = MSLitePredict(model, device[1], device[0], **options)
-        self.inputs = self._predictor.inputs
-        self.outputs = self._predictor.outputs
+        if instances > 1 and device[0] == "cpu" and not any(key in options for key in _BUILD_OPTIONS):
+            self._use(PooledPredict(build_pool(model, device, instances, **options)))
+        else:
+            self._use(MSLitePredict(model, device[1], device[0], **options))
+
+    def _use(self, predictor: MSLitePredict) -> None:
+        self._predictor = predictor
+        self.inputs = predictor.inputs
+        self.outputs = predictor.outputs
 
     @classmethod
     def find_wrong_kind(cls, head: bytes) -> str:
@@ -153,8 +200,31 @@ class MSLiteEngine(Engine):
         return made
 
     def share(self) -> Engine:
-        """Return one with a Model of its own: a Model must not be used by two threads."""
-        return MSLiteEngine(*self._arguments)
+        """Return one for another thread: into the same pool, or else with a Model of its own.
+
+        Two threads must not use one Model: they get each other's numbers.
+        """
+        if not isinstance(self._predictor, PooledPredict):
+            return MSLiteEngine(*self._arguments)
+        other = MSLiteEngine.__new__(MSLiteEngine)
+        other._arguments = self._arguments
+        other._use(self._predictor.share())
+        return other
+
+
+def build_pool(path: str, device: Tuple[str, int], workers: int, threads: int = 1, **options: Any) -> Any:
+    """Return a ModelParallelRunner of so many workers; arguments and errors are those of :class:`MSLitePredict`."""
+    check_mindir(path)
+    runtime = _import_runtime()
+    context = _make_context(runtime, device[1], device[0], threads, options)
+    context.parallel.workers_num = workers
+    runner = runtime.ModelParallelRunner()
+    try:
+        runner.build_from_file(path, context)
+    except RuntimeError as error:
+        where = "%s:%d" % device
+        raise RuntimeError(_explain_build(path, where, _version(runtime), error, instances=workers)) from error
+    return runner
 
 
 def check_mindir(path: str) -> None:
@@ -225,11 +295,13 @@ def _fit(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
         raise ValueError("input %r has shape %s; the model takes %s" % (spec.name, array.shape, spec.shape)) from None
 
 
-def _explain_build(path: str, where: str, version: str, error: Exception) -> str:
+def _explain_build(path: str, where: str, version: str, error: Exception, instances: int = 1) -> str:
     """Say what MindSpore Lite does not: why a build is likely to have failed."""
     with open(path, "rb") as file:
         is_mindir = _MINDIR_WORD in file.read(HEAD_BYTES)
     causes = [] if is_mindir else ["the file does not begin like a MINDIR file"]
+    if instances > _INSTANCES_PER_CORE * (os.cpu_count() or 1):
+        causes.append("%d instances are more than it runs on %d cores" % (instances, os.cpu_count() or 1))
     if where.startswith("ascend"):
         causes.append("there is no Ascend device %s, or CANN's libraries are not found (source set_env.sh)" % where)
         causes.append("the device is in use by another process (npu-smi info)")
