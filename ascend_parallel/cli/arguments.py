@@ -30,6 +30,10 @@ EngineOptions = Annotated[
 WorkerPython = Annotated[
     Path | None, typer.Option(help="The workers' Python, where the engine needs another than this one.")
 ]
+ShareWeights = Annotated[
+    bool,
+    typer.Option("--share-weights", help="CPU workers map one set of weights, kept prepared in the user's cache."),
+]
 
 
 def read_options(texts: Sequence[str] | None) -> dict[str, Any]:

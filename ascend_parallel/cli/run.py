@@ -16,7 +16,16 @@ import typer
 
 from ascend_parallel.errors import DiskError, UsageError
 
-from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_batch_axes, read_options
+from .arguments import (
+    Devices,
+    EngineName,
+    EngineOptions,
+    Model,
+    ShareWeights,
+    WorkerPython,
+    read_batch_axes,
+    read_options,
+)
 
 
 def run(
@@ -28,6 +37,7 @@ def run(
     engine_option: EngineOptions = None,
     worker_python: WorkerPython = None,
     instances: Annotated[int, typer.Option(help="Times that each device runs the model at once.")] = 1,
+    share_weights: ShareWeights = False,
     chunk_size: Annotated[int | None, typer.Option(help="Rows a task; by default one task for each worker.")] = None,
     batch_axis: Annotated[
         list[str] | None,
@@ -46,6 +56,7 @@ def run(
         engine_options=read_options(engine_option),
         worker_python=worker_python,
         instances=instances,
+        share_weights=share_weights,
         chunk_size=chunk_size,
         batch_axes=read_batch_axes(batch_axis),
     )

@@ -140,13 +140,36 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
     return dict(options)
 
 
-def check_batch_axes(batch_axes: Mapping[str, int | None]) -> None:
-    """Check that it is a dict of name -> whole number or None; raises UsageError."""
+def add_share_weights(
+    options: Mapping[str, Any],
+    share_weights: bool,
+    engine: type[Engine],
+    models: Iterable[str],
+    devices: Iterable[Device],
+) -> dict[str, Any]:
+    """Return the engine's options, with what tells it to share weights where that is wanted.
+
+    Raises:
+        UsageError: it is wanted, and these models' weights cannot be shared between processes; or no yes or no.
+    """
+    if not isinstance(share_weights, bool):
+        raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
+    if not share_weights:
+        return dict(options)
+    reason = engine.find_unshareable(models, [device.type for device in devices], dict(options))
+    if reason:
+        raise UsageError(f"{reason}: leave share_weights out")
+    return {**options, "share_weights": True}
+
+
+def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return it as a dict of name -> whole number or None; raises UsageError."""
     if not isinstance(batch_axes, Mapping):
         raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
     for name, axis in batch_axes.items():
         if axis is not None and type(axis) is not int:
             raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
+    return dict(batch_axes)
 
 
 def find_python(worker_python: str | os.PathLike[str] | None) -> str:
@@ -200,7 +223,7 @@ def write_posts(
 
 def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:
     """Return the engine's options with what the runner adds: its share of the cores, unless the user said otherwise."""
-    completed = {"threads": threads} if engine.spreads_over_cores else {}
+    completed: dict[str, Any] = {"threads": threads} if engine.spreads_over_cores else {}
     if engine.needs_instances:
         completed["instances"] = instances
     return {**completed, **options}
@@ -239,7 +262,8 @@ def choose_devices(
     A number of devices with a MINDIR model means ``ascend:0``, ``ascend:1``, ..., as in MindSpore Lite's tutorial.
 
     Raises:
-        DeviceSpecError: the specification is malformed, or names a device that this machine does not have.
+        DeviceSpecError: the specification is malformed, or names a device that this machine does not have, or that
+            the engine does not run on.
         UsageError: both or a number below one were given.
     """
     from ascend_parallel.discovery import check_devices_exist, default_devices, discover
@@ -258,4 +282,5 @@ def choose_devices(
         chosen = [Device(kind, i) for i in range(device_num)] if device_num else found or [Device(kind, 0)]
     if any(device.type in ("ascend", "gpu") for device in chosen):
         check_devices_exist(chosen, discover())
+    check_devices(chosen, engine)
     return chosen

@@ -52,6 +52,7 @@ class ParallelPredictUtils:
         engine: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
         instances: int = 1,
+        share_weights: bool = False,
         worker_python: Path | None = None,
         batch_axes: BatchAxes | None = None,
         chunk_size: int | None = None,
@@ -71,7 +72,10 @@ class ParallelPredictUtils:
                 has, of its best type.
             engine: "mslite", "onnxruntime", "callable" or "simulated"; None: by the model's suffix.
             engine_options: see the engines' documentation; a callable's are its keyword arguments.
-            instances: how many times each device runs the model at the same time.
+            instances: how many times each device runs the model at the same time: threads of one worker over one set
+                of weights, or, where the engine cannot have that, a worker each.
+            share_weights: whether workers on CPUs map one set of weights, prepared once and kept in a cache of this
+                machine (``$XDG_CACHE_HOME/ascend-parallel/weights``), instead of loading one each; onnxruntime >= 1.21.
             worker_python: the workers' interpreter (Python >= 3.7), where the engine needs another than this one.
             batch_axes: input or output name -> the axis that holds the rows, or None for "not sliced"; needed
                 only where the model's shapes leave it open.
@@ -86,23 +90,22 @@ class ParallelPredictUtils:
         Raises:
             UsageError: an argument is wrong; the message says which, and what is expected.
         """
-        numbers = {"max_retries": max_retries, "max_restarts": max_restarts, "warmup": warmup}
-        _check_numbers({"instances": instances, "chunk_size": 1 if chunk_size is None else chunk_size}, numbers)
+        _check_numbers(1, instances=instances, chunk_size=1 if chunk_size is None else chunk_size)
+        _check_numbers(0, max_retries=max_retries, max_restarts=max_restarts, warmup=warmup)
         _check_seconds({"build_timeout_s": build_timeout_s, "predict_timeout_s": predict_timeout_s})
-        order.check_batch_axes(batch_axes or {})
+        self._batch_axes = order.check_batch_axes(batch_axes or {})
         models = order.name_models(model)
         self._engine = order.choose_engine(models.values(), engine)
         order.check_files(models.values(), self._engine)
         options = order.check_options(self._engine, engine_options or {})
         python = order.find_python(worker_python)
         self.devices = order.choose_devices(devices, device_num, self._engine)
-        order.check_devices(self.devices, self._engine)
+        options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
         self.models: dict[str, Model] = {}
         self._posts = order.write_posts(
             models, self._engine, self.devices, options=options, instances=instances, python=python, warmup=warmup
         )
         self._limits = Limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
-        self._batch_axes = dict(batch_axes or {})
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances
         self._supervisor: Supervisor | None = None
@@ -301,11 +304,10 @@ class ParallelPredictUtils:
             raise UsageError(f"batch_axes names {unknown[0]!r}, but the model has {', '.join(known)}")
 
 
-def _check_numbers(at_least_one: Mapping[str, Any], at_least_none: Mapping[str, Any]) -> None:
-    for least, numbers in ((1, at_least_one), (0, at_least_none)):
-        for name, value in numbers.items():
-            if type(value) is not int or value < least:
-                raise UsageError(f"{name} is {value!r}; expected a whole number, at least {least}")
+def _check_numbers(least: int, **numbers: Any) -> None:
+    for name, value in numbers.items():
+        if type(value) is not int or value < least:
+            raise UsageError(f"{name} is {value!r}; expected a whole number, at least {least}")
 
 
 def _check_seconds(seconds: Mapping[str, Any]) -> None:

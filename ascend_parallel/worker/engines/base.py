@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -64,6 +64,12 @@ class Engine:
         if head.startswith(_LFS_POINTER):
             return "is not the model but a pointer to it, left by Git LFS: run git lfs pull in its folder"
         return ""
+
+    @classmethod
+    def find_unshareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
+        """Say why processes cannot share one set of these models' weights; "" where they can."""
+        instead = "; the instances of one device, which are threads, share them" if cls.can_share else ""
+        return "the engine %s cannot share weights between processes%s" % (cls.name, instead)
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the model once.

@@ -6,12 +6,16 @@ falls back to the CPU in silence where a provider is missing or fails; this engi
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
-from typing import Any, Dict, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .base import Arrays, Engine, TensorSpec
+from .prepared import fetch_prepared
 
 #: Device type -> provider's short names that make sense there; the first is the default.
 PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
@@ -73,6 +77,19 @@ class OnnxRuntimeEngine(Engine):
             return "is not an ONNX file but, by its first bytes, a MINDIR file: run it with the mslite engine"
         return super().find_wrong_kind(head)
 
+    @classmethod
+    def find_unshareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
+        """Find what does not run on onnxruntime's own CPU provider, and models in its own format."""
+        others = [kind for kind in device_types if kind != "cpu"]
+        if others:
+            return "onnxruntime shares weights between processes on cpu devices only, not on %s ones" % others[0]
+        if options.get("provider", "cpu") != "cpu":
+            return (
+                "onnxruntime's provider %s cannot share weights between processes, only cpu can" % options["provider"]
+            )
+        unfit = [model for model in models if not model.endswith(".onnx")]
+        return "onnxruntime shares the weights of .onnx files between processes; %s is none" % unfit[0] if unfit else ""
+
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the session; what fits its place is written there by ONNX Runtime itself."""
         try:
@@ -112,6 +129,9 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     provider = choose_provider(device[0], options)
     runtime = import_runtime(provider)
     session_options = runtime.SessionOptions()
+    if options.get("share_weights"):
+        model = str(fetch_prepared(runtime, Path(model), options.get("session_config", {})))
+        session_options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
     session_options.log_severity_level = 3
     session_options.intra_op_num_threads = options.get("threads", 0)
     for key, value in options.get("session_config", {}).items():
@@ -125,7 +145,14 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
             "(a missing CUDA or CANN library is common)" % wanted
         )
     session.disable_fallback()
+    trim_heap()
     return session
+
+
+def trim_heap() -> None:
+    """Give what loading a model left free in the heap back to the system: up to twice the size of its weights."""
+    with contextlib.suppress(AttributeError):  # only glibc has it, and only glibc needs it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
