@@ -291,6 +291,38 @@ def steps_first() -> Path:
 
 
 @functools.cache
+def heavy_products(layers=8, width=1024) -> Path:
+    """x (batch, width) -> y: matrix products of 4 MiB of weights each; the kernels keep them in a layout of theirs."""
+    names = ["x", *[f"x{i}" for i in range(1, layers)], "y"]
+    nodes = []
+    for i in range(layers):
+        nodes.append(helper.make_node("MatMul", [names[i], f"w{i}"], [f"p{i}"]))
+        nodes.append(helper.make_node("Relu", [f"p{i}"], [names[i + 1]]))
+    ends = [[_tensor(name, "float32", ["batch", width])] for name in ("x", "y")]
+    scaled = {f"w{i}": np.roll(weights(width, width), i) / width**0.5 for i in range(layers)}
+    return _save(f"heavy_products_{layers}_{width}", nodes, *ends, scaled)
+
+
+@functools.cache
+def heavy_convolutions(layers=4, channels=480, size=4) -> Path:
+    """x (1, channels, size, size) -> y: convolutions of 8 MB of weights each, normalised, which the optimizer folds."""
+    names = ["x", *[f"x{i}" for i in range(1, layers)], "y"]
+    nodes, constants = [], {}
+    for i in range(layers):
+        constants[f"w{i}"] = np.roll(weights(channels, channels, 3, 3), i) / (9 * channels) ** 0.5
+        for part in ("scale", "shift", "mean"):
+            constants[f"{part}{i}"] = weights(channels)
+        constants[f"var{i}"] = np.abs(weights(channels)) + 1
+        same = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
+        normal = [f"{part}{i}" for part in ("scale", "shift", "mean", "var")]
+        nodes.append(helper.make_node("Conv", [names[i], f"w{i}"], [f"c{i}"], **same))
+        nodes.append(helper.make_node("BatchNormalization", [f"c{i}", *normal], [f"b{i}"]))
+        nodes.append(helper.make_node("Relu", [f"b{i}"], [names[i + 1]]))
+    ends = [[_tensor(name, "float32", [1, channels, size, size])] for name in ("x", "y")]
+    return _save(f"heavy_convolutions_{layers}_{channels}", nodes, *ends, constants)
+
+
+@functools.cache
 def strings() -> Path:
     """x (batch,) of strings -> y: a type that does not travel."""
     return _save(

@@ -95,6 +95,47 @@ def test_threads_of_one_worker_do_not_mix_up_their_models(make):
                 np.testing.assert_allclose(future.result(30)[0], want, rtol=0, atol=2e-6)
 
 
+def test_instances_are_one_worker_that_computes_what_one_instance_does(make):
+    """All dtypes, several inputs, open axes and fixed ones: a pool of Models takes whatever it is given in silence."""
+    cases = {
+        models.linear(): {"x": normal(6, 8)},
+        models.linear(2): {"x": normal(6, 8)},
+        models.unet(1): {"sample": normal(6, 2, 4, 4), "timestep": np.array([3], np.float32), "ctx": normal(6, 3, 4)},
+        models.embed(): {"ids": np.arange(18).reshape(6, 3) % 10},
+        models.same("uint8", in_floats=True): {"x": np.arange(18, dtype=np.uint8).reshape(6, 3)},
+        models.same("bool", in_floats=True): {"x": np.arange(18).reshape(6, 3) % 2 == 0},
+    }
+    for path, feeds in cases.items():
+        with make(path, devices="cpu") as one, make(path, devices="cpu", instances=2) as two:
+            assert len(two.stats()["workers"]) == 1
+            assert two.inputs == one.inputs
+            for _ in range(3):
+                wanted, got = one.predict(feeds), two.predict(feeds)
+                assert wanted.keys() == got.keys()
+                for name, array in wanted.items():
+                    np.testing.assert_array_equal(array, got[name])
+            assert two.outputs == one.outputs
+            name = next(iter(feeds))
+            with pytest.raises(ShapeError, match=name):
+                two.predict({**feeds, name: feeds[name][..., :1]})
+
+
+def test_instances_whose_sizes_change_from_call_to_call(make):
+    """The threads of a pool resize its Models under each other's hands."""
+    inputs = [normal(1 + seed % 7, 8, seed=seed) for seed in range(100)]
+    wanted = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
+    with make(models.linear(), devices="cpu", instances=3, chunk_size=9) as runner:
+        kept = [future.result(30)[0] for future in [runner.submit([x]) for x in inputs]]
+        for got, want in zip(kept, wanted, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+
+
+def test_more_instances_than_it_takes(make):
+    """More than five a core: its pool says no word about it."""
+    with pytest.raises(EngineError, match=r"Likely: 1000 instances are more than it runs on \d+ cores"):
+        make(models.linear(), devices="cpu", instances=1000).build_model()
+
+
 def test_results_are_not_overwritten_by_the_next_predict(make):
     with make(models.linear(2), devices="cpu") as runner:
         kept = [runner.predict([normal(2, 8, seed=i)])[0] for i in range(10)]

@@ -93,3 +93,9 @@ def rss_bytes(pid: int) -> int:
     """Return the memory of a process's own, without what it shares."""
     fields = Path(f"/proc/{pid}/statm").read_text().split()
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pss_bytes(pid: int) -> int:
+    """Return a process's memory, each page that it shares with others counted by its share."""
+    (line,) = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
+    return int(line.split()[1]) << 10

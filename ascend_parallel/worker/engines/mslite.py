@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .base import HEAD_BYTES, Arrays, Engine, TensorSpec
+from .base import HEAD_BYTES, Arrays, Engine, TensorSpec, trim_heap
 
 #: Bytes at the start of a file that tell what it is: an ONNX file begins with the field "ir_version".
 _ONNX_START = b"\x08"
@@ -66,6 +66,7 @@ class MSLitePredict:
         self._use(model)
 
     def _use(self, model: Any) -> None:
+        trim_heap()
         self._model = model
         self._tensors = model.get_inputs()
         self._made: List[Any] = []

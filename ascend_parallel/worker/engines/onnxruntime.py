@@ -6,15 +6,13 @@ falls back to the CPU in silence where a provider is missing or fails; this engi
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .base import Arrays, Engine, TensorSpec
+from .base import Arrays, Engine, TensorSpec, trim_heap
 from .prepared import fetch_prepared
 
 #: Device type -> provider's short names that make sense there; the first is the default.
@@ -147,12 +145,6 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     session.disable_fallback()
     trim_heap()
     return session
-
-
-def trim_heap() -> None:
-    """Give what loading a model left free in the heap back to the system: up to twice the size of its weights."""
-    with contextlib.suppress(AttributeError):  # only glibc has it, and only glibc needs it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:

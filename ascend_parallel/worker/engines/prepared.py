@@ -71,16 +71,28 @@ def _prepare(runtime: Any, model: Path, config: Config, folder: Path) -> None:
     needed_mb, free_mb = _ROOM_FACTOR * size >> 20, shutil.disk_usage(str(folder)).free >> 20
     if free_mb < needed_mb:
         raise OSError("it takes up to %d MB of disk, and %d are free" % (needed_mb, free_mb))
-    print("preparing %s, once, in %s, to share its weights" % (model, folder.parent.parent.parent), file=sys.stderr)
+    print("preparing %s once, in %s, to share its weights" % (model, cache_root()), file=sys.stderr)
+    try:
+        _save_prepared(runtime, model, config, folder)
+    except Exception as error:
+        raise RuntimeError(
+            "onnxruntime could not prepare %s, to share its weights, in %s; is there a quota of less than %d MB? It "
+            "says: %s" % (model, folder, needed_mb, error)
+        ) from error
+
+
+def _save_prepared(runtime: Any, model: Path, config: Config, folder: Path) -> None:
+    """Save the optimized model with its weights apart, from that the prepared one, and see whether it can be loaded."""
     apart, prepared = folder / "apart.onnx", folder / MODEL_NAME
-    everything, nothing = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL, runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    _load(runtime, model, everything, {**config, **_saving(apart), "session.disable_prepacking": "1"}, apart)
+    levels = runtime.GraphOptimizationLevel
+    plain = {"session.disable_prepacking": "1"}
+    _load(runtime, model, levels.ORT_ENABLE_ALL, {**config, **_saving(apart), **plain}, apart)
     layouts = {"session.save_external_prepacked_constant_initializers": "1"}
-    _load(runtime, apart, nothing, {**config, **_saving(prepared), **layouts}, prepared)
+    _load(runtime, apart, levels.ORT_DISABLE_ALL, {**config, **_saving(prepared), **layouts}, prepared)
     for path in find_files(apart):
         if path.is_file():
             path.unlink()
-    _load(runtime, prepared, nothing, config)  # what cannot be loaded must not be kept
+    _load(runtime, prepared, levels.ORT_DISABLE_ALL, config)
 
 
 def _saving(path: Path) -> Config:
