@@ -32,6 +32,7 @@ smoke:
 bench: $(TEST)/.ready
 	$(TEST)/bin/python benchmarks/transport.py
 	$(TEST)/bin/python benchmarks/scheduling.py
+	$(TEST)/bin/python benchmarks/memory.py
 
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
