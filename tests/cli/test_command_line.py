@@ -60,12 +60,14 @@ def test_run_takes_every_option(tmp_path, double_onnx, inputs):
     done = command(
         *("run", "double.onnx", "--input", "in.npz", "--output", "out.npz", "--devices", "cpu:0"),
         *("--engine", "onnxruntime", "--engine-option", "threads=1", "--worker-python", sys.executable),
-        *("--instances", "2", "--chunk-size", "2", "--batch-axis", "x=0", "--batch-axis", "y=0"),
+        *("--instances", "2", "--chunk-size", "2", "--batch-axis", "x=0", "--batch-axis", "y=0", "--share-weights"),
         cwd=tmp_path,
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out.npz") as out:
         np.testing.assert_array_equal(out["y"], 2 * inputs)
+    assert list(tmp_path.glob("cache/ascend-parallel/weights/entries/*/model.onnx"))
 
 
 def test_an_existing_output_stays_whole_when_the_run_fails(tmp_path, double_onnx, inputs):
@@ -85,6 +87,7 @@ ERRORS = {
     "batch axis": (["run", "double.onnx", *USAGE, "--batch-axis", "x"], 2, "'x' is not of the form NAME=AXIS"),
     "engine option": (["run", "double.onnx", *USAGE, "--engine-option", "t"], 2, "not of the form NAME=VALUE"),
     "unknown engine option": (["run", "double.onnx", *USAGE, "--engine-option", "t=1"], 2, "has no option 't'"),
+    "no sharing": (["run", "m.mindir", *USAGE, "--share-weights"], 2, "mslite cannot share weights between processes"),
     "wrong name": (["run", "double.onnx", "--input", "wrong.npz", "--output", "o.npz"], 2, "'x' missing; 'z' unknown"),
     "engine fails": (["run", "broken.onnx", *USAGE], 3, "cpu:0 failed while building"),
     "engine missing": (["run", "m.mindir", *USAGE], 3, "mindspore_lite cannot be imported"),

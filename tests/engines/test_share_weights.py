@@ -173,7 +173,7 @@ from pathlib import Path
 from ascend_parallel.worker.engines.weights_cache import WeightsCache
 
 def prepare(folder):
-    (folder / "model.onnx").write_bytes(b"half of it")
+    (folder / "half of it").write_bytes(b"half of it")
     print("half", flush=True)
     sys.stdin.read()
 
@@ -195,7 +195,8 @@ def test_a_process_killed_while_it_prepares_leaves_no_half(cache, capfd):
         process.kill()
         thread.join(60)
     assert got == [answer(path, share_weights=False)]
-    assert len(entries(cache)) == 1
+    (entry,) = entries(cache)
+    assert sorted(file.name for file in entry.iterdir()) == [MODEL_NAME, "model.weights", "sizes.json"]
     assert not list(cache.glob("models/*/partial"))
 
 
@@ -260,8 +261,10 @@ def test_a_model_is_hashed_once(tmp_path, monkeypatch):
     assert [fetch(), fetch()] == [1, 2]
     monkeypatch.setattr(weights_cache, "time", SimpleNamespace(time=lambda: now_s + 60))
     assert [fetch(), fetch(), fetch()] == [3, 3, 3]
-    os.utime(path)
-    assert fetch() == 4
+    told = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert fetch() == 4, "the time of its last change cannot be set back"
     assert len(entries(tmp_path / "cache")) == 1
 
 
@@ -302,6 +305,16 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch):
     )
     with pytest.raises(EngineError, match=words):
         make(models.linear()).build_model()
+
+
+def test_where_the_cache_is(monkeypatch):
+    for base, home, wanted in [("/a", "/h", "/a"), ("", "/h", "/h/.cache"), ("relative", "/h", "/h/.cache")]:
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        monkeypatch.setenv("HOME", home)
+        assert str(weights_cache.cache_root()) == f"{wanted}/ascend-parallel/weights"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user who has no home
+    with pytest.raises(RuntimeError, match="there is no home: set XDG_CACHE_HOME"):
+        weights_cache.cache_root()
 
 
 def test_too_little_room_is_found_before_it_is_filled(cache, monkeypatch):

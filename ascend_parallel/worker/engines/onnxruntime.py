@@ -2,6 +2,9 @@
 
 The provider follows from the device's type, or from ``engine_options={"provider": ...}``. ONNX Runtime itself
 falls back to the CPU in silence where a provider is missing or fails; this engine refuses instead.
+
+Threads of one process share one session. Processes on CPUs share weights where ``share_weights`` is among the options,
+which is the runner's to say: they load the model's prepared copy (see prepared.py).
 """
 
 from __future__ import annotations

@@ -76,10 +76,16 @@ class WeightsCache:
 
 
 def cache_root() -> Path:
-    """Return the cache's folder, where the XDG Base Directory Specification places it."""
+    """Return the cache's folder, where the XDG Base Directory Specification places it.
+
+    Raises RuntimeError where this user has no home and no other folder is named.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():  # the specification has such ones ignored
-        base = Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111 - pathlib's raises where there is no home
+        home = os.path.expanduser("~")  # noqa: PTH111 - pathlib's raises this and that, by version
+        if not os.path.isabs(home):  # noqa: PTH117
+            raise RuntimeError("share_weights needs a folder for its cache, and there is no home: set XDG_CACHE_HOME")
+        base = Path(home) / ".cache"
     return base / "ascend-parallel" / "weights"
 
 
