@@ -11,6 +11,7 @@ from .batch import Array
 from .gather import gather
 from .plan import Plan
 from .scatter import Scatter
+from .trace import Timeline
 
 _numbers = itertools.count(1)
 
@@ -51,11 +52,19 @@ class Call:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
         has_callbacks: whether telling its caller may run the caller's own code.
+        timeline: where its times are noted; None where nobody asked for them.
     """
 
     def __init__(
-        self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None], *, has_callbacks: bool = False
+        self,
+        plan: Plan,
+        scattered: Scatter,
+        on_done: Callable[[Call], None],
+        *,
+        has_callbacks: bool = False,
+        timeline: Timeline | None = None,
     ) -> None:
+        self.timeline = timeline
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
@@ -71,7 +80,10 @@ class Call:
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, each when its inputs have been written."""
-        for index in self.scattered.write_chunks():
+        chunks = self.scattered.write_chunks()
+        if self.timeline is not None:
+            chunks = self.timeline.watch(chunks)
+        for index in chunks:
             yield Task(self, index)
 
     def finish(self, task: Task, outputs: dict[str, Array] | None) -> bool:
@@ -97,6 +109,12 @@ class Call:
 
     def outputs(self) -> Any:
         """Return the outputs of the whole call, a dict or a list as the inputs were, or raise its error."""
+        if self.timeline is None:
+            return self._gather()
+        with self.timeline.gathering(self):
+            return self._gather()
+
+    def _gather(self) -> Any:
         if self.error is not None:
             raise copy.copy(self.error)  # itself would hold this call, and its memory, in a cycle with its traceback
         outputs = gather(self.plan, self.scattered.outputs(), self._results)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
+from ascend_parallel.files import check_writable
 from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
 
@@ -170,6 +171,16 @@ def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | No
         if axis is not None and type(axis) is not int:
             raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
     return dict(batch_axes)
+
+
+def check_trace(trace: str | os.PathLike[str] | None) -> Path | None:
+    """Return where a trace is to be written at the end; raises UsageError where it cannot be."""
+    if trace is None:
+        return None
+    if not isinstance(trace, (str, os.PathLike)):
+        raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
+    check_writable("trace", Path(trace), [".json"])
+    return Path(os.path.abspath(trace))  # it is written at the end, maybe after a chdir
 
 
 def find_python(worker_python: str | os.PathLike[str] | None) -> str:

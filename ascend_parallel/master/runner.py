@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +29,8 @@ from .pool import BlockPool
 from .scatter import Scatter
 from .seat import Limits
 from .supervisor import Supervisor
+from .trace import Trace
+from .trace_file import Section, write_trace
 from .tutorial import shape_like_model
 
 Path = str | os.PathLike[str]
@@ -41,6 +45,11 @@ class ParallelPredictUtils:
             outputs = runner.predict({"x": x})      # the rows of x are shared out, the results are one array
 
     Used without ``with``, as in MindSpore Lite's tutorial: ``build_model()``, then ``finalize()``.
+
+    Attributes:
+        devices: what it runs on.
+        models: what it runs, by name; empty before :meth:`build_model`.
+        trace: takes the records of the calls made while it is there; None where nobody asked for them.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class ParallelPredictUtils:
         predict_timeout_s: float = 600.0,
         max_retries: int = 2,
         max_restarts: int = 3,
+        trace: Path | None = None,
     ) -> None:
         """Check everything that can be checked; nothing is started before :meth:`build_model`.
 
@@ -86,6 +96,8 @@ class ParallelPredictUtils:
             predict_timeout_s: likewise for one task.
             max_retries: how often a task is sent to another worker after its own died over it.
             max_restarts: how often a worker is started again within ten minutes before its device is given up.
+            trace: a .json file, written at the end: when what happened in each call (the latest 100000 tasks), for
+                ui.perfetto.dev.
 
         Raises:
             UsageError: an argument is wrong; the message says which, and what is expected.
@@ -102,6 +114,9 @@ class ParallelPredictUtils:
         self.devices = order.choose_devices(devices, device_num, self._engine)
         options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
         self.models: dict[str, Model] = {}
+        self.trace: Trace | None = None
+        self._trace_path = order.check_trace(trace)
+        self._title = ", ".join(map(os.path.basename, models.values()))
         self._posts = order.write_posts(
             models, self._engine, self.devices, options=options, instances=instances, python=python, warmup=warmup
         )
@@ -128,7 +143,7 @@ class ParallelPredictUtils:
         self._pool = BlockPool()
         supervisor = Supervisor(self._posts, self._limits, self._pool)
         # Runs too when the runner is forgotten, or the interpreter ends: no worker outlives its use.
-        self._end = weakref.finalize(self, _end, supervisor, self._pool)
+        self._end = weakref.finalize(self, _end, supervisor, self._pool, self._begin_trace(supervisor))
         try:
             supervisor.start()
         except BaseException:  # Ctrl-C, too
@@ -288,9 +303,17 @@ class ParallelPredictUtils:
         return self.models[name]
 
     def _open(self, inputs: Any, model: str | None, *, in_place: bool, on_done: Any) -> Call:
+        timeline = None if self.trace is None else self.trace.open()
         plan, arrays = self._model(model).plan(inputs)
         scattered = Scatter(plan, arrays, self._pool, in_place=in_place)
-        return Call(plan, scattered, on_done, has_callbacks=not in_place)
+        return Call(plan, scattered, on_done, has_callbacks=not in_place, timeline=timeline)
+
+    def _begin_trace(self, supervisor: Supervisor) -> Callable[[], None] | None:
+        """Record calls from now on if a file is wanted; return what is to write it in the end."""
+        if self._trace_path is None:
+            return None
+        self.trace = Trace()
+        return functools.partial(_save, self._trace_path, self._title, self.trace, supervisor)
 
     def _check_batch_axes(self) -> None:
         """Refuse names that no model has, with all workers ended: a misspelt one would be ignored else."""
@@ -343,7 +366,15 @@ def _resolve(future: Future[Any], call: Call) -> None:
         threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
 
 
-def _end(supervisor: Supervisor, pool: BlockPool) -> None:
+def _end(supervisor: Supervisor, pool: BlockPool, save_trace: Callable[[], None] | None) -> None:
     if supervisor.is_own:  # a forked child that ends must leave its parent's memory alone
         supervisor.close()
         pool.close()
+        if save_trace is not None:
+            save_trace()
+
+
+def _save(path: FilePath, title: str, trace: Trace, supervisor: Supervisor) -> None:
+    """Write the trace of a runner that was built; of another there is nothing to tell."""
+    if supervisor.descriptions:
+        write_trace(path, [Section(title, trace.calls(), trace.dropped)])
