@@ -32,7 +32,7 @@ def check_writable(what: str, path: Path, suffixes: Sequence[str]) -> None:
         raise UsageError(f"{what} {path} cannot be written: check the permissions of {folder}")
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Have a file written under a temporary name next to it, and rename it when all is there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | info | devices``.
+"""The command line: ``ascend-parallel run | info | bench | devices``.
 
 Errors are one line on stderr, with an exit code by their class (see errors.py); ``--debug`` shows tracebacks.
 """
@@ -14,6 +14,7 @@ import typer
 from ascend_parallel import __version__
 from ascend_parallel.errors import AscendParallelError, EngineError
 
+from .bench import bench
 from .info import info
 from .run import run
 
@@ -60,6 +61,7 @@ def show_devices(
 
 app.command()(run)
 app.command()(info)
+app.command()(bench)
 
 
 def main() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ascend_parallel.errors import DiskError, UsageError
+from ascend_parallel.errors import UsageError
+from ascend_parallel.files import check_writable, write_whole
 
 from .arguments import (
     Devices,
@@ -47,8 +46,8 @@ def run(
     """Run a batch through a model, over all devices."""
     from ascend_parallel import ParallelPredictUtils
 
-    check_output(output_file)
-    inputs = read_arrays(input_file)
+    check_writable("--output", output_file, [".npz"])
+    inputs = read_arrays("--input", input_file)
     runner = ParallelPredictUtils(
         model,
         devices=devices,
@@ -71,60 +70,27 @@ def run(
         print(f"  {name}: {array.dtype} {array.shape}", file=sys.stderr)
 
 
-def check_output(path: Path) -> None:
-    """Check, before anything is started, that an output file can be written there."""
-    if path.suffix != ".npz":
-        raise UsageError(f"--output {path} does not end in .npz; expected a name such as out.npz")
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"--output {path}: there is no folder {folder}; make it first")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"--output {path} cannot be written: check the permissions of {folder}")
-
-
-def read_arrays(path: Path) -> Mapping[str, Any]:
-    """Return the arrays of an .npz file, by name.
+def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
+    """Return the arrays of the .npz file that an option names, by name.
 
     Raises:
         UsageError: there is no such file, it is no .npz file, or it holds Python objects.
     """
     if not path.is_file():
-        raise UsageError(f"--input {path}: there is no such file; expected an .npz file with the model's inputs")
+        raise UsageError(f"{option} {path}: there is no such file; expected an .npz file with the model's inputs")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UsageError(
-                    f"--input {path} is one array without a name; save it with numpy.savez(file, NAME=array)"
+                    f"{option} {path} is one array without a name; save it with numpy.savez(file, NAME=array)"
                 )
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"--input {path} is not an .npz file of plain arrays: {error}") from None
+        raise UsageError(f"{option} {path} is not an .npz file of plain arrays: {error}") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an .npz file, whole or not at all.
-
-    Raises:
-        DiskError: it could not be written; nothing is left of it.
-    """
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".npz", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                np.savez(file, **arrays)
-                file.flush()
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise DiskError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Write an .npz file, whole or not at all; raises DiskError where it could not be written."""
+    write_whole(path, lambda file: np.savez(file, **arrays))

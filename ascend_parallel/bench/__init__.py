@@ -1,0 +1,66 @@
+"""What the devices give, measured: throughput, latency, efficiency, and where the time goes.
+
+::
+
+    from ascend_parallel.bench import bench
+
+    report = bench("model.onnx", devices="cpu:0,1", in_flight=[1, 4])
+    for row in report.rows:
+        print(row.setting, row.rows_per_s, row.latency_ms[50], row.efficiency)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .data import read_shapes
+from .measure import Bench, Effort, Space
+from .report import Report, Row, Setting
+
+__all__ = ["Bench", "Effort", "Report", "Row", "Setting", "Space", "bench", "read_shapes"]
+
+Numbers = int | Sequence[int]
+
+
+def bench(
+    model: str,
+    *,
+    batch_size: Numbers | None = None,
+    instances: Numbers = 1,
+    in_flight: Numbers = 1,
+    duration_s: float | None = None,
+    requests: int | None = None,
+    warmup: int | None = None,
+    input_shape: str | None = None,
+    data: str | Mapping[str, Any] = "random",
+    percentiles: Sequence[float] = (50, 90, 99),
+    **options: Any,
+) -> Report:
+    """Measure a model on 1, 2, 4, ... and all of the devices, each combination of settings in turn.
+
+    Args:
+        model: as of :class:`ParallelPredictUtils`.
+        batch_size: rows of a call, over all devices; None: as many as keep every instance of every device busy.
+        instances: times that each device runs the model at once.
+        in_flight: calls at the same time: 1 is ``predict`` after ``predict``, more are ``submit``.
+        duration_s: seconds of each setting; None: five, or more where calls are long.
+        requests: measured calls of each setting, in place of a time.
+        warmup: calls before that are not measured; None: five, or twice those in flight.
+        input_shape: shapes that the model leaves open, such as ``"x:?,3,224,224;y:8"``; ``?`` for the rows.
+        data: "random", "zero", or arrays by name.
+        percentiles: of latency, in percent.
+        options: of :class:`ParallelPredictUtils`: ``devices``, ``engine``, ``chunk_size``, ...
+
+    Raises:
+        UsageError: an argument is wrong, or too few calls ended in ``duration_s``.
+        WorkerError: a device failed.
+    """
+    batch_sizes = None if batch_size is None else _to_list(batch_size)
+    space = Space(batch_sizes=batch_sizes, instances=_to_list(instances), in_flight=_to_list(in_flight))
+    effort = Effort(duration_s, requests, warmup, percentiles)
+    return Bench(model, space=space, effort=effort, data=data, shapes=read_shapes(input_shape), **options).run()
+
+
+def _to_list(numbers: Numbers) -> list[int]:
+    return [numbers] if isinstance(numbers, int) else list(numbers)

@@ -1,0 +1,288 @@
+"""Measuring: a row of figures for each setting, the first device alone before all others."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ascend_parallel import ParallelPredictUtils
+from ascend_parallel.errors import UsageError
+from ascend_parallel.master.order import choose_engine
+from ascend_parallel.master.trace import Trace
+from ascend_parallel.master.trace_file import Section
+
+from . import figures
+from .breakdown import break_down, host_overhead_us
+from .data import Maker, Shape
+from .load import Load, Samples
+from .report import Report, Row, Setting
+
+#: The measured time of a setting where the user says nothing.
+USUAL_DURATION_S = 5.0
+#: Calls before measuring: engines allocate and choose kernels in the first; and all that are to be in flight are.
+_MIN_WARMUP = 5
+#: Of the calls that were measured, one in so many is made once more with its times recorded, but no more than are
+#: needed for a picture.
+_TRACED_SHARE = 5
+_MAX_TRACED = 1000
+
+
+@dataclass
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        duration_s: seconds of each setting; None: five, or more where calls are long.
+        requests: measured calls of each setting, in place of a time.
+        warmup: calls before, that are not measured; None: five, or twice those in flight.
+        percentiles: of latency, in percent.
+        with_trace: whether to record calls, after measuring, for the host overhead and the breakdown.
+        usual_duration_s: the time meant where neither ``duration_s`` nor ``requests`` is given.
+    """
+
+    duration_s: float | None = None
+    requests: int | None = None
+    warmup: int | None = None
+    percentiles: Sequence[float] = (50, 90, 99)
+    with_trace: bool = True
+    usual_duration_s: float = USUAL_DURATION_S
+
+    def check(self) -> None:
+        """Raise UsageError where it cannot be."""
+        if self.duration_s is not None and self.requests is not None:
+            raise UsageError(
+                "a duration and a number of requests were both given; measuring ends with one: leave one out"
+            )
+        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            raise UsageError(f"the duration is {self.duration_s!r}; expected seconds, more than 0")
+        if self.requests is not None and self.requests < figures.MIN_CALLS:
+            raise UsageError(f"the number of requests is {self.requests}; figures need at least {figures.MIN_CALLS}")
+        if self.warmup is not None and self.warmup < 0:
+            raise UsageError(f"warmup is {self.warmup}; expected a number of calls, at least 0")
+        if not self.percentiles or not all(0 < percentile <= 100 for percentile in self.percentiles):
+            raise UsageError(f"the percentiles are {list(self.percentiles)}; expected numbers from above 0 to 100")
+
+    def is_enough(self, samples: Samples) -> bool:
+        """Whether no more calls need be measured."""
+        if self.requests is not None:
+            return len(samples) >= self.requests
+        duration_s = self.duration_s or self.usual_duration_s
+        is_time_up = time.perf_counter_ns() >= samples.started_ns + duration_s * 1e9
+        return is_time_up and (self.duration_s is not None or len(samples) >= figures.MIN_CALLS)
+
+
+@dataclass
+class Space:
+    """What is measured: each combination.
+
+    Attributes:
+        is_all: on all devices at once only, not on 1, 2, 4, ... of them first.
+        batch_sizes: rows of a call, over all devices; None: as many as keep every instance of every device busy.
+        instances: times that each device runs the model at once.
+        in_flight: calls at the same time.
+        batch_factors: what is tried where ``batch_sizes`` is None, as multiples of what keeps all devices busy.
+    """
+
+    is_all: bool = False
+    batch_sizes: Sequence[int] | None = None
+    instances: Sequence[int] = (1,)
+    in_flight: Sequence[int] = (1,)
+    batch_factors: Sequence[int] = ()
+
+    def check(self) -> None:
+        """Raise UsageError where it cannot be."""
+        named = {"batch size": self.batch_sizes, "instances": self.instances, "in flight": self.in_flight}
+        for name, numbers in named.items():
+            if numbers is not None and (not numbers or not all(type(n) is int and n >= 1 for n in numbers)):
+                raise UsageError(f"{name} is {list(numbers)}; expected whole numbers, at least 1")
+
+
+def numbers_of_devices(count: int) -> list[int]:
+    """Return 1, 2, 4, ... and ``count``."""
+    return sorted({*(2**i for i in range(count.bit_length())), count})
+
+
+class Bench:
+    """Measures one model.
+
+    Attributes:
+        report: what was measured until now.
+        sections: the calls whose times were recorded, for a trace file.
+        inputs: what a call was given, in words; "" before the first.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        space: Space,
+        effort: Effort,
+        data: str | Mapping[str, Any] = "random",
+        shapes: Mapping[str, Shape] | None = None,
+        on_row: Callable[[Row], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Check everything that can be checked; nothing is started.
+
+        Args:
+            model: as of :class:`ParallelPredictUtils`.
+            space: what is measured.
+            effort: how much.
+            data: "random", "zero", or arrays by name.
+            shapes: shapes of inputs that the model leaves open; see data.py.
+            on_row: called with each row when it was measured.
+            options: of :class:`ParallelPredictUtils`.
+
+        Raises:
+            UsageError: an argument is wrong.
+        """
+        space.check()
+        effort.check()
+        self._space = space
+        self._effort = effort
+        self._data = data
+        self._shapes = shapes
+        self._on_row = on_row
+        self._model = model
+        self._options = options
+        self._devices = [str(device) for device in ParallelPredictUtils(model, **options).devices]
+        self._maker: Maker | None = None
+        engine = choose_engine([model], options.get("engine")).name
+        self.report = Report(model, engine, self._devices)
+        self.sections: list[Section] = []
+        self.inputs = ""
+
+    def run(self) -> Report:
+        """Measure all settings, and return the report.
+
+        Raises what building and predicting raise, and KeyboardInterrupt; ``report`` has what was measured before.
+
+        Raises:
+            UsageError: inputs cannot be made for the model, or too few calls ended in the time.
+        """
+        for instances in self._space.instances:
+            for count in [len(self._devices)] if self._space.is_all else numbers_of_devices(len(self._devices)):
+                options = {**self._options, "devices": self._devices[:count], "instances": instances}
+                with ParallelPredictUtils(self._model, **options) as runner:
+                    for setting in self._settings(runner, count, instances):
+                        self._measure(runner, setting)
+        return self.report
+
+    def _settings(self, runner: ParallelPredictUtils, devices: int, instances: int) -> Iterator[Setting]:
+        if self._maker is None:
+            axes = self._options.get("batch_axes")
+            self._maker = Maker(runner.inputs, kind=self._data, shapes=self._shapes, batch_axes=axes)
+        for batch_size in self._batch_sizes(self._maker):
+            for in_flight in self._space.in_flight:
+                yield Setting(devices, batch_size, instances, in_flight)
+
+    def _batch_sizes(self, maker: Maker) -> Sequence[int]:
+        wanted, given = self._space.batch_sizes, maker.given_rows
+        if given is None:
+            factors = self._space.batch_factors or [max(self._space.instances)]
+            return wanted or [maker.rows_at_a_time * len(self._devices) * factor for factor in factors]
+        if wanted and list(wanted) != [given]:
+            raise UsageError(
+                f"the batch size is {', '.join(map(str, wanted))}, but the inputs that were given have {given} rows; "
+                "leave the batch size out, or write ? for the rows in --input-shape"
+            )
+        return [given]
+
+    def _measure(self, runner: ParallelPredictUtils, setting: Setting) -> None:
+        """Measure a setting and take its row; of an interrupted one too, if it has enough calls."""
+        assert self._maker is not None
+        inputs = self._maker.make(setting.batch_size)
+        self.inputs = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in inputs.items())
+        load = Load(runner, inputs, setting.in_flight)
+        samples = Samples()
+        warmup = max(_MIN_WARMUP, 2 * setting.in_flight) if self._effort.warmup is None else self._effort.warmup
+        started_ns = load.warm_up(warmup)
+        before = runner.stats()["workers"]
+        try:
+            load.run(samples, started_ns, self._effort.is_enough)
+        except KeyboardInterrupt:
+            if len(samples) >= figures.MIN_CALLS:
+                self._take(self._row(setting, samples, before, runner, is_partial=True))
+            raise
+        if len(samples) < figures.MIN_CALLS:
+            raise self._too_few(setting, samples)
+        row = self._row(setting, samples, before, runner)
+        try:
+            load.drain()
+            if self._effort.with_trace:
+                self._trace(runner, load, row)
+        finally:
+            self._take(row)
+
+    def _row(
+        self, setting: Setting, samples: Samples, before: Any, runner: ParallelPredictUtils, *, is_partial: bool = False
+    ) -> Row:
+        after = runner.stats()["workers"]
+        rows_of = dict.fromkeys(map(str, runner.devices), 0)
+        for worker, told in after.items():
+            rows_of[worker.partition("#")[0]] += told["rows"] - before[worker]["rows"]
+        started_ns, ended_ns = samples.started_ns, samples.ends_ns[-1]
+        calls_per_s = figures.throughput(len(samples), started_ns, ended_ns)
+        rows_per_s = calls_per_s * setting.batch_size
+        return Row(
+            setting,
+            calls=len(samples),
+            duration_s=(ended_ns - started_ns) / 1e9,
+            rows_per_s=rows_per_s,
+            calls_per_s=calls_per_s,
+            spread=figures.spread(started_ns, samples.ends_ns),
+            latency_ms=figures.percentiles_ms(samples.latencies_ns, self._effort.percentiles),
+            efficiency=self._efficiency(setting, rows_per_s),
+            rows_per_s_of=figures.share_out(rows_per_s, rows_of),
+            restarts=sum(told["restarts"] - before[worker]["restarts"] for worker, told in after.items()),
+            is_partial=is_partial,
+        )
+
+    def _efficiency(self, setting: Setting, rows_per_s: float) -> float | None:
+        if setting.devices == 1:
+            return 1.0
+        alone = [row.rows_per_s for row in self.report.rows if row.setting == setting._replace(devices=1)]
+        return figures.efficiency(rows_per_s, setting.devices, alone[0]) if alone else None
+
+    def _trace(self, runner: ParallelPredictUtils, load: Load, row: Row) -> None:
+        """Make some of the calls again, with their times recorded; measuring itself goes without."""
+        trace = runner.trace = Trace()
+        try:
+            load.warm_up(
+                max(figures.MIN_CALLS, 2 * row.setting.in_flight, min(row.calls // _TRACED_SHARE, _MAX_TRACED))
+            )
+            load.drain()
+        finally:
+            runner.trace = None
+        calls = trace.calls()
+        row.host_overhead_us = host_overhead_us(calls)
+        row.breakdown = break_down(calls, dict.fromkeys(map(str, runner.devices), row.setting.instances))
+        self.sections.append(Section(in_words(row.setting), calls, trace.dropped))
+
+    def _take(self, row: Row) -> None:
+        self.report.rows.append(row)
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def _too_few(self, setting: Setting, samples: Samples) -> UsageError:
+        took_s = (samples.ends_ns[-1] - samples.started_ns) / 1e9
+        needed_s = math.ceil(2 * figures.MIN_CALLS * took_s / len(samples))
+        calls = "1 call" if len(samples) == 1 else f"{len(samples)} calls"
+        return UsageError(
+            f"only {calls} ended in {self._effort.duration_s:g} s with {in_words(setting)}; figures need at least "
+            f"{figures.MIN_CALLS}: give --duration-s {needed_s}, or --requests {figures.MIN_CALLS}"
+        )
+
+
+def in_words(setting: Setting) -> str:
+    """Return a setting in words: "2 devices, 8 rows a call, 1 instance, 4 calls in flight"."""
+
+    def count(number: int, noun: str) -> str:
+        return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+    devices, instances = count(setting.devices, "device"), count(setting.instances, "instance")
+    rows, calls = count(setting.batch_size, "row"), count(setting.in_flight, "call")
+    return f"{devices}, {rows} a call, {instances}, {calls} in flight"

@@ -1,0 +1,130 @@
+"""The figures as tables of text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from . import figures
+from .report import Report, Row
+
+PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
+_SETTING = ("devices", "batch", "instances", "in flight")
+_LEGEND = (
+    "batch: rows of a call, over all devices. ±: half the way from the slowest of five rounds to the fastest. "
+    "efficiency: against so many times one device. host: what a call takes beyond the devices' own time. "
+    "(--help says more)"
+)
+
+
+def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
+    """Print the figures of all rows, and what is to be known of them."""
+    rows = in_order(report.rows)
+    console = _console(file)
+    console.print(f"{report.model} with {report.engine}; a call: {inputs}", soft_wrap=True)
+    table = _table(
+        [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host", "rows/s a device"]
+    )
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    for line in [_LEGEND, *_notes(rows)]:
+        console.print(line, soft_wrap=True)
+
+
+def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
+    """Print where the time went, of the rows of which it is known."""
+    rows = [row for row in in_order(report.rows) if row.breakdown is not None]
+    if not rows:
+        return
+    console = _console(file)
+    phases = [phase for row in rows[:1] if row.breakdown for phase in row.breakdown.call]
+    table = _table([*_SETTING, *phases, "device idle"])
+    for row in rows:
+        if row.breakdown is not None:
+            idle = [shares["idle"] for shares in row.breakdown.devices.values()]
+            shares = [*row.breakdown.call.values(), sum(idle) / len(idle)]
+            table.add_row(*map(str, row.setting), *(f"{share:.1%}" for share in shares))
+    console.print("", "Where a call's time goes (adds up to 100 %), and how long devices idle:", table, sep="\n")
+
+
+def show_best(rows: Sequence[Row], file: TextIO = sys.stdout) -> None:
+    """Print settings as options, best first."""
+    console = _console(file)
+    console.print("", "Best settings:", sep="\n")
+    for row in rows:
+        median = "".join(f", p{p:g} {ms:.4g} ms" for p, ms in list(row.latency_ms.items())[:1])
+        told = f"{row.rows_per_s:.4g} rows/s ± {row.spread:.0%}{median}"
+        console.print(f"  {row.setting.as_options()}    {told}", soft_wrap=True)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return rows in the order of a reader: the numbers of devices of one setting below each other."""
+    return sorted(
+        rows,
+        key=lambda row: (row.setting.batch_size, row.setting.instances, row.setting.in_flight, row.setting.devices),
+    )
+
+
+def _console(file: TextIO) -> Console:
+    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH_COLUMNS
+    return console
+
+
+def _table(titles: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
+def _latency_titles(rows: Sequence[Row]) -> list[str]:
+    return [f"p{percentile:g}" for row in rows[:1] for percentile in row.latency_ms]
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        *map(str, row.setting),
+        _number(row.rows_per_s),
+        f"{row.spread:.1%}",
+        _number(row.calls_per_s),
+        *(f"{_number(ms)} ms" for ms in row.latency_ms.values()),
+        "-" if row.efficiency is None else f"{row.efficiency:.1%}",
+        "-" if row.host_overhead_us is None else f"{row.host_overhead_us:.0f} µs",
+        _range(list(row.rows_per_s_of.values())),
+    ]
+
+
+def _number(value: float) -> str:
+    """Return four digits of a number, all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _range(values: Sequence[float]) -> str:
+    least, most = _number(min(values)), _number(max(values))
+    return least if least == most else f"{least} to {most}"
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Return what makes figures worth less than they look."""
+    notes = []
+    for row in rows:
+        told = f"{row.setting.devices} devices, {row.setting.as_options()}"
+        if row.restarts:
+            notes.append(f"Warning: {told}: workers died and were replaced ({row.restarts}); measure again")
+        if row.is_partial:
+            notes.append(f"Warning: {told}: interrupted after {row.calls} calls")
+    few = {p for row in rows for p in row.latency_ms if row.calls < figures.calls_needed(p)}
+    for percentile in sorted(few):
+        needed = figures.calls_needed(percentile)
+        notes.append(
+            f"p{percentile:g} of fewer than {needed} calls is little more than the slowest one: measure longer"
+        )
+    return notes
