@@ -260,7 +260,7 @@ class Bench:
         calls = trace.calls()
         row.host_overhead_us = host_overhead_us(calls)
         row.breakdown = break_down(calls, dict.fromkeys(map(str, runner.devices), row.setting.instances))
-        self.sections.append(Section(in_words(row.setting), calls, trace.dropped))
+        self.sections.append(Section(row.setting.in_words(), calls, trace.dropped))
 
     def _take(self, row: Row) -> None:
         self.report.rows.append(row)
@@ -272,17 +272,6 @@ class Bench:
         needed_s = math.ceil(2 * figures.MIN_CALLS * took_s / len(samples))
         calls = "1 call" if len(samples) == 1 else f"{len(samples)} calls"
         return UsageError(
-            f"only {calls} ended in {self._effort.duration_s:g} s with {in_words(setting)}; figures need at least "
+            f"only {calls} ended in {self._effort.duration_s:g} s with {setting.in_words()}; figures need at least "
             f"{figures.MIN_CALLS}: give --duration-s {needed_s}, or --requests {figures.MIN_CALLS}"
         )
-
-
-def in_words(setting: Setting) -> str:
-    """Return a setting in words: "2 devices, 8 rows a call, 1 instance, 4 calls in flight"."""
-
-    def count(number: int, noun: str) -> str:
-        return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-    devices, instances = count(setting.devices, "device"), count(setting.instances, "instance")
-    rows, calls = count(setting.batch_size, "row"), count(setting.in_flight, "call")
-    return f"{devices}, {rows} a call, {instances}, {calls} in flight"

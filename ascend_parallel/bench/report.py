@@ -34,6 +34,16 @@ class Setting(NamedTuple):
         """Return the setting as options of the command."""
         return f"--batch-size {self.batch_size} --instances {self.instances} --in-flight {self.in_flight}"
 
+    def in_words(self) -> str:
+        """Return the setting in words: "2 devices, 8 rows a call, 1 instance, 4 calls in flight"."""
+        devices, instances = _count(self.devices, "device"), _count(self.instances, "instance")
+        rows, calls = _count(self.batch_size, "row"), _count(self.in_flight, "call")
+        return f"{devices}, {rows} a call, {instances}, {calls} in flight"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
 
 @dataclass
 class Row:

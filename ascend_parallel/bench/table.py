@@ -15,6 +15,7 @@ from .report import Report, Row
 
 PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
 _SETTING = ("devices", "batch", "instances", "in flight")
+_UNKNOWN = "-"
 _LEGEND = (
     "batch: rows of a call, over all devices. ±: half the way from the slowest of five rounds to the fastest. "
     "efficiency: against so many times one device. host: what a call takes beyond the devices' own time. "
@@ -27,11 +28,12 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
     rows = in_order(report.rows)
     console = _console(file)
     console.print(f"{report.model} with {report.engine}; a call: {inputs}", soft_wrap=True)
-    table = _table(
-        [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host", "rows/s a device"]
-    )
-    for row in rows:
-        table.add_row(*_cells(row))
+    titles = [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host", "rows/s a device"]
+    cells = [_cells(row) for row in rows]
+    known = [i for i in range(len(titles)) if any(line[i] != _UNKNOWN for line in cells)]
+    table = _table([titles[i] for i in known])
+    for line in cells:
+        table.add_row(*(line[i] for i in known))
     console.print(table)
     for line in [_LEGEND, *_notes(rows)]:
         console.print(line, soft_wrap=True)
@@ -96,8 +98,8 @@ def _cells(row: Row) -> list[str]:
         f"{row.spread:.1%}",
         _number(row.calls_per_s),
         *(f"{_number(ms)} ms" for ms in row.latency_ms.values()),
-        "-" if row.efficiency is None else f"{row.efficiency:.1%}",
-        "-" if row.host_overhead_us is None else f"{row.host_overhead_us:.0f} µs",
+        _UNKNOWN if row.efficiency is None else f"{row.efficiency:.1%}",
+        _UNKNOWN if row.host_overhead_us is None else f"{row.host_overhead_us:.0f} µs",
         _range(list(row.rows_per_s_of.values())),
     ]
 
@@ -116,7 +118,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     """Return what makes figures worth less than they look."""
     notes = []
     for row in rows:
-        told = f"{row.setting.devices} devices, {row.setting.as_options()}"
+        told = row.setting.in_words()
         if row.restarts:
             notes.append(f"Warning: {told}: workers died and were replaced ({row.restarts}); measure again")
         if row.is_partial:

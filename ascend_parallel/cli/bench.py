@@ -127,9 +127,9 @@ def bench(
 
     rows/s a device: of each device, the least and the greatest.
 
-    What --breakdown and --trace tell of a call, in the order in which it happens, and, where it has several tasks, of the
-    one that it had to wait for: prepare (inputs are checked, memory is taken), copy in (inputs go to shared memory),
-    queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply (until the
+    What --breakdown and --trace tell of a call, in the order in which it happens, and, where it has several tasks, of
+    the one that it had to wait for: prepare (inputs are checked, memory is taken), copy in (inputs go to shared
+    memory), queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply (until the
     caller knows), gather (outputs are put together).
     """
     outputs = Outputs(breakdown, sweep, trace, json_file, plot)
@@ -224,9 +224,7 @@ def measure(bench: Bench, outputs: Outputs) -> None:
 
 def tell(row: Row) -> None:
     """Say on stderr that a setting was measured."""
-    from ascend_parallel.bench.measure import in_words
-
-    print(f"{in_words(row.setting)}: {row.rows_per_s:.4g} rows/s", file=sys.stderr)
+    print(f"{row.setting.in_words()}: {row.rows_per_s:.4g} rows/s", file=sys.stderr)
 
 
 def choose_space(
