@@ -279,6 +279,25 @@ def layer_norm_node() -> Path:
 
 
 @functools.cache
+def cnn(batch="batch") -> Path:
+    """x (batch, 3, 32, 32) -> y (batch, 10): two convolutions, a mean, a matrix product."""
+    return _save(
+        f"cnn_{batch}",
+        [
+            helper.make_node("Conv", ["x", "w1"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "w2"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+            helper.make_node("Relu", ["c"], ["d"]),
+            helper.make_node("ReduceMean", ["d"], ["e"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["e", "w3"], ["y"]),
+        ],
+        [_tensor("x", "float32", [batch, 3, 32, 32])],
+        [_tensor("y", "float32", [batch, 10])],
+        {"w1": weights(16, 3, 3, 3), "w2": weights(32, 16, 3, 3), "w3": weights(32, 10)},
+    )
+
+
+@functools.cache
 def steps_first() -> Path:
     """x (steps, batch, 4) -> y (steps, batch, 4), the rows along axis 1."""
     shape = ["steps", "batch", 4]

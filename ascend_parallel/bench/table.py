@@ -32,8 +32,8 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
     cells = [_cells(row) for row in rows]
     known = [i for i in range(len(titles)) if any(line[i] != _UNKNOWN for line in cells)]
     table = _table([titles[i] for i in known])
-    for line in cells:
-        table.add_row(*(line[i] for i in known))
+    for texts in cells:
+        table.add_row(*(texts[i] for i in known))
     console.print(table)
     for line in [_LEGEND, *_notes(rows)]:
         console.print(line, soft_wrap=True)

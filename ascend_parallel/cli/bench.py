@@ -129,8 +129,8 @@ def bench(
 
     What --breakdown and --trace tell of a call, in the order in which it happens, and, where it has several tasks, of
     the one that it had to wait for: prepare (inputs are checked, memory is taken), copy in (inputs go to shared
-    memory), queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply (until the
-    caller knows), gather (outputs are put together).
+    memory), queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply
+    (until the caller knows), gather (outputs are put together).
     """
     outputs = Outputs(breakdown, sweep, trace, json_file, plot)
     outputs.check()

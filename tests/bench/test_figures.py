@@ -1,0 +1,68 @@
+"""The arithmetic of the figures, on times that are given."""
+
+import numpy as np
+import pytest
+
+from ascend_parallel.bench import figures
+from ascend_parallel.bench.measure import numbers_of_devices
+from ascend_parallel.bench.report import Row, Setting
+from ascend_parallel.bench.sweep import find_best
+
+MS = 1_000_000
+
+
+def test_a_call_each_10_ms_is_100_a_second_and_has_no_spread():
+    started_ns = 7_000 * MS
+    ends_ns = [started_ns + 10 * MS * (i + 1) for i in range(200)]
+    assert figures.throughput(len(ends_ns), started_ns, ends_ns[-1]) == 100.0
+    assert figures.spread(started_ns, ends_ns) == 0.0
+
+
+def test_the_spread_is_half_the_way_from_the_slowest_round_to_the_fastest():
+    # Five rounds of two calls, of 10 ms a call, but the last: 30 ms. Throughputs 100, 100, 100, 100, 33.3; 71.4 in all.
+    steps_ms = [10] * 8 + [30] * 2
+    ends_ns = [MS * sum(steps_ms[: i + 1]) for i in range(10)]
+    assert figures.spread(0, ends_ns) == pytest.approx((100 - 100 / 3) / 2 / (10 / 0.14))
+
+
+def test_rounds_of_a_number_that_does_not_divide_take_all_calls():
+    assert figures.spread(0, [MS * (i + 1) for i in range(13)]) == 0.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 999])
+def test_percentiles_are_numpy_s(count):
+    latencies_ns = np.random.default_rng(count).integers(1, 10**9, count)
+    found = figures.percentiles_ms(latencies_ns.tolist(), [50, 90, 99, 99.9, 100])
+    assert list(found) == [50, 90, 99, 99.9, 100]
+    np.testing.assert_allclose(list(found.values()), np.percentile(latencies_ns / 1e6, list(found)), rtol=1e-12)
+    assert found[100] == latencies_ns.max() / 1e6
+
+
+def test_efficiency_is_against_as_many_times_one_device():
+    assert figures.efficiency(190.0, 2, 100.0) == 0.95
+    assert figures.efficiency(100.0, 1, 100.0) == 1.0
+
+
+def test_shares_add_up_to_the_whole():
+    assert figures.share_out(120.0, {"cpu:0": 30, "cpu:1": 10}) == {"cpu:0": 90.0, "cpu:1": 30.0}
+    assert figures.share_out(120.0, {"cpu:0": 0}) == {"cpu:0": 0.0}
+
+
+@pytest.mark.parametrize(("percentile", "calls"), [(50, 2), (90, 10), (99, 100), (99.9, 1000), (100, 1)])
+def test_a_percentile_needs_calls_above_it(percentile, calls):
+    assert figures.calls_needed(percentile) == calls
+
+
+@pytest.mark.parametrize(
+    ("count", "numbers"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_devices_are_doubled_up_to_all(count, numbers):
+    assert numbers_of_devices(count) == numbers
+
+
+def test_of_settings_that_give_as_much_the_quickest_is_best():
+    def row(rows_per_s, latency_ms):
+        return Row(Setting(2, 4, 1, 1), 100, 1.0, rows_per_s, rows_per_s / 4, 0.01, {50.0: latency_ms})
+
+    slow, quick, less, little = row(200, 80.0), row(198, 20.0), row(150, 1.0), row(90, 1.0)
+    assert find_best([little, slow, less, quick]) == [quick, slow, less]
