@@ -16,11 +16,13 @@ from .report import Report, Row
 PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
 _SETTING = ("devices", "batch", "instances", "in flight")
 _UNKNOWN = "-"
-_LEGEND = (
-    "batch: rows of a call, over all devices. ±: half the way from the slowest of five rounds to the fastest. "
-    "efficiency: against so many times one device. host: what a call takes beyond the devices' own time. "
-    "(--help says more)"
-)
+#: What a column holds, where its title does not say it; more is in the command's help.
+_LEGEND = {
+    "batch": "rows of a call, over all devices",
+    "±": "half the way from the slowest of five rounds to the fastest",
+    "efficiency": "against so many times one device",
+    "host": "what a call takes beyond the devices' own time",
+}
 
 
 def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
@@ -35,7 +37,8 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
     for texts in cells:
         table.add_row(*(texts[i] for i in known))
     console.print(table)
-    for line in [_LEGEND, *_notes(rows)]:
+    legend = [f"{title}: {_LEGEND[title]}" for title in (titles[i] for i in known) if title in _LEGEND]
+    for line in ["; ".join(legend) + " (--help says more)", *_notes(rows)]:
         console.print(line, soft_wrap=True)
 
 
