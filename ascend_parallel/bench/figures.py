@@ -3,8 +3,8 @@
 throughput
     rows/s and calls/s, over the time from the last end of a call of the warm-up to the last end of a measured call.
 spread
-    the measured calls are taken in five rounds of as many calls each, in the order of their ends; half the way from the
-    slowest round's throughput to the fastest's, as a share of the whole's.
+    the measured calls are taken in five rounds of as many calls each, in the order of their ends; half the difference
+    between the longest round and the shortest, as a share of the mean.
 latency
     of one call, from ``predict`` or ``submit`` to its result; percentiles are interpolated as numpy does.
 efficiency
@@ -45,8 +45,8 @@ def spread(started_ns: int, ends_ns: Sequence[int]) -> float:
     """
     marks = [len(ends_ns) * i // ROUNDS for i in range(ROUNDS + 1)]
     times = [started_ns, *ends_ns]
-    rates = [throughput(last - first, times[first], times[last]) for first, last in itertools.pairwise(marks)]
-    return (max(rates) - min(rates)) / 2 / throughput(len(ends_ns), started_ns, ends_ns[-1])
+    ns_a_call = [(times[last] - times[first]) / (last - first) for first, last in itertools.pairwise(marks)]
+    return (max(ns_a_call) - min(ns_a_call)) / 2 / ((times[-1] - times[0]) / len(ends_ns))
 
 
 def percentiles_ms(latencies_ns: Sequence[int], percentiles: Sequence[float]) -> dict[float, float]:

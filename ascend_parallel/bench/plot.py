@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ _GREY = "#777777"
 #: More lines than this cannot be told apart; the best are shown.
 _MAX_LINES = len(_COLOURS)
 
-#: Beyond this ratio numbers of devices, calls or rows are drawn on a logarithmic axis.
-_LONGEST_LINEAR = 8
+#: Numbers closer to the next than the greatest through this would run into each other along an axis.
+_TICKS = 25
 #: Field of a setting -> the words for it, in a legend and along an axis.
 _WORDS = {
     "devices": "devices: {}",
@@ -82,6 +83,7 @@ def _lines(rows: Sequence[Row], along: str) -> Lines:
 
 
 def _draw_throughput(axes: Any, rows: Sequence[Row]) -> None:
+    top = max(row.rows_per_s for row in rows)
     for colour, (label, line) in zip(_COLOURS, _lines(rows, "devices").items(), strict=False):
         counts = [row.setting.devices for row in line]
         errors = [row.rows_per_s * row.spread for row in line]
@@ -90,8 +92,9 @@ def _draw_throughput(axes: Any, rows: Sequence[Row]) -> None:
         if counts[0] == 1:
             ideal = [heights[0] * count for count in counts]
             axes.plot(counts, ideal, color=colour, linestyle="--", linewidth=1)
+            top = max(top, *ideal)
     axes.plot([], [], color=_GREY, linestyle="--", linewidth=1, label="ideal: so many times one device")
-    _finish(axes, "Throughput", "rows/s", rows, "devices")
+    _finish(axes, "Throughput", "rows/s", rows, "devices", top)
     axes.legend(fontsize="small", loc="upper left")
 
 
@@ -101,8 +104,8 @@ def _draw_efficiency(axes: Any, rows: Sequence[Row]) -> None:
         percent = [100 * (row.efficiency or 0) for row in known]
         axes.plot([row.setting.devices for row in known], percent, color=colour, marker="o")
     axes.axhline(100, color=_GREY, linestyle="--", linewidth=1)
-    _finish(axes, "Efficiency against one device", "%", rows, "devices")
-    axes.set_ylim(0, max(110.0, axes.get_ylim()[1]))
+    top = max([100.0, *(100 * row.efficiency for row in rows if row.efficiency is not None)])
+    _finish(axes, "Efficiency against one device", "%", rows, "devices", top)
 
 
 def _draw_latency(axes: Any, rows: Sequence[Row]) -> None:
@@ -114,20 +117,20 @@ def _draw_latency(axes: Any, rows: Sequence[Row]) -> None:
         loads = [getattr(row.setting, along) for row in line]
         axes.plot(loads, [row.latency_ms[least] for row in line], color=colour, marker="o", label=label)
         axes.plot(loads, [row.latency_ms[most] for row in line], color=colour, marker="v", linestyle=":")
-    axes.plot([], [], color=_GREY, marker="o", label=f"p{least:g}")
-    axes.plot([], [], color=_GREY, marker="v", linestyle=":", label=f"p{most:g}")
-    _finish(axes, "Latency of a call", "ms", rows, along)
+    axes.plot([], [], color=_GREY, linestyle="-", label=f"solid: p{least:g}")
+    axes.plot([], [], color=_GREY, linestyle=":", label=f"dotted: p{most:g}")
+    _finish(axes, "Latency of a call", "ms", rows, along, max(row.latency_ms[most] for row in rows))
     axes.legend(fontsize="small")
 
 
-def _finish(axes: Any, title: str, unit: str, rows: Sequence[Row], along: str) -> None:
+def _finish(axes: Any, title: str, unit: str, rows: Sequence[Row], along: str, top: float) -> None:
+    """Name the axes, and leave room above what was drawn for the legend."""
     axes.set_title(title)
     axes.set_xlabel(_AXES[along])
     axes.set_ylabel(unit)
     numbers = sorted({getattr(row.setting, along) for row in rows})
-    if numbers[-1] > _LONGEST_LINEAR * numbers[0]:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(numbers, [str(number) for number in numbers])
-    axes.minorticks_off()
-    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.set_xticks(
+        [n for n, above in itertools.pairwise([*numbers, 2 * numbers[-1]]) if above - n >= numbers[-1] / _TICKS]
+    )
+    axes.set_ylim(0, 1.25 * top)
     axes.grid(alpha=0.3)

@@ -19,7 +19,7 @@ _UNKNOWN = "-"
 #: What a column holds, where its title does not say it; more is in the command's help.
 _LEGEND = {
     "batch": "rows of a call, over all devices",
-    "±": "half the way from the slowest of five rounds to the fastest",
+    "±": "half the difference between the longest of five rounds and the shortest",
     "efficiency": "against so many times one device",
     "host": "what a call takes beyond the devices' own time",
 }

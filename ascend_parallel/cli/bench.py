@@ -114,8 +114,8 @@ def bench(
 
     rows/s, calls/s (throughput): of the calls that ended, over the time from the end of the warm-up to the last end.
 
-    +-: spread of the throughput: the calls in five rounds of as many calls each; half the way from the slowest round to
-    the fastest.
+    +-: spread of the throughput: the calls are taken in five rounds of as many calls each; half the difference between
+    the longest round and the shortest, against the mean.
 
     p50, p90, p99 (latency): of one call, from predict or submit to its result.
 
@@ -136,15 +136,13 @@ def bench(
     outputs.check()
     from ascend_parallel.bench import Bench, read_shapes
 
-    numbers = [read_numbers(*both) for both in (("batch-size", batch_size), ("instances", instances))]
-    numbers.append(read_numbers("in-flight", in_flight))
     options: dict[str, Any] = {"devices": devices, "engine": engine, "engine_options": read_options(engine_option)}
     options |= {"worker_python": worker_python, "chunk_size": chunk_size, "batch_axes": read_batch_axes(batch_axis)}
     measure(
         Bench(
             model,
-            space=choose_space(sweep, *numbers),
-            effort=choose_effort(outputs, duration_s, requests, warmup, read_percentiles(percentiles)),
+            space=choose_space(sweep, batch_size, instances, in_flight),
+            effort=choose_effort(outputs, duration_s, requests, warmup, percentiles),
             data=read_data(data),
             shapes=read_shapes(input_shape),
             on_row=tell,
@@ -227,20 +225,20 @@ def tell(row: Row) -> None:
     print(f"{row.setting.in_words()}: {row.rows_per_s:.4g} rows/s", file=sys.stderr)
 
 
-def choose_space(
-    sweep: bool, batch_sizes: list[int] | None, instances: list[int] | None, in_flight: list[int] | None
-) -> Space:
+def choose_space(sweep: bool, batch_size: str | None, instances: str | None, in_flight: str | None) -> Space:
     """Return what is to be measured."""
     from ascend_parallel.bench import Space
     from ascend_parallel.bench.sweep import search_space
 
+    batch_sizes = read_numbers("--batch-size", batch_size)
+    others = (read_numbers("--instances", instances), read_numbers("--in-flight", in_flight))
     if sweep:
-        return search_space(batch_sizes, instances, in_flight)
-    return Space(batch_sizes=batch_sizes, instances=instances or [1], in_flight=in_flight or [1])
+        return search_space(batch_sizes, *others)
+    return Space(batch_sizes=batch_sizes, instances=others[0] or [1], in_flight=others[1] or [1])
 
 
 def choose_effort(
-    outputs: Outputs, duration_s: float | None, requests: int | None, warmup: int | None, percentiles: list[float]
+    outputs: Outputs, duration_s: float | None, requests: int | None, warmup: int | None, percentiles: str
 ) -> Effort:
     """Return how much is to be measured: shorter runs for a sweep, and records of calls where they are shown."""
     from ascend_parallel.bench import Effort
@@ -249,7 +247,7 @@ def choose_effort(
 
     with_trace = not outputs.sweep or outputs.breakdown or outputs.trace is not None
     usual_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
-    return Effort(duration_s, requests, warmup, percentiles, with_trace, usual_s)
+    return Effort(duration_s, requests, warmup, read_percentiles(percentiles), with_trace, usual_s)
 
 
 def read_numbers(option: str, text: str | None) -> list[int] | None:
@@ -258,7 +256,7 @@ def read_numbers(option: str, text: str | None) -> list[int] | None:
         return None
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) >= 1 for word in words):
-        raise UsageError(f"--{option} is {text!r}; expected whole numbers, at least 1, such as 1,2,4")
+        raise UsageError(f"{option} is {text!r}; expected whole numbers, at least 1, such as 1,2,4")
     return list(dict.fromkeys(map(int, words)))
 
 

@@ -173,14 +173,15 @@ def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | No
     return dict(batch_axes)
 
 
-def check_trace(trace: str | os.PathLike[str] | None) -> Path | None:
-    """Return where a trace is to be written at the end; raises UsageError where it cannot be."""
+def check_trace(trace: str | os.PathLike[str] | None, models: Iterable[str]) -> tuple[Path, str] | None:
+    """Return where a trace is to be written at the end, and its title; raises UsageError where it cannot be."""
     if trace is None:
         return None
     if not isinstance(trace, (str, os.PathLike)):
         raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
     check_writable("trace", Path(trace), [".json"])
-    return Path(os.path.abspath(trace))  # it is written at the end, maybe after a chdir
+    # It is written at the end, maybe after a chdir.
+    return Path(os.path.abspath(trace)), ", ".join(map(os.path.basename, models))
 
 
 def find_python(worker_python: str | os.PathLike[str] | None) -> str:

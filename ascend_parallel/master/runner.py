@@ -52,6 +52,10 @@ class ParallelPredictUtils:
         trace: takes the records of the calls made while it is there; None where nobody asked for them.
     """
 
+    trace: Trace | None = None
+    _supervisor: Supervisor | None = None
+    _end: weakref.finalize[Any, Any] | None = None
+
     def __init__(
         self,
         model: Path | Mapping[str, Path],
@@ -114,18 +118,14 @@ class ParallelPredictUtils:
         self.devices = order.choose_devices(devices, device_num, self._engine)
         options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
         self.models: dict[str, Model] = {}
-        self.trace: Trace | None = None
-        self._trace_path = order.check_trace(trace)
-        self._title = ", ".join(map(os.path.basename, models.values()))
+        self._trace_file = order.check_trace(trace, models.values())
         self._posts = order.write_posts(
             models, self._engine, self.devices, options=options, instances=instances, python=python, warmup=warmup
         )
         self._limits = Limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances
-        self._supervisor: Supervisor | None = None
         self._pool = BlockPool()
-        self._end: weakref.finalize[Any, Any] | None = None
 
     # ---- life
 
@@ -310,10 +310,10 @@ class ParallelPredictUtils:
 
     def _begin_trace(self, supervisor: Supervisor) -> Callable[[], None] | None:
         """Record calls from now on if a file is wanted; return what is to write it in the end."""
-        if self._trace_path is None:
+        if self._trace_file is None:
             return None
         self.trace = Trace()
-        return functools.partial(_save, self._trace_path, self._title, self.trace, supervisor)
+        return functools.partial(_save, *self._trace_file, self.trace, supervisor)
 
     def _check_batch_axes(self) -> None:
         """Refuse names that no model has, with all workers ended: a misspelt one would be ignored else."""

@@ -18,11 +18,15 @@ def test_a_call_each_10_ms_is_100_a_second_and_has_no_spread():
     assert figures.spread(started_ns, ends_ns) == 0.0
 
 
-def test_the_spread_is_half_the_way_from_the_slowest_round_to_the_fastest():
-    # Five rounds of two calls, of 10 ms a call, but the last: 30 ms. Throughputs 100, 100, 100, 100, 33.3; 71.4 in all.
+def test_the_spread_is_half_the_difference_between_the_longest_round_and_the_shortest():
+    # Five rounds of two calls: four of 20 ms and one of 60 ms; 28 ms in the mean.
     steps_ms = [10] * 8 + [30] * 2
     ends_ns = [MS * sum(steps_ms[: i + 1]) for i in range(10)]
-    assert figures.spread(0, ends_ns) == pytest.approx((100 - 100 / 3) / 2 / (10 / 0.14))
+    assert figures.spread(0, ends_ns) == pytest.approx((60 - 20) / 2 / 28)
+
+
+def test_calls_that_end_together_spread_but_so_far():
+    assert figures.spread(0, [10 * MS] * 10) == pytest.approx(2.5)
 
 
 def test_rounds_of_a_number_that_does_not_divide_take_all_calls():
