@@ -11,7 +11,6 @@ from .batch import Array
 from .gather import gather
 from .plan import Plan
 from .scatter import Scatter
-from .trace import Timeline
 
 _numbers = itertools.count(1)
 
@@ -52,19 +51,14 @@ class Call:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
         has_callbacks: whether telling its caller may run the caller's own code.
-        timeline: where its times are noted; None where nobody asked for them.
+        is_recorded: whether it takes :meth:`note_answer`; see trace.py.
     """
 
+    is_recorded = False
+
     def __init__(
-        self,
-        plan: Plan,
-        scattered: Scatter,
-        on_done: Callable[[Call], None],
-        *,
-        has_callbacks: bool = False,
-        timeline: Timeline | None = None,
+        self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None], *, has_callbacks: bool = False
     ) -> None:
-        self.timeline = timeline
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
@@ -80,11 +74,11 @@ class Call:
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, each when its inputs have been written."""
-        chunks = self.scattered.write_chunks()
-        if self.timeline is not None:
-            chunks = self.timeline.watch(chunks)
-        for index in chunks:
+        for index in self.scattered.write_chunks():
             yield Task(self, index)
+
+    def note_answer(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
+        """Take when a worker computed a task; for calls whose times are recorded."""
 
     def finish(self, task: Task, outputs: dict[str, Array] | None) -> bool:
         """Take the answer to one task (None: it lies in its place); return whether the call is now complete."""
@@ -109,12 +103,6 @@ class Call:
 
     def outputs(self) -> Any:
         """Return the outputs of the whole call, a dict or a list as the inputs were, or raise its error."""
-        if self.timeline is None:
-            return self._gather()
-        with self.timeline.gathering(self):
-            return self._gather()
-
-    def _gather(self) -> Any:
         if self.error is not None:
             raise copy.copy(self.error)  # itself would hold this call, and its memory, in a cycle with its traceback
         outputs = gather(self.plan, self.scattered.outputs(), self._results)

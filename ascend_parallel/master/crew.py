@@ -202,9 +202,9 @@ class Crew:
                 text += "killed; has this process used up its descriptors (ulimit -n)?"
                 self._kill(worker, WorkerError(text, device=seat.post.device))
                 return
-        timeline = worker.owed[number].call.timeline
-        if timeline is not None:
-            timeline.note_answer(worker.owed[number], seat.post.label, started_ns, finished_ns)
+        call = worker.owed[number].call
+        if call.is_recorded:
+            call.note_answer(worker.owed[number], seat.post.label, started_ns, finished_ns)
         busy_ns = finished_ns - started_ns
         task = self._scheduler.finish(worker, number, arrays, busy_ns / 1e9)
         seat.count(task.rows, busy_ns)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path as FilePath
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
 
@@ -29,8 +30,7 @@ from .pool import BlockPool
 from .scatter import Scatter
 from .seat import Limits
 from .supervisor import Supervisor
-from .trace import Trace
-from .trace_file import Section, write_trace
+from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
 Path = str | os.PathLike[str]
@@ -303,10 +303,13 @@ class ParallelPredictUtils:
         return self.models[name]
 
     def _open(self, inputs: Any, model: str | None, *, in_place: bool, on_done: Any) -> Call:
-        timeline = None if self.trace is None else self.trace.open()
+        trace = self.trace
+        opened_ns = 0 if trace is None else perf_counter_ns()
         plan, arrays = self._model(model).plan(inputs)
         scattered = Scatter(plan, arrays, self._pool, in_place=in_place)
-        return Call(plan, scattered, on_done, has_callbacks=not in_place, timeline=timeline)
+        if trace is not None:
+            return RecordedCall(trace, opened_ns, plan, scattered, on_done, has_callbacks=not in_place)
+        return Call(plan, scattered, on_done, has_callbacks=not in_place)
 
     def _begin_trace(self, supervisor: Supervisor) -> Callable[[], None] | None:
         """Record calls from now on if a file is wanted; return what is to write it in the end."""
@@ -376,5 +379,7 @@ def _end(supervisor: Supervisor, pool: BlockPool, save_trace: Callable[[], None]
 
 def _save(path: FilePath, title: str, trace: Trace, supervisor: Supervisor) -> None:
     """Write the trace of a runner that was built; of another there is nothing to tell."""
+    from .trace_file import Section, write_trace
+
     if supervisor.descriptions:
         write_trace(path, [Section(title, trace.calls(), trace.dropped)])

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from .call import Call, Task
+from .call import Call, Task
+from .plan import Plan
+from .scatter import Scatter
 
 #: Tasks that are kept; older calls make way. A task takes about 400 bytes here, and 1 KB in a file.
 MAX_TASKS = 100_000
@@ -87,9 +87,9 @@ class Trace:
         with self._lock:
             return list(self._calls)
 
-    def open(self) -> Timeline:
-        """Begin the record of a call that was made just now."""
-        return Timeline(self, next(self._numbers))
+    def next_number(self) -> int:
+        """Return the number of a call that is being made."""
+        return next(self._numbers)
 
     def add(self, record: CallRecord) -> None:
         """Take the record of a call that is over."""
@@ -101,41 +101,51 @@ class Trace:
                 self._dropped += 1
 
 
-class Timeline:
-    """The record of one call in the making."""
+class RecordedCall(Call):
+    """A call that notes its times, and hands its record to a trace when its result was put together."""
 
-    def __init__(self, trace: Trace, number: int) -> None:
-        self._opened_ns = perf_counter_ns()
+    is_recorded = True
+
+    def __init__(
+        self,
+        trace: Trace,
+        opened_ns: int,
+        plan: Plan,
+        scattered: Scatter,
+        on_done: Callable[[Call], None],
+        *,
+        has_callbacks: bool,
+    ) -> None:
+        super().__init__(plan, scattered, on_done, has_callbacks=has_callbacks)
         self._trace = trace
-        self._number = number
+        self._number = trace.next_number()
+        self._opened_ns = opened_ns
         self._begun_ns = 0
         self._written_ns: dict[int, int] = {}
-        self._tasks: list[TaskRecord] = []
-        self._is_closed = False
+        self._answers: list[TaskRecord] = []
+        self._is_told = False
 
-    def watch(self, chunks: Iterator[int]) -> Iterator[int]:
-        """Yield what ``chunks`` yields, each when its inputs have been written, and note when."""
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks, each when its inputs have been written, and note when."""
         self._begun_ns = perf_counter_ns()
-        for index in chunks:
-            self._written_ns[index] = perf_counter_ns()
-            yield index
+        for task in super().tasks():
+            self._written_ns[task.index] = perf_counter_ns()
+            yield task
 
     def note_answer(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
-        """Take what a worker tells of a task."""
+        """Note when a worker computed a task."""
         written_ns = self._written_ns[task.index]
         record = TaskRecord(worker, task.start, task.rows, task.failures, written_ns, started_ns, finished_ns)
-        self._tasks.append(record)
+        self._answers.append(record)
 
-    @contextmanager
-    def gathering(self, call: Call) -> Iterator[None]:
-        """Note the time that the result takes to be put together, and with it the call."""
+    def outputs(self) -> Any:
+        """Return the outputs, or raise the call's error; note how long they took, and with it the call."""
         gather_ns = perf_counter_ns()
         try:
-            yield
+            return super().outputs()
         finally:
-            if not self._is_closed:
-                self._is_closed = True
-                error = "" if call.error is None else type(call.error).__name__
+            if not self._is_told:
+                self._is_told = True
                 times = (self._opened_ns, self._begun_ns, gather_ns, perf_counter_ns())
-                record = CallRecord(self._number, call.plan.model_name, *times, tuple(self._tasks), error)
-                self._trace.add(record)
+                error = "" if self.error is None else type(self.error).__name__
+                self._trace.add(CallRecord(self._number, self.plan.model_name, *times, tuple(self._answers), error))
