@@ -73,6 +73,10 @@ def test_every_combination_is_measured_with_the_numbers_of_devices_below_each_ot
     settings = [(row["batch_size"], row["instances"], row["in_flight"], row["devices"]) for row in rows]
     wanted = [(b, i, f, d) for b in (3, 6) for i in (1, 2) for f in (1, 3) for d in (1, 2, 3)]
     assert sorted(settings) == wanted
+    found = dict(zip(settings, rows, strict=True))
+    for (*setting, devices), row in found.items():
+        alone = found[(*setting, 1)]["rows_per_s"]
+        assert row["efficiency"] == pytest.approx(row["rows_per_s"] / (devices * alone))
     shown = [line.split() for line in done.stderr.splitlines()]
     table = [tuple(map(int, line[:4])) for line in shown if len(line) > 10 and line[0].isdecimal() and "a" not in line]
     main, breakdown = table[: len(wanted)], table[len(wanted) :]

@@ -78,16 +78,16 @@ def test_spans_on_a_line_nest_or_follow_each_other(file):
             open_until.append(end(event))
 
 
-def test_the_phases_of_a_call_add_up_to_it(file):
-    sums = Counter()
+def test_the_phases_of_a_call_follow_each_other_from_its_begin_to_its_end(file):
+    phases = defaultdict(list)
     calls = {(event["tid"], event["args"]["call"]): event for event in spans(file, "call")}
     for phase in spans(file, "phase"):
-        inside = [key for key, e in calls.items() if key[0] == phase["tid"] and e["ts"] <= phase["ts"] < end(e)]
-        assert len(inside) == 1
-        sums[inside[0]] += phase["dur"]
-    assert len(sums) == 25
+        (key,) = [key for key, e in calls.items() if key[0] == phase["tid"] and e["ts"] <= phase["ts"] < end(e)]
+        phases[key].append(phase)
+    assert len(phases) == 25
     for key, event in calls.items():
-        assert sums[key] == pytest.approx(event["dur"], abs=0.01)
+        edges = [event["ts"], *map(end, phases[key])]
+        assert edges == pytest.approx([*(phase["ts"] for phase in phases[key]), end(event)], abs=0.01)
 
 
 def test_each_instance_of_each_device_has_a_line_and_all_its_computing_is_there(file):
