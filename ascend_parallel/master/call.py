@@ -52,6 +52,7 @@ class Call:
         error: why it failed; None while it did not.
         has_callbacks: whether telling its caller may run the caller's own code.
         is_recorded: whether it takes :meth:`note_answer`; see trace.py.
+        timeout_s: how long each task may take; None: as the runner says.
     """
 
     is_recorded = False
@@ -63,6 +64,7 @@ class Call:
         self.scattered = scattered
         self.error: Exception | None = None
         self.has_callbacks = has_callbacks
+        self.timeout_s: float | None = None
         self._on_done = on_done
         self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
         self._missing = len(plan.chunks)

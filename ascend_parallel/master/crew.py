@@ -70,6 +70,7 @@ class Crew:
         self.is_torn = False
         self.is_closing = False
         self.wake_at_s = float("inf")
+        self._look_every_s = limits.predict_timeout_s
         self._limits = limits
         self._start = start
         self._wake = wake
@@ -101,6 +102,9 @@ class Crew:
             if self.is_torn:
                 self.mend()
             self._scheduler.put(task)
+            if task.call.timeout_s is not None and task.call.timeout_s < self._look_every_s:
+                self._look_every_s = task.call.timeout_s
+                self._wake()
         except BaseException as error:
             self._note_tear(error)
             raise
@@ -177,6 +181,7 @@ class Crew:
         elif message[0] == ERROR and message[1] is None:
             self._kill(worker, engine_error(seat.post, "building", *message[2:]))
         elif message[0] == ERROR:
+            worker.has_answered = True
             self._scheduler.refuse(worker, message[1], engine_error(seat.post, "predicting", *message[2:]))
         self._scheduler.dispatch()
 
@@ -205,6 +210,7 @@ class Crew:
         call = worker.owed[number].call
         if call.is_recorded:
             call.note_answer(worker.owed[number], seat.post.label, started_ns, finished_ns)
+        worker.has_answered = True
         busy_ns = finished_ns - started_ns
         task = self._scheduler.finish(worker, number, arrays, busy_ns / 1e9)
         seat.count(task.rows, busy_ns)
@@ -251,7 +257,7 @@ class Crew:
             seat.worker = None
             self._scheduler.reassign(worker, failure)
             if not self.is_closing:
-                self._lose(seat, failure, is_to_blame=worker.is_to_blame)
+                self._lose(seat, failure, is_to_blame=worker.is_to_blame and not self._is_forgiven(worker))
                 self._scheduler.dispatch()
 
     def _death(self, post: Post, worker: Worker) -> WorkerDied:
@@ -265,6 +271,10 @@ class Crew:
         if worker in self._building and code is not None and code >= 0:
             text += explain_start(post.python, said)
         return WorkerDied(text + quote(tail) + explain(said), device=post.device, exit_code=code)
+
+    def _is_forgiven(self, worker: Worker) -> bool:
+        """Whether a death says nothing of the device: it did work, so the task, or bad luck, is the likelier cause."""
+        return worker.has_answered and self._limits.max_restarts > 0
 
     def _lose(self, seat: Seat, failure: WorkerError, *, is_to_blame: bool = True) -> None:
         """Plan for a seat whose worker is gone: build again, unless the first build failed or it fails too often."""
@@ -285,7 +295,7 @@ class Crew:
         """Do what is due; callers start clocks without waking this thread, so it looks at least so often."""
         now_s = time.monotonic()
         if now_s < self.wake_at_s:
-            self.wake_at_s = min(self.wake_at_s, now_s + self._limits.predict_timeout_s)
+            self.wake_at_s = min(self.wake_at_s, now_s + self._look_every_s)
             return
         for seat in self.seats:
             if seat.worker is not None:
@@ -294,7 +304,7 @@ class Crew:
                 self._start_worker(seat)
         if self.closing is not None and self.closing.due_s <= now_s:
             self.closing.advance(self.workers)
-        self.wake_at_s = min([now_s + self._limits.predict_timeout_s, *self._due_times()])
+        self.wake_at_s = min([now_s + self._look_every_s, *self._due_times()])
 
     def _check_in_time(self, post: Post, worker: Worker, now_s: float) -> None:
         """Kill a worker that is overdue."""
@@ -306,7 +316,7 @@ class Crew:
             text += "longer, raise build_timeout_s"
             self._kill(worker, WorkerTimeout(text + quote(list(worker.output.tail)), device=post.device))
         elif worker.is_ready and self._scheduler.is_overdue(worker, now_s):
-            limit_s = self._limits.predict_timeout_s
+            limit_s = self._scheduler.limit_s(worker, now_s)
             text = f"the worker of {post.label} did not answer in {limit_s:g} s and was killed; if a predict may take "
             error = WorkerTimeout(text + "longer, raise predict_timeout_s", device=post.device)
             self._scheduler.time_out(worker, error)

@@ -99,7 +99,8 @@ class ParallelPredictUtils:
             build_timeout_s: after so many seconds a worker that still builds is killed.
             predict_timeout_s: likewise for one task.
             max_retries: how often a task is sent to another worker after its own died over it.
-            max_restarts: how often a worker is started again within ten minutes before its device is given up.
+            max_restarts: how often a worker is started again within ten minutes before its device is given up; one
+                that has answered a task since its start is started again without counting. 0: none ever.
             trace: a .json file, written at the end: when what happened in each call (the latest 100000 tasks), for
                 ui.perfetto.dev.
 
@@ -211,16 +212,22 @@ class ParallelPredictUtils:
             raise
         return call.outputs()
 
-    def submit(self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None) -> Future[Any]:
+    def submit(
+        self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None, timeout_s: float | None = None
+    ) -> Future[Any]:
         """Start a predict and return its future; many can be in flight, from many threads.
 
         The inputs are copied before this returns, but for those made by :meth:`empty`, which must not change before
         the result is there. Arguments, results and errors are those of :meth:`predict`; a wrong input raises here.
+        ``timeout_s`` takes the place of ``predict_timeout_s`` for this call.
         """
         supervisor = self._running()
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
+        if timeout_s is not None:
+            _check_seconds({"timeout_s": timeout_s})
         call = self._open(inputs, model, in_place=False, on_done=lambda call: _resolve(future, call))
+        call.timeout_s = timeout_s
         try:
             supervisor.send(call, call.tasks())
             supervisor.listen_for(call)

@@ -103,6 +103,14 @@ class Scheduler:
         """Return when the next answer of a worker is overdue (``time.monotonic``); inf where it owes none."""
         return min((task.deadline_s for task in worker.owed.values()), default=float("inf"))
 
+    def limit_s(self, worker: Worker, now_s: float) -> float:
+        """Return how long the overdue task of a worker was given."""
+        overdue = [task for task in worker.owed.values() if task.deadline_s <= now_s]
+        return min(self._timeout_s(task) for task in overdue)
+
+    def _timeout_s(self, task: Task) -> float:
+        return self._predict_timeout_s if task.call.timeout_s is None else task.call.timeout_s
+
     def time_out(self, worker: Worker, error: WorkerTimeout) -> None:
         """Fail the calls whose tasks have run for too long."""
         now_s = time.monotonic()
@@ -136,7 +144,7 @@ class Scheduler:
         for place, task in enumerate(worker.owed.values(), 1):
             if place == worker.capacity or place == len(worker.owed):
                 if task.deadline_s == float("inf"):
-                    task.deadline_s = time.monotonic() + self._predict_timeout_s
+                    task.deadline_s = time.monotonic() + self._timeout_s(task)
                 return
 
     def _note_pace(self, worker: Worker, task: Task, compute_s: float) -> None:
