@@ -1,0 +1,134 @@
+"""The ``modelfile`` engine of ``ascend-parallel map``: a model file between two functions of the user's.
+
+``preprocess`` turns a path into one row: an array, or a dict of input name -> array, without the batch axis. Rows are
+stacked, run, and taken apart again; ``postprocess`` turns the outputs of one row, name -> array, into its result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from .base import Engine, TensorSpec
+from .callable import load_object
+from .pipeline import PipelineEngine
+
+#: A row: input name -> array.
+Row = Dict[str, np.ndarray]
+
+
+class ModelFileEngine(PipelineEngine):
+    """A model file as a pipeline.
+
+    Options: those of :class:`PipelineEngine`, where ``pipeline_options`` are the inner engine's; ``engine``, its
+    name; ``preprocess`` and ``postprocess``, ``module:function`` or None.
+    """
+
+    name = "modelfile"
+    can_share = True
+    spreads_over_cores = True
+
+    def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        from . import ENGINES
+
+        inner_class = ENGINES[options["engine"]]
+        inner_options = dict(options["pipeline_options"])
+        if inner_class.spreads_over_cores:
+            inner_options.setdefault("threads", options["threads"])
+        self._use(inner_class(model, device, inner_options), device, options)
+
+    def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        from ..batches import BatchRunner
+
+        self._inner, self._place, self._given = inner, device, options
+        self._device = "%s:%d" % device
+        preprocess = load_object(options["preprocess"]) if options.get("preprocess") else load_row
+        postprocess = load_object(options["postprocess"]) if options.get("postprocess") else None
+        self._batches = BatchRunner(RowPipeline(inner, preprocess, postprocess), options)
+
+    def share(self) -> Engine:
+        """Return an engine for one more thread, over the weights of the engine inside."""
+        other = ModelFileEngine.__new__(ModelFileEngine)
+        other._use(self._inner.share(), self._place, self._given)
+        return other
+
+
+class RowPipeline:
+    """Paths in, results out: rows are made, run together where their shapes agree, and taken apart."""
+
+    def __init__(
+        self, engine: Engine, preprocess: Callable[[str], Any], postprocess: Optional[Callable[[Row], Any]]
+    ) -> None:
+        self._engine = engine
+        self._specs = engine.inputs or []
+        self._preprocess = preprocess
+        self._postprocess = postprocess
+
+    def __call__(self, paths: List[str]) -> List[Any]:
+        """Return one result for each path, in order."""
+        rows = [self._to_row(self._preprocess(path)) for path in paths]
+        groups: Dict[Any, List[int]] = {}
+        for position, row in enumerate(rows):
+            groups.setdefault(tuple(array.shape for array in row.values()), []).append(position)
+        results: List[Any] = [None] * len(rows)
+        for positions in groups.values():
+            outputs = self._run([rows[position] for position in positions])
+            for position, output in zip(positions, outputs):
+                results[position] = output if self._postprocess is None else self._postprocess(output)
+        return results
+
+    def _to_row(self, made: Any) -> Row:
+        """Return what the user's function made as arrays, in the model's order and of its dtypes."""
+        names = [spec.name for spec in self._specs]
+        if not isinstance(made, dict):
+            if len(names) != 1:
+                raise TypeError("preprocess returned no dict; the model has the inputs %s" % ", ".join(names))
+            made = {names[0]: made}
+        if sorted(made) != sorted(names):
+            raise ValueError("preprocess returned %s; the model takes %s" % (sorted(made), names))
+        return {spec.name: _fit(spec, np.asarray(made[spec.name])) for spec in self._specs}
+
+    def _run(self, rows: List[Row]) -> Iterator[Row]:
+        """Yield the outputs of each row."""
+        fixed = self._fixed_rows()
+        size = fixed or len(rows)
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            padded = chunk + [chunk[-1]] * (size - len(chunk))  # zeros would make NaN in some models' attention
+            inputs = [np.stack([row[spec.name] for row in padded]) for spec in self._specs]
+            outputs = self._engine.predict([spec.name for spec in self._specs], inputs, {})
+            for name, array in outputs.items():
+                if array.ndim == 0 or array.shape[0] != size:
+                    raise ValueError("output %r has shape %s for %d rows" % (name, array.shape, size))
+            for position in range(len(chunk)):
+                yield {name: array[position].copy() for name, array in outputs.items()}
+
+    def _fixed_rows(self) -> Optional[int]:
+        """Return how many rows the model takes at a time; None where it takes any number."""
+        for spec in self._specs:
+            if spec.shape and isinstance(spec.shape[0], int):
+                return spec.shape[0]
+        return None
+
+
+def _fit(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    want = np.dtype(spec.dtype)
+    if array.dtype != want and not np.can_cast(array.dtype, want, "same_kind"):
+        raise TypeError("preprocess returned %s for %r, the model takes %s" % (array.dtype, spec.name, want))
+    shape = tuple(spec.shape[1:])
+    wrong = len(shape) != array.ndim or any(isinstance(w, int) and w != h for w, h in zip(shape, array.shape))
+    if wrong:
+        raise ValueError(
+            "preprocess returned shape %s for %r; a row of the model's, without its batch axis, is %s"
+            % (array.shape, spec.name, tuple("?" if not isinstance(dim, int) else dim for dim in shape))
+        )
+    return np.ascontiguousarray(array, want)
+
+
+def load_row(path: str) -> Any:
+    """Return the row that an .npy or .npz file holds; used where there is no ``preprocess``."""
+    if not path.endswith((".npy", ".npz")):
+        raise ValueError("there is no preprocess function, so that only .npy and .npz files can be read")
+    loaded = np.load(path, allow_pickle=False)
+    return {name: loaded[name] for name in loaded.files} if path.endswith(".npz") else loaded

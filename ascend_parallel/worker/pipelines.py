@@ -1,0 +1,103 @@
+"""Pipelines: what turns a list of files into results, and how each kind is opened.
+
+``module:factory`` or ``path/to/file.py:factory`` is called once in the worker, with ``device="gpu:1"`` and the user's
+options as keywords. It returns an object with ``predict``, or is itself callable; that is called with a list of paths
+and returns one result for each, as a list or a generator. ``paddlex:NAME_OR_CONFIG.yaml`` and ``paddleocr:ClassName``
+are opened with their own libraries, which must be installed for the worker's interpreter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any, Callable, Dict, Iterable, List, Tuple
+
+from .engines.callable import find_predict, load_object
+
+#: What is called with a list of paths.
+Pipeline = Callable[[List[str]], Iterable[Any]]
+
+#: Our device types -> what Paddle calls them.
+PADDLE_TYPES = {"ascend": "npu", "gpu": "gpu"}
+#: A file named so may lie elsewhere than on this machine.
+_URL_BEGINNINGS = ("http://", "https://")
+
+
+def open_pipeline(spec: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
+    """Return the pipeline that ``spec`` names, built on a device.
+
+    Raises:
+        ImportError, AttributeError, TypeError: it is not there, or is no pipeline; the message says what is missing.
+    """
+    library, _, name = spec.partition(":")
+    if library == "paddlex":
+        return open_paddlex(name, device, options)
+    if library == "paddleocr":
+        return open_paddleocr(name, device, options)
+    made = load_object(spec)(device="%s:%d" % device, **options)
+    return check_results(find_predict(made, spec), spec)
+
+
+def open_paddlex(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
+    """Return a PaddleX pipeline, by its name or the path of its configuration."""
+    made = import_library("paddlex").create_pipeline(name, device=paddle_device(device), **options)
+    return refuse_missing(made.predict)
+
+
+def open_paddleocr(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
+    """Return an object of a class of PaddleOCR."""
+    library = import_library("paddleocr")
+    if not hasattr(library, name):
+        near = difflib.get_close_matches(name, [word for word in dir(library) if word[:1].isupper()], n=1)
+        hint = "; did you mean paddleocr:%s?" % near[0] if near else ""
+        raise AttributeError("paddleocr has no class %r%s" % (name, hint))
+    return refuse_missing(getattr(library, name)(device=paddle_device(device), **options).predict)
+
+
+def import_library(name: str) -> Any:
+    """Import PaddleX or PaddleOCR; where it is missing, say what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if getattr(error, "name", "") != name:
+            raise
+        raise ImportError(
+            "%s is not installed for %s; run `%s -m pip install %s` (and paddlepaddle, or onnxruntime with models in "
+            "that form), or name an interpreter that has it with worker_python"
+            % (name, sys.executable, sys.executable, name)
+        ) from error
+
+
+def paddle_device(device: Tuple[str, int]) -> str:
+    """Return a device as Paddle names it: ``"cpu"`` (which takes no number there), ``"gpu:1"``, ``"npu:0"``."""
+    kind, number = device
+    return "cpu" if kind == "cpu" else "%s:%d" % (PADDLE_TYPES.get(kind, kind), number)
+
+
+def refuse_missing(predict: Pipeline) -> Pipeline:
+    """Return a pipeline that raises for files that are not there: Paddle gives no result for them, and no error."""
+
+    def checked(paths: List[str]) -> Iterable[Any]:
+        for path in paths:
+            if not path.startswith(_URL_BEGINNINGS) and not os.path.exists(path):
+                raise FileNotFoundError("there is no file %s" % path)
+        return predict(paths)
+
+    return checked
+
+
+def check_results(predict: Pipeline, spec: str) -> Pipeline:
+    """Return a pipeline whose results are sure to be one for each file, not one thing that could be taken for many."""
+
+    def checked(paths: List[str]) -> Iterable[Any]:
+        results = predict(paths)
+        if isinstance(results, (dict, str, bytes)) or not hasattr(results, "__iter__"):
+            raise TypeError(
+                "%s returned a %s for a list of %d files; expected a list, or a generator, with one result for each"
+                % (spec, type(results).__name__, len(paths))
+            )
+        return results
+
+    return checked
