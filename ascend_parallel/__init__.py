@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         WorkerError,
         WorkerTimeout,
     )
+    from ascend_parallel.mapping.api import parallel_map
+    from ascend_parallel.mapping.outcome import Outcome
     from ascend_parallel.master.runner import ParallelPredictUtils
     from ascend_parallel.worker.engines import TensorSpec
     from ascend_parallel.worker.engines.mslite import MSLitePredict
@@ -42,6 +44,7 @@ _HOMES = {
     "DiskError": "errors",
     "EngineError": "errors",
     "MSLitePredict": "worker.engines.mslite",
+    "Outcome": "mapping.outcome",
     "ParallelPredictUtils": "master.runner",
     "RunnerClosedError": "errors",
     "ShapeError": "errors",
@@ -51,6 +54,7 @@ _HOMES = {
     "WorkerError": "errors",
     "WorkerTimeout": "errors",
     "discover": "discovery",
+    "parallel_map": "mapping.api",
     "parse_devices": "devices",
 }
 
@@ -61,6 +65,7 @@ __all__ = [
     "DiskError",
     "EngineError",
     "MSLitePredict",
+    "Outcome",
     "ParallelPredictUtils",
     "RunnerClosedError",
     "ShapeError",
@@ -71,6 +76,7 @@ __all__ = [
     "WorkerTimeout",
     "__version__",
     "discover",
+    "parallel_map",
     "parse_devices",
 ]
 

@@ -113,7 +113,7 @@ def test_a_file_that_may_not_be_read(onnx, monkeypatch):
 
 def test_an_unknown_engine(onnx):
     refused(
-        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated",
+        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, pipeline, modelfile",
         onnx,
         engine="tensorflow",
     )

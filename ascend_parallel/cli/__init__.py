@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | info | bench | devices``.
+"""The command line: ``ascend-parallel run | map | bench | info | devices``.
 
 Errors are one line on stderr, with an exit code by their class (see errors.py); ``--debug`` shows tracebacks.
 """
@@ -16,6 +16,7 @@ from ascend_parallel.errors import AscendParallelError, EngineError
 
 from .bench import bench
 from .info import info
+from .map import CONTEXT, map_command
 from .run import run
 
 __all__ = ["app", "main"]
@@ -62,6 +63,7 @@ def show_devices(
 app.command()(run)
 app.command()(info)
 app.command()(bench)
+app.command("map", context_settings=CONTEXT)(map_command)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ ShareWeights = Annotated[
 ]
 
 
-def read_options(texts: Sequence[str] | None) -> dict[str, Any]:
+def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -> dict[str, Any]:
     """Read ``NAME=VALUE`` texts; values are YAML: ``2``, ``true``, ``{a: 1}`` or plain words.
 
     Raises:
@@ -46,11 +46,11 @@ def read_options(texts: Sequence[str] | None) -> dict[str, Any]:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--engine-option {text!r} is not of the form NAME=VALUE")
+            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE")
         try:
             options[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UsageError(f"--engine-option {name} has the value {value!r}, which is not YAML") from None
+            raise UsageError(f"{option} {name} has the value {value!r}, which is not YAML") from None
     return options
 
 

@@ -215,7 +215,7 @@ def write_posts(
     instance.
     """
     per_device = 1 if engine.can_share else instances
-    threads = max(1, usable_cores() // (len(devices) * instances))
+    threads = threads_of_each(len(devices) * instances)
     posts = []
     for device in devices:
         for instance in range(per_device):
@@ -243,6 +243,11 @@ def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, in
 
 def _absolute(path: str, engine: type[Engine]) -> str:
     return os.path.abspath(path) if engine.suffixes else path
+
+
+def threads_of_each(workers: int) -> int:
+    """Return how many threads each worker is to use: its share of the usable cores, at least one."""
+    return max(1, usable_cores() // workers)
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -1,0 +1,127 @@
+"""``parallel_map``: a pipeline over many files, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ascend_parallel.devices import Device
+from ascend_parallel.errors import UsageError
+
+from .files import File, list_folder, name_files
+from .outcome import Outcome
+from .run import MapRun
+from .settings import MapSettings
+
+__all__ = ["parallel_map"]
+
+#: With results in the order of the files, so many may wait for one that takes long.
+_MAX_AHEAD = 4096
+
+
+def parallel_map(
+    pipeline: str,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    devices: str | Iterable[str | Device] | None = None,
+    instances_per_device: int = 1,
+    batch_size: int = 1,
+    options: Mapping[str, Any] | None = None,
+    pattern: str = "*",
+    recursive: bool = False,
+    preprocess: str | None = None,
+    postprocess: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    output_format: str = "files",
+    resume: bool = False,
+    retry_failed: bool = False,
+    ordered: bool = True,
+    timeout_s: float = 600.0,
+    worker_python: str | os.PathLike[str] | None = None,
+) -> Iterator[Outcome]:
+    """Run files through a pipeline, over all devices; yield an :class:`Outcome` for each.
+
+    ::
+
+        for outcome in parallel_map("paddlex:doc_preprocessor.yaml", "imgs", devices="gpu:0,1", output_dir="out"):
+            print(outcome.file, outcome.outputs if outcome.ok else outcome.error)
+
+    Arguments are checked at once; workers start when the first outcome is asked for, and end with the last, or when the
+    generator is closed. A file that fails costs only itself: it is yielded with ``ok`` False.
+
+    Args:
+        pipeline: ``"module:factory"`` (called in each worker with ``device="gpu:0"`` and the options; returns an object
+            with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
+            ``"paddleocr:ClassName"``, or an .onnx or .mindir file.
+        inputs: a folder, or paths (or any strings that the pipeline takes).
+        devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.
+        instances_per_device: workers on each device; of a model file, threads over one set of weights.
+        batch_size: files that the pipeline is given at a time.
+        options: keywords of the pipeline's constructor; of a model file, options of its engine.
+        pattern: which files of the folder.
+        recursive: those in its sub-folders, too.
+        preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
+            the batch axis; None: the files are .npy or .npz.
+        postprocess: for a model file: outputs of one row, name -> array -> result; None: the outputs are the result.
+        output_dir: where results are saved, beside ``manifest.jsonl``; None: they are handed back in
+            ``outcome.results``: as JSON has them, with arrays and images as numpy arrays.
+        output_format: "files", one for each result; or "jsonl", one line of ``results.jsonl`` for each input.
+        resume: go on with a run that was interrupted: what is in its manifest is neither done nor yielded.
+        retry_failed: with ``resume``: try files again that failed.
+        ordered: in the order of the inputs; else as they come.
+        timeout_s: a worker that takes longer for one file is killed.
+        worker_python: the workers' interpreter, where the pipeline needs another than this one.
+
+    Yields:
+        An :class:`Outcome` for each file.
+
+    Raises:
+        UsageError: an argument is wrong; nothing was started.
+        WorkerError: the pipeline could not be built, or no device is left.
+        DiskError: the output folder takes no more files.
+    """
+    files = _list(inputs, pattern, recursive, output_dir)
+    settings = MapSettings(
+        pipeline=pipeline,
+        devices=devices,
+        instances_per_device=instances_per_device,
+        batch_size=batch_size,
+        options=options,
+        preprocess=preprocess,
+        postprocess=postprocess,
+        output_dir=output_dir,
+        output_format=output_format,
+        resume=resume,
+        retry_failed=retry_failed,
+        timeout_s=timeout_s,
+        worker_python=worker_python,
+        max_ahead=_MAX_AHEAD if ordered else None,
+    )
+    run = MapRun(files, settings)
+    return _in_order(run) if ordered else (outcome for some in run.run() for outcome in some)
+
+
+def _list(
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    pattern: str,
+    recursive: bool,
+    output_dir: str | os.PathLike[str] | None,
+) -> list[File]:
+    """Return the files of a folder, or of a list."""
+    if isinstance(inputs, (str, os.PathLike)):
+        return list_folder(inputs, pattern, recursive=recursive, leave_out=output_dir)
+    if recursive or pattern != "*":
+        raise UsageError("pattern and recursive are for a folder; here each file is named")
+    return name_files(inputs)
+
+
+def _in_order(run: MapRun) -> Iterator[Outcome]:
+    waiting: dict[str, Outcome] = {}
+    order = iter(run.files)
+    wanted = next(order, None)
+    for some in run.run():
+        waiting.update((outcome.file, outcome) for outcome in some)
+        while wanted is not None and wanted.name in waiting:
+            yield waiting.pop(wanted.name)
+            wanted = next(order, None)

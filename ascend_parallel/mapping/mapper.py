@@ -1,0 +1,206 @@
+"""Files sent to workers, bundle by bundle, and sent again where something went wrong.
+
+A bundle is what one message carries: one batch where batches take long, many where they are quick, so that messages
+never are what takes the time. A worker runs a bundle's batches one after the other; a batch that raises is run again
+file by file, there. A bundle whose worker died or hung is sent again as files alone, elsewhere; a file that ends its
+worker once more is set aside.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from ascend_parallel.errors import DiskError, WorkerError
+from ascend_parallel.master.listener import SIGNAL_LATENCY_S
+from ascend_parallel.master.runner import ParallelPredictUtils
+from ascend_parallel.worker.engines.parcel import DONE, FILES, RECORDS, UNSAVED, pack_files, unpack_records
+
+from .files import File
+from .outcome import Outcome
+
+__all__ = ["Done", "Mapper"]
+
+#: A bundle is to take about so long: a message costs less than a hundredth of it, and progress is still seen.
+_BUNDLE_S = 0.05
+#: Bundles grow by this factor at most, and to so many files: what was quick so far may not stay so.
+_GROWTH = 4
+_MAX_FILES = 1000
+#: How much one bundle counts in the pace against those before.
+_SMOOTHING = 0.3
+#: How often a file may end its worker before it is set aside.
+_MAX_DEATHS = 2
+
+
+class Done(NamedTuple):
+    """What came of one bundle.
+
+    Attributes:
+        outcomes: of files that are dealt with; those that are sent again are missing.
+        places: of each outcome, where in ``body`` its results or line are: (start, length); None where there are none.
+        body: as the worker sent it.
+    """
+
+    outcomes: list[Outcome]
+    places: list[tuple[int, int] | None]
+    body: bytes
+
+
+class _Bundle(NamedTuple):
+    positions: Sequence[int]  # among the files
+    future: Future[Any]
+
+
+class Mapper:
+    """Runs files through the workers of a runner.
+
+    Attributes:
+        max_ahead: how many files may be taken beyond the first one that is not dealt with; None: any number.
+    """
+
+    def __init__(
+        self,
+        runner: ParallelPredictUtils,
+        files: Sequence[File],
+        *,
+        workers: int,
+        batch_size: int,
+        timeout_s: float,
+        saves_files: bool,
+        max_ahead: int | None = None,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            runner: built, its engine "pipeline" or "modelfile".
+            files: what is to be done, each name once.
+            workers: how many bundles it runs at a time.
+            batch_size: files that a pipeline is given at a time.
+            timeout_s: how long one file may take.
+            saves_files: whether the details of files that are done are names of outputs, and not places in the body.
+            max_ahead: see above.
+        """
+        self._runner = runner
+        self._files = files
+        self._workers = workers
+        self._batch_size = batch_size
+        self._timeout_s = timeout_s
+        self._saves_files = saves_files
+        self._max_ahead = max_ahead
+        self._next = 0
+        self._again: deque[int] = deque()
+        self._deaths: dict[int, int] = {}
+        self._is_settled = bytearray(len(files))
+        self._first_open = 0
+        self._full: DiskError | None = None
+        self._in_flight = 0
+        self._answers: SimpleQueue[_Bundle] = SimpleQueue()
+        self._bundle_files = batch_size
+        self._pace_s: float | None = None
+
+    def run(self) -> Iterator[Done]:
+        """Yield what comes of the files, in the order in which bundles are done.
+
+        Raises:
+            DiskError: the output folder takes no more files.
+            WorkerError: no device is left.
+        """
+        self._fill()
+        while self._in_flight:
+            bundle = self._await_answer()
+            self._in_flight -= 1
+            done = self._settle(bundle)
+            if self._full is None:
+                self._fill()  # before the caller gets its turn, so that no worker waits for it
+            if done.outcomes:
+                yield done
+            if self._full is not None:
+                raise self._full
+
+    # ---- to the workers
+
+    def _fill(self) -> None:
+        """Keep each worker busy, with a second bundle queued."""
+        while self._in_flight < 2 * self._workers:
+            if self._again:
+                # One file a bundle, and its own time.
+                self._send([self._again.popleft()], self._timeout_s)
+            elif self._next < len(self._files) and not self._is_far_ahead():
+                positions = range(self._next, min(self._next + self._bundle_size(), len(self._files)))
+                self._next = positions.stop
+                self._send(positions, self._timeout_s * min(self._batch_size, len(positions)))
+            else:
+                return
+
+    def _is_far_ahead(self) -> bool:
+        if self._max_ahead is None:
+            return False
+        while self._first_open < self._next and self._is_settled[self._first_open]:
+            self._first_open += 1
+        return self._next - self._first_open >= self._max_ahead
+
+    def _bundle_size(self) -> int:
+        """Return how many files the next bundle has: towards the end fewer, so that all workers end together."""
+        share = -(-(len(self._files) - self._next) // (2 * self._workers))
+        batches = max(1, min(self._bundle_files, share) // self._batch_size)
+        return batches * self._batch_size
+
+    def _send(self, positions: Sequence[int], timeout_s: float) -> None:
+        request = pack_files([self._files[position] for position in positions])
+        future = self._runner.submit({FILES: request}, timeout_s=timeout_s)
+        self._in_flight += 1
+        bundle = _Bundle(positions, future)
+        future.add_done_callback(lambda _: self._answers.put(bundle))
+
+    def _await_answer(self) -> _Bundle:
+        while True:
+            try:
+                return self._answers.get(timeout=SIGNAL_LATENCY_S)
+            except Empty:  # time to see a Ctrl-C
+                continue
+
+    # ---- from the workers
+
+    def _settle(self, bundle: _Bundle) -> Done:
+        error = bundle.future.exception()
+        if isinstance(error, WorkerError):
+            return self._lose(bundle.positions, error)
+        device, records, body = unpack_records(bundle.future.result()[RECORDS])
+        outcomes: list[Outcome] = []
+        places: list[tuple[int, int] | None] = []
+        for position, (status, seconds, detail) in zip(bundle.positions, records, strict=False):
+            if status == UNSAVED:
+                self._full = DiskError(f"{detail}; mend that, and run the same again with --resume")
+                break
+            file, is_done = self._files[position], status == DONE
+            self._is_settled[position] = True
+            outputs = tuple(detail) if is_done and self._saves_files else ()
+            outcomes.append(Outcome(file.name, file.path, is_done, "" if is_done else detail, seconds, device, outputs))
+            places.append(None if self._saves_files or not is_done else (detail[0], detail[1]))
+        self._note_pace(sum(record[1] for record in records) / len(records), len(records))
+        return Done(outcomes, places, body)
+
+    def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
+        """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
+        self._runner.stats()  # raises where no device is left: then no file is to blame
+        outcomes: list[Outcome] = []
+        for position in positions:
+            deaths = self._deaths[position] = self._deaths.get(position, 0) + 1
+            if deaths < _MAX_DEATHS:
+                self._again.append(position)
+            else:
+                file = self._files[position]
+                self._is_settled[position] = True
+                reason = " ".join(str(error).split("\n  its last lines:")[0].split())
+                outcomes.append(Outcome(file.name, file.path, False, reason, 0.0, error.device))
+        return Done(outcomes, [None] * len(outcomes), b"")
+
+    def _note_pace(self, seconds: float, files: int) -> None:
+        """Size the bundles to come by how long a file takes."""
+        before_s = self._pace_s
+        self._pace_s = seconds if before_s is None else before_s + _SMOOTHING * (seconds - before_s)
+        wanted = int(_BUNDLE_S / max(self._pace_s, 1e-9))
+        self._bundle_files = max(self._batch_size, min(wanted, _GROWTH * max(files, self._batch_size), _MAX_FILES))

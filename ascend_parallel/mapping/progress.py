@@ -1,0 +1,194 @@
+"""How a run is going: on a terminal a bar, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from .outcome import Outcome
+
+__all__ = ["BarView", "LineView", "Tally", "View", "open_view"]
+
+#: The rate that is shown is that of the last seconds, so that a slow start does not spoil it.
+_RATE_WINDOW_S = 20.0
+#: How often a line is printed where there is no terminal.
+_LINE_S = 10.0
+_REFRESHES_PER_S = 4
+
+
+class Tally:
+    """What was counted so far.
+
+    Attributes:
+        total: files of the run, with those that an earlier run has done.
+        before: those.
+        ok: done well, in this run.
+        failed: set aside, in this run.
+        of_device: device -> files dealt with.
+    """
+
+    def __init__(self, total: int, before: int) -> None:
+        self.total = total
+        self.before = before
+        self.ok = 0
+        self.failed = 0
+        self.of_device: Counter[str] = Counter()
+        self.started_s = time.monotonic()
+        self._recent: deque[tuple[float, int]] = deque([(self.started_s, 0)])
+
+    @property
+    def dealt_with(self) -> int:
+        """Files of this run that are done or set aside."""
+        return self.ok + self.failed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started_s
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count some more."""
+        good = sum(outcome.ok for outcome in outcomes)
+        self.ok += good
+        self.failed += len(outcomes) - good
+        self.of_device.update([outcome.device for outcome in outcomes])
+        self._recent.append((time.monotonic(), self.dealt_with))
+        while len(self._recent) > 2 and self._recent[0][0] < self._recent[-1][0] - _RATE_WINDOW_S:
+            self._recent.popleft()
+
+    def rate(self) -> float:
+        """Return files per second of late."""
+        (since_s, before), (now_s, now) = self._recent[0], self._recent[-1]
+        return (now - before) / (now_s - since_s) if now_s > since_s else 0.0
+
+    def left_s(self) -> float | None:
+        """Return how long the rest will take; None where that cannot be told yet."""
+        rate = self.rate()
+        return (self.total - self.before - self.dealt_with) / rate if rate else None
+
+    def describe(self) -> str:
+        """Return the rate, the failures and the time left in words."""
+        left_s = self.left_s()
+        words = [f"{show_rate(self.rate())} files/s", f"{self.failed:,} failed"]
+        if left_s is not None and self.dealt_with < self.total - self.before:
+            words.append(f"{show_time(left_s)} left")
+        return ", ".join(words)
+
+    def describe_devices(self) -> str:
+        """Return what each device has done in words."""
+        return ", ".join(f"{device} {count:,}" for device, count in sorted(self.of_device.items()))
+
+
+def show_rate(rate: float) -> str:
+    """Return a rate with as many digits as mean something."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def show_time(seconds: float) -> str:
+    """Return a time as ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class View:
+    """Shows nothing: ``--quiet``."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Show what the tally says now."""
+
+
+class LineView(View):
+    """Prints a line every ten seconds."""
+
+    _next_s = 0.0
+
+    def __enter__(self) -> View:
+        self._next_s = time.monotonic() + _LINE_S
+        return self
+
+    def update(self) -> None:
+        """Print a line, if it is time to."""
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _LINE_S
+            tally = self._tally
+            dealt_with = tally.before + tally.dealt_with
+            line = f"{dealt_with:,}/{tally.total:,} files, {tally.describe()}; {tally.describe_devices()}"
+            print(line, file=sys.stderr, flush=True)
+
+
+class BarView(View):
+    """A bar on the terminal; what workers print appears above it."""
+
+    def __init__(self, tally: Tally, console: Console) -> None:
+        super().__init__(tally)
+        self._progress = _Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Words(tally),
+            console=console,
+            refresh_per_second=_REFRESHES_PER_S,
+            redirect_stdout=False,
+        )
+        self._progress.tally = tally
+        self._task = self._progress.add_task("files", total=tally.total, completed=tally.before)
+
+    def __enter__(self) -> View:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.update()
+        self._progress.stop()
+
+    def update(self) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=self._tally.before + self._tally.dealt_with)
+
+
+class _Words(ProgressColumn):
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def render(self, task: Task) -> Text:
+        return Text(self._tally.describe(), style="red" if self._tally.failed else "")
+
+
+class _Bar(Progress):
+    """A bar, and under it what each device has done."""
+
+    tally: Tally
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.tally.of_device:
+            yield Text(self.tally.describe_devices(), style="dim")
+
+
+def open_view(tally: Tally, *, quiet: bool) -> View:
+    """Return how progress is to be shown on stderr."""
+    if quiet:
+        return View(tally)
+    console: Any = Console(stderr=True, markup=False, highlight=False)
+    return BarView(tally, console) if console.is_terminal else LineView(tally)

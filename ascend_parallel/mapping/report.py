@@ -1,0 +1,175 @@
+"""The picture at the end of a run: throughput over time, work of each device, slowest files."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+import os
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.errors import DiskError, UsageError
+
+from .outcome import Outcome
+from .progress import Tally, show_rate, show_time
+
+__all__ = ["Report", "check_report"]
+
+_SUFFIXES = (".html", ".png")
+#: Points of the curve of throughput at most, and files among the slowest.
+_MAX_BINS = 120
+_SLOWEST = 15
+_LABEL_CHARS = 40
+_FAILURES_SHOWN = 500
+
+
+def check_report(path: str | os.PathLike[str]) -> None:
+    """Check, before anything is started, that a report can be drawn and written there; raises UsageError."""
+    target = Path(path)
+    if target.suffix not in _SUFFIXES:
+        raise UsageError(f"--report {path} does not end in .html or .png")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK) or target.is_dir():
+        raise UsageError(f"--report {path} cannot be written: {target.parent} is no folder, or not writable")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--report needs matplotlib, which is not installed: pip install 'ascend-parallel[report]'")
+
+
+class Report:
+    """Collects what happens in a run, and draws it."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._finished_s = array("d")
+        self._seconds = array("d")
+        self._devices: list[str] = []
+        self._files: list[str] = []
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Note some files that were dealt with just now."""
+        now_s = time.monotonic() - self._started_s
+        self._finished_s.extend([now_s] * len(outcomes))
+        self._seconds.extend([outcome.seconds for outcome in outcomes])
+        self._devices.extend([outcome.device for outcome in outcomes])
+        self._files.extend([outcome.file for outcome in outcomes])
+
+    def write(self, path: str | os.PathLike[str], title: str, tally: Tally, failures: Mapping[str, str]) -> None:
+        """Draw the report and write it, whole or not at all.
+
+        Args:
+            path: ends in .html or .png.
+            title: the pipeline.
+            tally: the numbers of the run.
+            failures: name -> reason of all files that failed.
+
+        Raises:
+            DiskError: it could not be written.
+        """
+        picture = self._draw(title)
+        target = Path(path)
+        data = picture if target.suffix == ".png" else _page(title, tally, failures, picture).encode()
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(data)
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DiskError(f"{path} could not be written: {error.strerror}") from error
+
+    def _draw(self, title: str) -> bytes:
+        import matplotlib.figure
+
+        figure: Any = matplotlib.figure.Figure(figsize=(10, 9), dpi=110, layout="constrained")
+        grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
+        devices = sorted(set(self._devices))
+        colours = {device: f"C{number % 10}" for number, device in enumerate(devices)}
+        self._draw_throughput(figure.add_subplot(grid[0, 0]))
+        self._draw_devices(figure.add_subplot(grid[0, 1]), colours)
+        self._draw_slowest(figure.add_subplot(grid[1, :]), colours)
+        figure.suptitle(title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+    def _draw_throughput(self, axes: Any) -> None:
+        end_s = max(self._finished_s[-1], 1e-3)
+        bins = int(min(_MAX_BINS, max(10, len(self._finished_s) // 10)))
+        counts, edges = np.histogram(self._finished_s, bins=bins, range=(0, end_s))
+        rates = counts / (end_s / bins)
+        axes.stairs(rates, edges, fill=True, alpha=0.35)
+        axes.stairs(rates, edges)
+        mean = len(self._finished_s) / end_s
+        axes.axhline(mean, linestyle="--", color="grey", linewidth=1)
+        axes.annotate(
+            f"mean {show_rate(mean)}", (end_s, mean), ha="right", va="bottom", color="dimgrey", xytext=(0, 2),
+            textcoords="offset points",
+        )  # fmt: skip
+        axes.set(title="Throughput", xlabel="seconds since the start", ylabel="files per second", xlim=(0, end_s))
+        axes.set_ylim(bottom=0)
+
+    def _draw_devices(self, axes: Any, colours: Mapping[str, str]) -> None:
+        names = list(colours)
+        places = np.array([names.index(device) for device in self._devices])
+        files = np.bincount(places, minlength=len(names))
+        busy_s = np.bincount(places, weights=self._seconds, minlength=len(names))
+        bars = axes.barh(names, files, color=[colours[name] for name in names])
+        labels = [f"{count:,} files, {show_time(s)} busy" for count, s in zip(files, busy_s, strict=True)]
+        axes.bar_label(bars, labels, color="white", label_type="center")
+        axes.invert_yaxis()
+        axes.set(title="Work of each device", xlabel="files")
+
+    def _draw_slowest(self, axes: Any, colours: Mapping[str, str]) -> None:
+        order = np.argsort(np.asarray(self._seconds), kind="stable")[::-1][:_SLOWEST]
+        names = [_shorten(self._files[i]) for i in order]
+        axes.barh(
+            range(len(order)), [self._seconds[i] for i in order], color=[colours[self._devices[i]] for i in order]
+        )
+        axes.set_yticks(range(len(order)), names)
+        axes.invert_yaxis()
+        axes.set(title="Slowest files, in the colours of their devices", xlabel="seconds in the pipeline")
+
+
+def _shorten(name: str) -> str:
+    name = name.encode(errors="replace").decode().replace("$", r"\$").replace("\n", " ")
+    return name if len(name) <= _LABEL_CHARS else "..." + name[-_LABEL_CHARS + 3 :]
+
+
+def _page(title: str, tally: Tally, failures: Mapping[str, str], picture: bytes) -> str:
+    """Return the report as a page that holds its picture."""
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td>{_text(reason)}</td></tr>"
+        for name, reason in list(failures.items())[:_FAILURES_SHOWN]
+    )
+    more = len(failures) - _FAILURES_SHOWN
+    table = (
+        f"<h2>{len(failures):,} failed</h2><table><tr><th>File</th><th>Reason</th></tr>{rows}</table>" if rows else ""
+    )
+    if more > 0:
+        table += f"<p>and {more:,} more: see manifest.jsonl</p>"
+    rate = tally.dealt_with / tally.elapsed_s
+    facts = f"{tally.dealt_with:,} files in {show_time(tally.elapsed_s)} ({show_rate(rate)} files/s)"
+    if tally.before:
+        facts += f"; {tally.before:,} were done before"
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title><style>
+body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
+img {{ max-width: 100%; }} table {{ border-collapse: collapse; }}
+td, th {{ text-align: left; padding: 2px 12px 2px 0; border-bottom: 1px solid #ddd; vertical-align: top; }}
+</style></head><body>
+<h1>{_text(title)}</h1>
+<p>{facts}; {_text(tally.describe_devices())}</p>
+<img alt="throughput over time, work of each device, slowest files"
+ src="data:image/png;base64,{base64.b64encode(picture).decode()}">
+{table}
+</body></html>
+"""
+
+
+def _text(text: str) -> str:
+    return html.escape(text.encode(errors="replace").decode())

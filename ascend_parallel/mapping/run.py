@@ -1,0 +1,128 @@
+"""One run over a list of files: the files, the manifest and the workers together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from ascend_parallel.master.order import THREAD_VARIABLES, environment, threads_of_each
+from ascend_parallel.master.runner import ParallelPredictUtils
+from ascend_parallel.worker.engines.parcel import FILES, RECORDS, unpack_results
+
+from .files import File
+from .journal import Journal
+from .mapper import Done, Mapper
+from .outcome import Outcome
+from .settings import MapSettings
+from .spec import PipelineSpec, read_pipeline
+
+__all__ = ["MapRun"]
+
+#: How often a worker that has not yet answered is started again before its device is given up: a folder may hold
+#: several files in a row that end a worker.
+_MAX_RESTARTS = 10
+
+
+class MapRun:
+    """A run of a pipeline over files.
+
+    Attributes:
+        files: what is to be done; without what an earlier run has done.
+        total: how many files there are with those.
+        journal: the manifest; None where results are handed back.
+        devices: where workers run.
+        workers: how many.
+    """
+
+    def __init__(self, files: Sequence[File], settings: MapSettings) -> None:
+        """Check everything that can be checked; nothing is started or written.
+
+        Raises:
+            UsageError: an argument is wrong.
+        """
+        spec = read_pipeline(settings.pipeline, settings.options or {}, settings.preprocess, settings.postprocess)
+        self._settings = settings
+        self._runner = _make_runner(spec, settings)
+        self.devices = self._runner.devices
+        self.workers = len(self.devices) * settings.instances_per_device
+        self.total = len(files)
+        self.files = list(files)
+        self.journal: Journal | None = None
+        if settings.output_dir is not None:
+            self.journal = Journal(
+                settings.output_dir, _settings_of_results(spec, settings), with_results=settings.keep == "lines"
+            )
+            self.journal.read(resume=settings.resume, retry_failed=settings.retry_failed)
+            done = self.journal.done
+            self.files = [file for file in files if file.name not in done]
+
+    @property
+    def threads(self) -> tuple[int, dict[str, str]]:
+        """How many threads each worker is told to use, and what the environment says otherwise: variable -> value."""
+        threads = threads_of_each(self.workers)
+        told = environment(threads)
+        return threads, {name: told[name] for name in THREAD_VARIABLES if told[name] != str(threads)}
+
+    def run(self) -> Iterator[list[Outcome]]:
+        """Start the workers and yield outcomes as they come, some at a time, each in the manifest already.
+
+        Raises:
+            WorkerError: the pipeline could not be built, or no device is left.
+            DiskError: the output folder takes no more files.
+        """
+        if not self.files:
+            return
+        settings = self._settings
+        try:
+            with self._runner as runner:
+                if self.journal is not None:
+                    self.journal.open()
+                mapper = Mapper(
+                    runner,
+                    self.files,
+                    workers=self.workers,
+                    batch_size=settings.batch_size,
+                    timeout_s=settings.timeout_s,
+                    saves_files=settings.keep == "files",
+                    max_ahead=settings.max_ahead,
+                )
+                for done in mapper.run():
+                    yield self._keep(done)
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+
+    def _keep(self, done: Done) -> list[Outcome]:
+        """Note outcomes in the manifest; or give them their results."""
+        if self.journal is None:
+            return [
+                outcome if place is None else outcome._replace(results=tuple(unpack_results(done.body, *place)))
+                for outcome, place in zip(done.outcomes, done.places, strict=True)
+            ]
+        lines = b"".join([done.body[place[0] : place[0] + place[1]] for place in done.places if place is not None])
+        self.journal.add(done.outcomes, lines)
+        return done.outcomes
+
+
+def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUtils:
+    told = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
+    if settings.output_dir is not None:
+        told["output_dir"] = os.path.abspath(settings.output_dir)
+    return ParallelPredictUtils(
+        spec.model,
+        devices=settings.devices,
+        engine=spec.engine,
+        engine_options=told,
+        instances=settings.instances_per_device,
+        worker_python=settings.worker_python,
+        batch_axes={FILES: None, RECORDS: None},
+        predict_timeout_s=settings.timeout_s,
+        max_retries=0,
+        max_restarts=_MAX_RESTARTS,
+    )
+
+
+def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str, object]:
+    """Return what results depend on."""
+    given = {name: value for name, value in spec.options.items() if value}
+    return {"pipeline": spec.model, **given, "output_format": settings.output_format}

@@ -1,0 +1,85 @@
+"""What PIPELINE may be, checked before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ascend_parallel.errors import UsageError
+from ascend_parallel.master import order
+from ascend_parallel.worker.engines import ENGINES
+
+__all__ = ["PipelineSpec", "read_pipeline"]
+
+_EXPECTED = (
+    "'module:factory', 'file.py:factory', 'paddlex:NAME_OR_CONFIG.yaml', 'paddleocr:ClassName', or an .onnx or "
+    ".mindir file"
+)
+
+
+class PipelineSpec(NamedTuple):
+    """A pipeline, as workers are told of it.
+
+    Attributes:
+        model: what the engine opens.
+        engine: "pipeline" or "modelfile".
+        options: the engine's options, but for those of the run.
+    """
+
+    model: str
+    engine: str
+    options: dict[str, Any]
+
+
+def read_pipeline(
+    pipeline: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
+) -> PipelineSpec:
+    """Return what workers are told of a pipeline.
+
+    Raises:
+        UsageError: it is none of the kinds there are, its file is missing, or an option does not go with it.
+    """
+    if not isinstance(pipeline, (str, os.PathLike)) or not os.fspath(pipeline):
+        raise UsageError(f"the pipeline is {pipeline!r}; expected {_EXPECTED}")
+    text = os.fspath(pipeline)
+    for name, engine in ENGINES.items():
+        if engine.suffixes and text.endswith(engine.suffixes):
+            return _read_model_file(text, name, options, preprocess, postprocess)
+    if preprocess or postprocess:
+        raise UsageError(f"preprocess and postprocess are for model files; {text} does its own")
+    library, colon, rest = text.rpartition(":")
+    if not colon or not library or not rest:
+        raise UsageError(f"the pipeline {text!r} is of no known kind; expected {_EXPECTED}")
+    if library == "paddlex" and rest.endswith((".yaml", ".yml")):
+        if not Path(rest).is_file():
+            raise UsageError(f"there is no configuration {rest} (in {Path.cwd()}) for paddlex")
+        text = f"paddlex:{os.path.abspath(rest)}"
+    if library.endswith(".py") and not Path(library).is_file():
+        raise UsageError(f"there is no file {library} (in {Path.cwd()}) for the pipeline {text}")
+    return PipelineSpec(text, "pipeline", {"pipeline_options": _plain(options)})
+
+
+def _read_model_file(
+    path: str, engine: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
+) -> PipelineSpec:
+    order.check_files([path], ENGINES[engine])
+    for name, function in (("preprocess", preprocess), ("postprocess", postprocess)):
+        if function is not None and not all(function.rpartition(":")[::2]):
+            raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
+    told = {
+        "pipeline_options": order.check_options(ENGINES[engine], options),
+        "engine": engine,
+        "preprocess": preprocess,
+        "postprocess": postprocess,
+    }
+    return PipelineSpec(os.path.abspath(path), "modelfile", told)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in options):
+        raise UsageError(f"options are {options!r}; expected a dict of keyword -> value for the pipeline's constructor")
+    if "device" in options:
+        raise UsageError("the option device is set for each worker; say which devices with devices")
+    return dict(options)
