@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping
+from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,7 @@ class Journal:
             fd = os.open(self.folder / MANIFEST, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._fds[MANIFEST] = fd
             self._lock(fd)
-            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
-            (self.folder / PARTIAL).mkdir()
+            self.sweep()
             self._write_settings()
             if os.pread(fd, len(self._kept) + 1, 0) != self._kept:
                 self._replace(MANIFEST, self._kept)
@@ -159,7 +158,7 @@ class Journal:
 
     def _replace(self, name: str, data: bytes) -> None:
         """Write a file anew, whole, and go on appending to it."""
-        partial = self.folder / PARTIAL / name
+        partial = self.folder / f"{PARTIAL}{name}"
         partial.write_bytes(data)
         fd = os.open(partial, os.O_RDWR | os.O_APPEND)
         if name == MANIFEST:
@@ -185,7 +184,7 @@ class Journal:
     def _write_settings(self) -> None:
         import yaml
 
-        partial = self.folder / PARTIAL / SETTINGS
+        partial = self.folder / f"{PARTIAL}{SETTINGS}"
         partial.write_text(yaml.safe_dump(_plain(self._settings), sort_keys=False))
         partial.replace(self.folder / SETTINGS)
 
@@ -207,12 +206,17 @@ class Journal:
         except OSError as error:
             raise _disk_error(self.folder / name, error) from error
 
+    def sweep(self) -> None:
+        """Remove what workers that were killed have left half written."""
+        for above, _, names in os.walk(self.folder):
+            for name in names:
+                if name.startswith(PARTIAL):
+                    (Path(above) / name).unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Close the files; what is left half written is removed."""
+        """Close the files."""
         for fd in self._fds.values():
             os.close(fd)
-        if self._fds:
-            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
         self._fds.clear()
 
 
@@ -235,10 +239,11 @@ def _plain(settings: Mapping[str, Any]) -> Any:
 
 
 def _line(outcome: Outcome, now_s: float) -> bytes:
-    entry: dict[str, Any] = {"file": outcome.file, "status": "ok" if outcome.ok else "error"}
+    # By hand, as it takes a fifth of the time of a json.dumps of a dict, for each file of millions.
     if outcome.ok:
-        entry["outputs"] = outcome.outputs
+        outputs = ", ".join([quote(output) for output in outcome.outputs])
+        how = f'"ok", "outputs": [{outputs}]'
     else:
-        entry["reason"] = outcome.error
-    entry.update(seconds=outcome.seconds, device=outcome.device, finished=now_s)
-    return json.dumps(entry).encode() + b"\n"
+        how = f'"error", "reason": {quote(outcome.error)}'
+    text = f'{{"file": {quote(outcome.file)}, "status": {how}, "seconds": {outcome.seconds}, '
+    return f'{text}"device": {quote(outcome.device)}, "finished": {now_s}}}\n'.encode()

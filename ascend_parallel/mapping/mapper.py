@@ -14,10 +14,18 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from ascend_parallel.errors import DiskError, WorkerError
+from ascend_parallel.errors import DiskError, WorkerError, WorkerTimeout
 from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 from ascend_parallel.master.runner import ParallelPredictUtils
-from ascend_parallel.worker.engines.parcel import DONE, FILES, RECORDS, UNSAVED, pack_files, unpack_records
+from ascend_parallel.worker.engines.parcel import (
+    DONE,
+    FILES,
+    RECORDS,
+    UNSAVED,
+    pack_files,
+    unpack_records,
+    unpack_results,
+)
 
 from .files import File
 from .outcome import Outcome
@@ -40,13 +48,11 @@ class Done(NamedTuple):
 
     Attributes:
         outcomes: of files that are dealt with; those that are sent again are missing.
-        places: of each outcome, where in ``body`` its results or line are: (start, length); None where there are none.
-        body: as the worker sent it.
+        lines: of the file of results; empty where they are not kept there.
     """
 
     outcomes: list[Outcome]
-    places: list[tuple[int, int] | None]
-    body: bytes
+    lines: bytes = b""
 
 
 class _Bundle(NamedTuple):
@@ -69,7 +75,7 @@ class Mapper:
         workers: int,
         batch_size: int,
         timeout_s: float,
-        saves_files: bool,
+        keep: str,
         max_ahead: int | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -80,7 +86,7 @@ class Mapper:
             workers: how many bundles it runs at a time.
             batch_size: files that a pipeline is given at a time.
             timeout_s: how long one file may take.
-            saves_files: whether the details of files that are done are names of outputs, and not places in the body.
+            keep: what becomes of results: "files", "lines" or "values".
             max_ahead: see above.
         """
         self._runner = runner
@@ -88,7 +94,7 @@ class Mapper:
         self._workers = workers
         self._batch_size = batch_size
         self._timeout_s = timeout_s
-        self._saves_files = saves_files
+        self._keep = keep
         self._max_ahead = max_ahead
         self._next = 0
         self._again: deque[int] = deque()
@@ -168,20 +174,23 @@ class Mapper:
         error = bundle.future.exception()
         if isinstance(error, WorkerError):
             return self._lose(bundle.positions, error)
-        device, records, body = unpack_records(bundle.future.result()[RECORDS])
+        device, records, text, arrays = unpack_records(bundle.future.result()[RECORDS])
+        results = iter(unpack_results(text, arrays) if self._keep == "values" else ())
         outcomes: list[Outcome] = []
-        places: list[tuple[int, int] | None] = []
         for position, (status, seconds, detail) in zip(bundle.positions, records, strict=False):
-            if status == UNSAVED:
+            path, name = self._files[position]
+            if status == DONE:
+                outputs = tuple(detail or ())
+                outcome = Outcome(name, path, True, "", seconds, device, outputs, tuple(next(results, ())))
+            elif status == UNSAVED:
                 self._full = DiskError(f"{detail}; mend that, and run the same again with --resume")
                 break
-            file, is_done = self._files[position], status == DONE
+            else:
+                outcome = Outcome(name, path, False, detail, seconds, device)
+            outcomes.append(outcome)
             self._is_settled[position] = True
-            outputs = tuple(detail) if is_done and self._saves_files else ()
-            outcomes.append(Outcome(file.name, file.path, is_done, "" if is_done else detail, seconds, device, outputs))
-            places.append(None if self._saves_files or not is_done else (detail[0], detail[1]))
-        self._note_pace(sum(record[1] for record in records) / len(records), len(records))
-        return Done(outcomes, places, body)
+        self._note_pace(sum([record[1] for record in records]) / len(records), len(records))
+        return Done(outcomes, text if self._keep == "lines" else b"")
 
     def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
         """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
@@ -194,9 +203,18 @@ class Mapper:
             else:
                 file = self._files[position]
                 self._is_settled[position] = True
-                reason = " ".join(str(error).split("\n  its last lines:")[0].split())
-                outcomes.append(Outcome(file.name, file.path, False, reason, 0.0, error.device))
-        return Done(outcomes, [None] * len(outcomes), b"")
+                outcomes.append(Outcome(file.name, file.path, False, self._blame(error), 0.0, error.device))
+        return Done(outcomes)
+
+    def _blame(self, error: WorkerError) -> str:
+        """Return why a file is set aside."""
+        if isinstance(error, WorkerTimeout):
+            return (
+                f"it took longer than {self._timeout_s:g} s twice, and its workers were killed; if a file may take "
+                "longer, raise timeout_s"
+            )
+        told = " ".join(str(error).split("\n  its last lines:")[0].split())
+        return f"it ended its worker twice; the last time: {told}"
 
     def _note_pace(self, seconds: float, files: int) -> None:
         """Size the bundles to come by how long a file takes."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from ascend_parallel.master.order import THREAD_VARIABLES, environment, threads_of_each
 from ascend_parallel.master.runner import ParallelPredictUtils
-from ascend_parallel.worker.engines.parcel import FILES, RECORDS, unpack_results
+from ascend_parallel.worker.engines.parcel import FILES, RECORDS
 
 from .files import File
 from .journal import Journal
-from .mapper import Done, Mapper
+from .mapper import Mapper
 from .outcome import Outcome
 from .settings import MapSettings
 from .spec import PipelineSpec, read_pipeline
@@ -83,25 +83,16 @@ class MapRun:
                     workers=self.workers,
                     batch_size=settings.batch_size,
                     timeout_s=settings.timeout_s,
-                    saves_files=settings.keep == "files",
+                    keep=settings.keep,
                     max_ahead=settings.max_ahead,
                 )
                 for done in mapper.run():
-                    yield self._keep(done)
+                    if self.journal is not None:
+                        self.journal.add(done.outcomes, done.lines)
+                    yield done.outcomes
         finally:
             if self.journal is not None:
                 self.journal.close()
-
-    def _keep(self, done: Done) -> list[Outcome]:
-        """Note outcomes in the manifest; or give them their results."""
-        if self.journal is None:
-            return [
-                outcome if place is None else outcome._replace(results=tuple(unpack_results(done.body, *place)))
-                for outcome, place in zip(done.outcomes, done.places, strict=True)
-            ]
-        lines = b"".join([done.body[place[0] : place[0] + place[1]] for place in done.places if place is not None])
-        self.journal.add(done.outcomes, lines)
-        return done.outcomes
 
 
 def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUtils:

@@ -24,15 +24,19 @@ _MAX_REASON_CHARS = 1000
 
 
 class BatchRunner:
-    """Runs files through a pipeline."""
+    """Runs files through a pipeline.
+
+    Attributes:
+        keeper: what becomes of the results.
+    """
 
     def __init__(self, pipeline: Pipeline, options: Dict[str, Any]) -> None:
         self._pipeline = pipeline
         self._batch_size = options["batch_size"]
-        self._keeper = make_keeper(options)
+        self.keeper = make_keeper(options)
 
-    def run(self, files: List[File]) -> Tuple[List[Record], bytes]:
-        """Return a record for each file, in order, and the body that their details point into.
+    def run(self, files: List[File]) -> List[Record]:
+        """Return a record for each file, in order; what is kept of their results is for the keeper to give.
 
         Where the output folder takes no more files, the last record says so, and the files behind it have none.
         """
@@ -46,7 +50,7 @@ class BatchRunner:
             except CannotSave as error:
                 records.append([UNSAVED, 0.0, str(error)])
                 break
-        return records, self._keeper.take_body()
+        return records
 
     def _run_batch(self, batch: List[File], records: List[Record]) -> None:
         """Add the records of a batch; where it fails, run its files one by one."""
@@ -68,7 +72,7 @@ class BatchRunner:
 
     def _attempt(self, batch: List[File]) -> List[Any]:
         paths = [path for path, _ in batch]
-        return self._keeper.keep([name for _, name in batch], pair(paths, self._pipeline(paths)))
+        return self.keeper.keep([name for _, name in batch], pair(paths, self._pipeline(paths)))
 
     def _note(self, error: Exception) -> None:
         """Give files one at a time from now on, where results of several cannot be told apart: no batch would do."""
@@ -77,7 +81,7 @@ class BatchRunner:
             print("%s, and they do not say whose they are (input_path); from now on it gets one file at a time" % error)
 
 
-def make_keeper(options: Dict[str, Any]) -> Union[FileKeeper, LineKeeper]:
+def make_keeper(options: Dict[str, Any]) -> Union[FileKeeper, LineKeeper, ValueKeeper]:
     """Return what keeps the results, by the option ``keep``."""
     if options["keep"] == "files":
         return FileKeeper(options["output_dir"])

@@ -8,32 +8,40 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 
-def to_json(value: Any, special: Optional[Callable[[Any], Any]] = None) -> bytes:
-    """Return a result as JSON: numpy's numbers as numbers, arrays as lists.
+class JsonWriter:
+    """Writes results as JSON: numpy's numbers as numbers, arrays as lists; what has a ``json`` of its own, as that."""
 
-    Args:
-        value: dicts, lists, strings, numbers, and what has a ``json`` of its own, as PaddleX's results do.
-        special: called first with what JSON does not know; returns what stands for it, or None to leave it.
+    def __init__(self, special: Optional[Callable[[Any], Any]] = None) -> None:
+        """Make a writer.
 
-    Raises:
-        TypeError: something in it is of a type that JSON cannot hold.
-    """
+        Args:
+            special: called first with what JSON does not know; returns what stands for it, or None to leave it.
+        """
+        self._special = special
+        # Kept, as json.dumps makes a new one each time, which takes longer than a small result.
+        self._encoder = json.JSONEncoder(ensure_ascii=False, default=self._plain)
 
-    def plain(item: Any) -> Any:
-        found = special(item) if special is not None else None
+    def write(self, value: Any) -> bytes:
+        """Return a result as JSON.
+
+        Raises:
+            TypeError: something in it is of a type that JSON cannot hold.
+        """
+        value = own_json(value)
+        try:
+            text = self._encoder.encode(value)
+        except TypeError as error:
+            if "keys must be" not in str(error):
+                raise
+            text = self._encoder.encode(_with_plain_keys(value))
+        try:
+            return text.encode()
+        except UnicodeEncodeError:  # a file name that is no UTF-8
+            return json.dumps(json.loads(text)).encode()
+
+    def _plain(self, item: Any) -> Any:
+        found = self._special(item) if self._special is not None else None
         return _plain(item) if found is None else found
-
-    value = own_json(value)
-    try:
-        text = json.dumps(value, default=plain, ensure_ascii=False)
-    except TypeError as error:
-        if "keys must be" not in str(error):
-            raise
-        text = json.dumps(_with_plain_keys(value), default=plain, ensure_ascii=False)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # a file name that is no UTF-8
-        return json.dumps(json.loads(text)).encode()
 
 
 def own_json(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from .engines.parcel import ARRAY_KEY
-from .jsontext import to_json
+from .jsontext import JsonWriter
 from .saving import Saver
 
 #: (position, page, result), as pairing.py yields them.
@@ -33,57 +33,66 @@ class FileKeeper:
             raise
         return outputs
 
-    def take_body(self) -> bytes:
+    def take(self) -> Tuple[bytes, bytes]:
         """Return nothing: results are in files."""
-        return b""
+        return b"", b""
 
 
 class LineKeeper:
-    """Makes a line of JSON for each file, in the body; the detail of a file says where: [start, length]."""
+    """Makes a line of JSON for each file; there is no more detail."""
 
     def __init__(self) -> None:
-        self._body = bytearray()
+        self._json = JsonWriter()
+        self._lines: List[bytes] = []
 
     def keep(self, names: Sequence[str], paired: Paired) -> List[Any]:
         """Add the lines of a batch; return the detail of each file."""
         texts: List[List[bytes]] = [[] for _ in names]
         for position, _, result in paired:
-            texts[position].append(to_json(result))
-        return [self._add(self._line(name, made)) for name, made in zip(names, texts)]
+            texts[position].append(self._json.write(result))
+        for name, made in zip(names, texts):
+            self._lines.append(b'{"file": %s, "results": [%s]}\n' % (json.dumps(name).encode(), b", ".join(made)))
+        return [None] * len(names)
 
-    def _line(self, name: str, texts: List[bytes]) -> bytes:
-        return b'{"file": %s, "results": [%s]}\n' % (json.dumps(name).encode(), b", ".join(texts))
-
-    def _add(self, data: bytes) -> List[int]:
-        start = len(self._body)
-        self._body += data
-        return [start, len(data)]
-
-    def take_body(self) -> bytes:
+    def take(self) -> Tuple[bytes, bytes]:
         """Return the lines since the last time."""
-        body = bytes(self._body)
-        self._body.clear()
-        return body
+        lines = b"".join(self._lines)
+        self._lines.clear()
+        return lines, b""
 
 
-class ValueKeeper(LineKeeper):
-    """Packs each file's results for the master: JSON, and arrays as their bytes; details as in :class:`LineKeeper`."""
+class ValueKeeper:
+    """Packs results for the master (see parcel.py): JSON, and the bytes of arrays; there is no more detail."""
+
+    def __init__(self) -> None:
+        self._json = JsonWriter(self._add_array)
+        self._texts: List[bytes] = []
+        self._arrays = bytearray()
 
     def keep(self, names: Sequence[str], paired: Paired) -> List[Any]:
         """Add the results of a batch; return the detail of each file."""
         texts: List[List[bytes]] = [[] for _ in names]
         for position, _, result in paired:
-            texts[position].append(to_json(_array_of_image(result), self._add_array))
-        return [self._add(b"[" + b", ".join(made) + b"]") for made in texts]
+            texts[position].append(self._json.write(array_of_image(result)))
+        self._texts += [b"[" + b", ".join(made) + b"]" for made in texts]
+        return [None] * len(names)
 
     def _add_array(self, item: Any) -> Optional[Dict[str, Any]]:
-        item = _array_of_image(item)
-        if not isinstance(item, np.ndarray) or item.dtype.hasobject:
+        item = array_of_image(item)
+        if not isinstance(item, np.ndarray) or item.dtype.kind not in "biufc":
             return None
-        start, _ = self._add(np.ascontiguousarray(item).tobytes())
+        start = len(self._arrays)
+        self._arrays += np.ascontiguousarray(item).tobytes()
         return {ARRAY_KEY: [start, item.dtype.str, list(item.shape)]}
 
+    def take(self) -> Tuple[bytes, bytes]:
+        """Return the results since the last time: a list of JSON with an element for each file, and the arrays."""
+        texts, arrays = b"[" + b", ".join(self._texts) + b"]", bytes(self._arrays)
+        self._texts.clear()
+        self._arrays.clear()
+        return texts, arrays
 
-def _array_of_image(item: Any) -> Any:
+
+def array_of_image(item: Any) -> Any:
     """Return a PIL image's pixels; anything else as it is."""
     return np.asarray(item) if type(item).__module__.startswith("PIL.") else item

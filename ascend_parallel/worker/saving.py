@@ -14,10 +14,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from .jsontext import to_json
+from .jsontext import JsonWriter
 
-#: Files are written here, inside the output folder, and renamed when they are whole.
-PARTIAL = ".partial"
+#: What names of files begin with that are being written. They lie in the folder they are for: a rename from one folder
+#: to another takes a lock that all workers share.
+PARTIAL = ".partial-"
 #: Errors that the next file would meet, too.
 _ERRNOS_OF_DISKS = (
     errno.ENOSPC,
@@ -29,6 +30,8 @@ _ERRNOS_OF_DISKS = (
     errno.ENOENT,
     errno.EMFILE,
 )
+
+_JSON = JsonWriter()
 
 
 class CannotSave(Exception):
@@ -61,10 +64,14 @@ class Saver:
         """
         suffix, write = choose_format(result)
         output = name + ("" if page is None else "_%d" % page) + suffix
-        partial = "%s/%s/%d-%d%s" % (self._folder, PARTIAL, os.getpid(), next(self._numbers), suffix)
+        below, slash, _ = output.rpartition("/")
+        partial = "%s/%s%s%s%d-%d%s" % (
+            *(self._folder, below, slash, PARTIAL),
+            *(os.getpid(), next(self._numbers), suffix),
+        )
         path = "%s/%s" % (self._folder, output)
         try:
-            self._make_folder(os.path.dirname(output))
+            self._make_folder(below)
             write(partial)
             os.replace(partial, path)
         except OSError as error:
@@ -112,7 +119,7 @@ def choose_format(result: Any) -> Tuple[str, Callable[[str], None]]:
         return ".txt", lambda path: _write(path, result.encode("utf-8", "surrogateescape"))
     if isinstance(result, (bytes, bytearray)):
         raise TypeError("the result is %s, which has no file format; return a str, dict, list or array" % type(result))
-    return ".json", lambda path: _write(path, to_json(result))
+    return ".json", lambda path: _write(path, _JSON.write(result))
 
 
 def _write(path: str, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """What goes to a worker that maps files, and what comes back: one uint8 array each way; both sides.
 
 There: JSON, ``[[path, name], ...]``. Back: one line of JSON, ``{"device": ..., "files": [[status, seconds, detail],
-...]}``, and behind it the body: bytes that the files' details point into. Both are padded, so that arrays of many calls
-have the same few sizes and their memory is found again.
+...], "text_bytes": ..., "array_bytes": ...}``, and behind it the text and the arrays that were kept of the results (see
+keepers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is found again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILES, RECORDS = "files", "records"
 
 #: Arrays are at least so long, and a power of two.
 _LEAST_BYTES = 4096
-#: Stands for an array in the JSON of a result: [offset in the body, dtype, shape].
+#: Stands for an array in the JSON of a result: [offset in the arrays' bytes, dtype, shape].
 ARRAY_KEY = "__array__"
 
 
@@ -41,27 +41,31 @@ def unpack_files(array: np.ndarray) -> List[Tuple[str, str]]:
     return [(path, name) for path, name in json.loads(array.tobytes())]
 
 
-def pack_records(device: str, records: Sequence[Any], body: bytes) -> bytes:
+def pack_records(device: str, records: Sequence[Any], text: bytes, arrays: bytes) -> bytes:
     """Return the answer; to be padded."""
-    return json.dumps({"device": device, "files": records}).encode() + b"\n" + body
+    head = {"device": device, "files": records, "text_bytes": len(text), "array_bytes": len(arrays)}
+    return json.dumps(head).encode() + b"\n" + text + arrays
 
 
-def unpack_records(array: np.ndarray) -> Tuple[str, List[Any], bytes]:
-    """Return device, records and body of an answer; the padding is still behind the body."""
-    head, _, body = array.tobytes().partition(b"\n")
+def unpack_records(array: np.ndarray) -> Tuple[str, List[Any], bytes, bytes]:
+    """Return device, records, text and arrays of an answer."""
+    data = array.tobytes()
+    head, _, _ = data.partition(b"\n")
     told = json.loads(head)
-    return told["device"], told["files"], body
+    start = len(head) + 1
+    middle = start + told["text_bytes"]
+    return told["device"], told["files"], data[start:middle], data[middle : middle + told["array_bytes"]]
 
 
-def unpack_results(body: bytes, start: int, length: int) -> List[Any]:
-    """Return the results of a file that lie in a body, arrays as arrays."""
+def unpack_results(text: bytes, arrays: bytes) -> List[Any]:
+    """Return the results that were packed: a list of them for each file that is done, arrays as arrays."""
 
     def restore(item: Any) -> Any:
         if ARRAY_KEY not in item:
             return item
         offset, dtype, shape = item[ARRAY_KEY]
         size = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(body, dtype, size, offset).reshape(shape).copy()
+        return np.frombuffer(arrays, dtype, size, offset).reshape(shape).copy()
 
-    found: List[Any] = json.loads(body[start : start + length], object_hook=restore)
+    found: List[Any] = json.loads(text, object_hook=restore if arrays else None)
     return found
