@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -99,7 +100,7 @@ def parallel_map(
         max_ahead=_MAX_AHEAD if ordered else None,
     )
     run = MapRun(files, settings)
-    return _in_order(run) if ordered else (outcome for some in run.run() for outcome in some)
+    return _in_order(run) if ordered else _as_they_come(run)
 
 
 def _list(
@@ -116,12 +117,19 @@ def _list(
     return name_files(inputs)
 
 
+def _as_they_come(run: MapRun) -> Iterator[Outcome]:
+    with contextlib.closing(run.run()) as bundles:
+        for outcomes in bundles:
+            yield from outcomes
+
+
 def _in_order(run: MapRun) -> Iterator[Outcome]:
     waiting: dict[str, Outcome] = {}
     order = iter(run.files)
     wanted = next(order, None)
-    for some in run.run():
-        waiting.update((outcome.file, outcome) for outcome in some)
-        while wanted is not None and wanted.name in waiting:
-            yield waiting.pop(wanted.name)
-            wanted = next(order, None)
+    with contextlib.closing(run.run()) as bundles:
+        for outcomes in bundles:
+            waiting.update((outcome.file, outcome) for outcome in outcomes)
+            while wanted is not None and wanted.name in waiting:
+                yield waiting.pop(wanted.name)
+                wanted = next(order, None)

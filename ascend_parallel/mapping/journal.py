@@ -79,6 +79,7 @@ class Journal:
                     f"{self.folder} holds the outputs of an earlier run ({len(lines)} files in {MANIFEST}): resume it "
                     "(--resume), or name another output folder"
                 )
+            self._check_results_are_ours()
             return
         if not (self.folder / MANIFEST).is_file():
             raise UsageError(f"there is nothing to resume in {self.folder}: it has no {MANIFEST}; leave --resume out")
@@ -111,6 +112,11 @@ class Journal:
             raise UsageError(
                 f"{self.folder / MANIFEST} is not a manifest of this program; name another folder"
             ) from None
+
+    def _check_results_are_ours(self) -> None:
+        results = self.folder / RESULTS
+        if self._with_results and results.exists() and not (self.folder / MANIFEST).exists():
+            raise UsageError(f"{results} is there, without a {MANIFEST}: move it away, or name another output folder")
 
     def _check_same_settings(self) -> None:
         import yaml

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from ascend_parallel.errors import DiskError, WorkerError, WorkerTimeout
+from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 from ascend_parallel.master.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines.parcel import (
@@ -41,6 +41,8 @@ _MAX_FILES = 1000
 _SMOOTHING = 0.3
 #: How often a file may end its worker before it is set aside.
 _MAX_DEATHS = 2
+#: So many workers may end one after the other, with nothing done in between, before the files are not blamed any more.
+_MAX_DEATHS_IN_A_ROW = 40
 
 
 class Done(NamedTuple):
@@ -101,6 +103,7 @@ class Mapper:
         self._deaths: dict[int, int] = {}
         self._is_settled = bytearray(len(files))
         self._first_open = 0
+        self._deaths_in_a_row = 0
         self._full: DiskError | None = None
         self._in_flight = 0
         self._answers: SimpleQueue[_Bundle] = SimpleQueue()
@@ -123,8 +126,8 @@ class Mapper:
                 self._fill()  # before the caller gets its turn, so that no worker waits for it
             if done.outcomes:
                 yield done
-            if self._full is not None:
-                raise self._full
+        if self._full is not None:
+            raise self._full
 
     # ---- to the workers
 
@@ -174,6 +177,7 @@ class Mapper:
         error = bundle.future.exception()
         if isinstance(error, WorkerError):
             return self._lose(bundle.positions, error)
+        self._deaths_in_a_row = 0
         device, records, text, arrays = unpack_records(bundle.future.result()[RECORDS])
         results = iter(unpack_results(text, arrays) if self._keep == "values" else ())
         outcomes: list[Outcome] = []
@@ -195,6 +199,13 @@ class Mapper:
     def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
         """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
         self._runner.stats()  # raises where no device is left: then no file is to blame
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
+            raise WorkerDied(
+                f"the last {self._deaths_in_a_row} workers ended over their files, with nothing done in between: the "
+                f"pipeline or its devices are the likelier cause; the last: {error}",
+                device=error.device,
+            )
         outcomes: list[Outcome] = []
         for position in positions:
             deaths = self._deaths[position] = self._deaths.get(position, 0) + 1
@@ -214,7 +225,7 @@ class Mapper:
                 "longer, raise timeout_s"
             )
         told = " ".join(str(error).split("\n  its last lines:")[0].split())
-        return f"it ended its worker twice; the last time: {told}"
+        return f"its worker {'died' if isinstance(error, WorkerDied) else 'failed'} twice; the last time: {told}"
 
     def _note_pace(self, seconds: float, files: int) -> None:
         """Size the bundles to come by how long a file takes."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
-from ascend_parallel.master.order import THREAD_VARIABLES, environment, threads_of_each
+from ascend_parallel.master import order
 from ascend_parallel.master.runner import ParallelPredictUtils
+from ascend_parallel.worker.engines import ENGINES
 from ascend_parallel.worker.engines.parcel import FILES, RECORDS
 
 from .files import File
@@ -18,9 +20,8 @@ from .spec import PipelineSpec, read_pipeline
 
 __all__ = ["MapRun"]
 
-#: How often a worker that has not yet answered is started again before its device is given up: a folder may hold
-#: several files in a row that end a worker.
-_MAX_RESTARTS = 10
+#: How often a pipeline that cannot be built again is tried before its device is given up.
+_MAX_RESTARTS = 5
 
 
 class MapRun:
@@ -44,6 +45,7 @@ class MapRun:
         self._settings = settings
         self._runner = _make_runner(spec, settings)
         self.devices = self._runner.devices
+        order.check_devices(self.devices, ENGINES[spec.options.get("engine", spec.engine)])
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)
@@ -59,11 +61,11 @@ class MapRun:
     @property
     def threads(self) -> tuple[int, dict[str, str]]:
         """How many threads each worker is told to use, and what the environment says otherwise: variable -> value."""
-        threads = threads_of_each(self.workers)
-        told = environment(threads)
-        return threads, {name: told[name] for name in THREAD_VARIABLES if told[name] != str(threads)}
+        threads = order.threads_of_each(self.workers)
+        told = order.environment(threads)
+        return threads, {name: told[name] for name in order.THREAD_VARIABLES if told[name] != str(threads)}
 
-    def run(self) -> Iterator[list[Outcome]]:
+    def run(self) -> Generator[list[Outcome], None, None]:
         """Start the workers and yield outcomes as they come, some at a time, each in the manifest already.
 
         Raises:
@@ -95,11 +97,19 @@ class MapRun:
                 self.journal.close()
 
 
+class _Runner(ParallelPredictUtils):
+    """A runner whose tasks, files of all kinds, are to blame for the ends of their workers, and not the devices."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._limits = self._limits._replace(blames_device=False)
+
+
 def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUtils:
     told = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
     if settings.output_dir is not None:
         told["output_dir"] = os.path.abspath(settings.output_dir)
-    return ParallelPredictUtils(
+    return _Runner(
         spec.model,
         devices=settings.devices,
         engine=spec.engine,

@@ -252,12 +252,13 @@ class Crew:
             failure = worker.failure or self._death(seat.post, worker)
             self._building.discard(worker)
             worker.is_ready = False
+            worker.is_to_blame = worker.is_to_blame and not self._is_forgiven(worker)
             self._scheduler.update(worker)
             worker.close()
             seat.worker = None
             self._scheduler.reassign(worker, failure)
             if not self.is_closing:
-                self._lose(seat, failure, is_to_blame=worker.is_to_blame and not self._is_forgiven(worker))
+                self._lose(seat, failure, is_to_blame=worker.is_to_blame)
                 self._scheduler.dispatch()
 
     def _death(self, post: Post, worker: Worker) -> WorkerDied:
@@ -274,7 +275,8 @@ class Crew:
 
     def _is_forgiven(self, worker: Worker) -> bool:
         """Whether a death says nothing of the device: it did work, so the task, or bad luck, is the likelier cause."""
-        return worker.has_answered and self._limits.max_restarts > 0
+        is_task_to_blame = worker.has_answered or (bool(worker.owed) and not self._limits.blames_device)
+        return is_task_to_blame and self._limits.max_restarts > 0
 
     def _lose(self, seat: Seat, failure: WorkerError, *, is_to_blame: bool = True) -> None:
         """Plan for a seat whose worker is gone: build again, unless the first build failed or it fails too often."""

@@ -16,12 +16,18 @@ _LONGEST_DELAY_S = 10.0
 
 
 class Limits(NamedTuple):
-    """The times and numbers that a supervisor keeps; see ``ParallelPredictUtils``."""
+    """The times and numbers that a supervisor keeps; see ``ParallelPredictUtils``.
+
+    Attributes:
+        blames_device: whether a worker that dies over its first task counts against its device; False where the
+            caller takes its tasks for the likelier cause, and counts itself.
+    """
 
     build_timeout_s: float
     predict_timeout_s: float
     max_retries: int
     max_restarts: int
+    blames_device: bool = True
 
 
 class Seat:

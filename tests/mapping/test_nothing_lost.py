@@ -1,0 +1,243 @@
+"""Bad files, crashes, hangs, kills, full disks: each costs itself only, and --resume does the rest."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+from faults import procs
+
+from ascend_parallel import DiskError, WorkerDied, parallel_map
+
+from . import folders
+
+DEVICES = ("--devices", "cpu:0,1")
+
+
+def ten_thousand(folder):
+    """Fill a folder with 10,000 files: 50 bad ones, 5 that crash, 2 that hang, among the good ones."""
+    names = {f"f{number:05d}.jpg" for number in range(10_000)}
+    special = [("bad", 200, 3), ("crash", 2000, 500), ("hang", 5000, 1700)]
+    for kind, every, first in special:
+        for number in range(first, 10_000, every):
+            names.discard(f"f{number:05d}.jpg")
+            names.add(f"{kind}{number:05d}.jpg")
+    return folders.fill(folder, names)
+
+
+def test_ten_thousand_files(tmp_path):
+    ten_thousand(tmp_path / "in")
+    words = (folders.of("describe"), "--input-dir", "in", "--output-dir", "out", "--batch-size", 4, *DEVICES)
+    words = (*words, "--timeout-s", "0.5", "--output-format", "jsonl")
+    done = folders.command(*words, cwd=tmp_path)
+    assert done.returncode == 1, folders.said(done)
+    assert "57 of 10,000 files failed:" in folders.said(done)
+    assert "and 37 more: see out/manifest.jsonl" in folders.said(done)
+    entries = folders.manifest(tmp_path / "out")
+    assert len(entries) == 10_000
+    failed = {name: entry["reason"] for name, entry in entries.items() if entry["status"] == "error"}
+    assert {name for name in entries if not name.startswith("f")} == failed.keys()
+    reasons = {"bad": "ValueError: cannot identify", "crash": "died twice.*SIGSEGV", "hang": "longer than 0.5 s twice"}
+    for name, reason in failed.items():
+        kind = re.match("[a-z]+", name)[0]
+        assert re.search(reasons[kind], reason), f"{name}: {reason}"
+    lines = [json.loads(text) for text in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert len(lines) == 9_943
+    assert {line["file"] for line in lines} == entries.keys() - failed.keys()
+
+    before = (tmp_path / "out/manifest.jsonl").read_bytes()
+    again = folders.command(*words, "--resume", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "nothing is left to be done of 10,000 files" in folders.said(again)
+    assert "57 of 10,000 files failed:" in folders.said(again)
+    assert (tmp_path / "out/manifest.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("output_format", ["files", "jsonl"])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_an_interrupted_run_is_completed(tmp_path, ending, output_format):
+    names = {f"{number:04d}.jpg" for number in range(600)}
+    folders.fill(tmp_path / "in", names)
+    words = [folders.of("describe"), "--input-dir", "in", "--output-dir", "out", *DEVICES]
+    words += ["--output-format", output_format, "--option", "ms=2"]
+    with folders.running(*words, cwd=tmp_path) as process:
+        folders.wait_for_lines(tmp_path / "out/manifest.jsonl", 20)
+        watch = procs.Watch(procs.children(process.pid))
+        process.send_signal(ending)
+        text = process.stderr.read().decode()
+        code = process.wait(20)
+        watch.wait_gone(10)
+    assert code == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    if ending == signal.SIGINT:
+        assert "of 600 files are done; the same command with --resume does the rest" in text
+        assert "Traceback" not in text
+    before = len(folders.manifest(tmp_path / "out"))
+    assert 20 <= before < 600
+
+    done = folders.command(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, folders.said(done)
+    assert f"{before} were done before" in folders.said(done)
+    assert folders.manifest(tmp_path / "out").keys() == names
+    if output_format == "files":
+        assert folders.outputs(tmp_path / "out") == sorted(f"{name}.json" for name in names)
+    else:
+        lines = [json.loads(text)["file"] for text in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+        assert sorted(lines) == sorted(names)
+
+
+def test_what_a_kill_leaves_half_written_is_mended(tmp_path):
+    """A torn line in both files, a result without its line in the manifest, and a half written output."""
+    names = {f"{number}.jpg" for number in range(6)}
+    folders.fill(tmp_path / "in", names)
+    words = [folders.of("describe"), "--input-dir", "in", "--output-dir", "out", *DEVICES, "--output-format", "jsonl"]
+    assert folders.command(*words, cwd=tmp_path).returncode == 0
+    out = tmp_path / "out"
+    lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    results = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text(results[:-9])
+    (out / ".partial-1-1.json").write_text("{")
+    done = folders.command(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, folders.said(done)
+    assert folders.manifest(out).keys() == names
+    assert sorted(json.loads(text)["file"] for text in (out / "results.jsonl").read_text().splitlines()) == sorted(
+        names
+    )
+    assert folders.outputs(out) == []
+
+
+@pytest.mark.parametrize("kind", ["crash", "kill", "exit", "hang"])
+def test_a_file_that_ends_its_worker_costs_only_itself(tmp_path, kind):
+    folders.fill(tmp_path / "in", [f"{number}.jpg" for number in range(30)])
+    folders.fill(tmp_path / "in", [f"{kind}.jpg"])
+    found = {
+        outcome.file: outcome
+        for outcome in parallel_map(
+            folders.of("describe"), tmp_path / "in", devices="cpu:0", batch_size=4, timeout_s=0.5
+        )
+    }
+    assert len(found) == 31
+    assert [outcome.file for outcome in found.values() if not outcome.ok] == [f"{kind}.jpg"]
+
+
+def test_a_folder_of_nothing_but_crashes_is_gone_through(tmp_path):
+    folders.fill(tmp_path / "in", [f"crash{number}.jpg" for number in range(12)])
+    found = list(parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0,1", batch_size=2))
+    assert [outcome.ok for outcome in found] == [False] * 12
+    assert all("SIGSEGV" in outcome.error for outcome in found)
+
+
+def test_a_pipeline_that_always_dies_is_an_error(tmp_path):
+    folders.fill(tmp_path / "in", [f"crash{number}.jpg" for number in range(100)])
+    with pytest.raises(WorkerDied, match=r"the last 40 workers ended over their files.*SIGSEGV"):
+        list(parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0,1"))
+
+
+def test_a_bad_file_costs_only_itself_and_its_batch_is_run_again(tmp_path):
+    names = [f"{number}.jpg" for number in range(8)] + ["bad.jpg"]
+    folders.fill(tmp_path / "in", names)
+    log = tmp_path / "log"
+    options = {"log": str(log)}
+    found = parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0", batch_size=9, options=options)
+    assert [outcome.file for outcome in found if not outcome.ok] == ["bad.jpg"]
+    assert log.read_text().split() == ["9"] + ["1"] * 9
+
+
+def test_no_device_left_is_an_error_and_the_rest_can_be_done_later(tmp_path):
+    folders.fill(tmp_path / "in", [f"{number:03d}.jpg" for number in range(200)])
+    flag = tmp_path / "flag"
+    words = [folders.of("dies_after"), "--input-dir", "in", "--output-dir", "out", *DEVICES, "--option", f"flag={flag}"]
+    with folders.running(*words, cwd=tmp_path) as process:
+        folders.wait_for_lines(tmp_path / "out/manifest.jsonl", 10)
+        flag.touch()
+        text = process.stderr.read().decode()
+        assert process.wait(60) == 4
+    assert "no device is left" in text
+    assert "of 200 files are done; the same command with --resume does the rest" in text
+    flag.unlink()
+    done = folders.command(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, folders.said(done)
+    assert len(folders.manifest(tmp_path / "out")) == 200
+
+
+# ---- disks
+
+
+def test_a_full_disk_is_one_sentence_and_the_rest_can_be_done_later(tmp_path):
+    folders.fill(tmp_path / "in", ["ok1.jpg", "ok2.jpg", "x1.jpg", "x2.jpg"])
+    flag = tmp_path / "room"
+    words = [folders.of("full_disk"), "--input-dir", "in", "--output-dir", "out", "--devices", "cpu:0"]
+    words += ["--option", f"until={flag}"]
+    done = folders.command(*words, cwd=tmp_path)
+    assert done.returncode == 6
+    (text,) = folders.said(done).splitlines()
+    assert text.startswith("ascend-parallel: error: ")
+    assert "x1.jpg.json could not be written: No space left on device" in text
+    assert "--resume" in text
+    assert folders.manifest(tmp_path / "out").keys() == {"ok1.jpg", "ok2.jpg"}
+    flag.touch()
+    done = folders.command(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, folders.said(done)
+    assert len(folders.manifest(tmp_path / "out")) == 4
+
+
+def test_a_manifest_that_cannot_be_written_is_one_sentence(tmp_path):
+    folders.fill(tmp_path / "in", [f"{number:03d}.jpg" for number in range(300)])
+    found = parallel_map(
+        *(folders.of("describe"), tmp_path / "in"),
+        **{"devices": "cpu:0", "output_dir": tmp_path / "out", "options": {"ms": 5}},
+    )
+    next(found)
+    (fd,) = [fd for fd in os.listdir("/proc/self/fd") if _is_open_as(fd, tmp_path / "out/manifest.jsonl")]
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, int(fd))
+    os.close(full)
+    with pytest.raises(DiskError, match=r"manifest.jsonl could not be written: No space left on device"):
+        list(found)
+
+
+def _is_open_as(fd, path):
+    link = f"/proc/self/fd/{fd}"
+    return os.path.exists(link) and os.readlink(link) == str(path)
+
+
+def test_an_output_folder_that_goes_away_is_one_sentence(tmp_path):
+    folders.fill(tmp_path / "in", [f"{number:03d}.jpg" for number in range(300)])
+    found = parallel_map(
+        *(folders.of("describe"), tmp_path / "in"),
+        **{"devices": "cpu:0", "output_dir": tmp_path / "out", "options": {"ms": 5}},
+    )
+    next(found)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")  # at once: nothing can be written meanwhile
+    with pytest.raises(DiskError, match="could not be written: No such file or directory"):
+        list(found)
+
+
+IN_A_SMALL_DISK = """
+mkdir -p out && mount -t tmpfs -o size=64k tmpfs out || exit 99
+"$@"; first=$?
+mount -o remount,size=64m out
+"$@" --resume || exit 98
+wc -l < out/manifest.jsonl
+exit $first
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    names = [f"{number:03d}.jpg" for number in range(200)]
+    folders.fill(tmp_path / "in", names)
+    words = folders.line(folders.of("describe"), "--input-dir", "in", "--output-dir", "out", *DEVICES)
+    prefix = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a small disk (unshare)")
+    done = subprocess.run(
+        [*prefix, "sh", "-c", IN_A_SMALL_DISK, "sh", *words], cwd=tmp_path, capture_output=True, text=True, timeout=110
+    )
+    if done.returncode == 99:
+        pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr}")
+    assert done.returncode == 6, done.stderr
+    assert "No space left on device" in done.stderr
+    assert done.stdout.split() == ["200"]
