@@ -142,6 +142,7 @@ class BarView(View):
     def __init__(self, tally: Tally, console: Console) -> None:
         super().__init__(tally)
         self._progress = _Bar(
+            tally,
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -150,7 +151,6 @@ class BarView(View):
             refresh_per_second=_REFRESHES_PER_S,
             redirect_stdout=False,
         )
-        self._progress.tally = tally
         self._task = self._progress.add_task("files", total=tally.total, completed=tally.before)
 
     def __enter__(self) -> View:
@@ -178,12 +178,14 @@ class _Words(ProgressColumn):
 class _Bar(Progress):
     """A bar, and under it what each device has done."""
 
-    tally: Tally
+    def __init__(self, tally: Tally, *columns: ProgressColumn, **options: Any) -> None:
+        self._tally = tally
+        super().__init__(*columns, **options)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        if self.tally.of_device:
-            yield Text(self.tally.describe_devices(), style="dim")
+        if self._tally.of_device:
+            yield Text(self._tally.describe_devices(), style="dim")
 
 
 def open_view(tally: Tally, *, quiet: bool) -> View:

@@ -1,0 +1,11 @@
+"""Stands in for PaddleOCR."""
+
+from paddlex import create_pipeline
+
+
+class DocPreprocessor:
+    def __init__(self, device=None, lang="ch"):
+        self._pipeline = create_pipeline("doc", device, lang=lang)
+
+    def predict(self, paths):
+        return list(self._pipeline.predict(paths))
