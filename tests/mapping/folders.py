@@ -26,10 +26,10 @@ def fill(folder, names):
     return folder
 
 
-def command(*words, cwd, stdin=None, **environ):
+def command(*words, cwd, stdin=None, python_path="", **environ):
     """Run ``ascend-parallel map`` as a user does."""
     return subprocess.run(
-        line(*words), cwd=cwd, input=stdin, capture_output=True, timeout=110, env=environment(environ)
+        line(*words), cwd=cwd, input=stdin, capture_output=True, timeout=110, env=environment(environ, python_path)
     )
 
 
@@ -38,9 +38,10 @@ def line(*words):
     return [sys.executable, "-m", "ascend_parallel", "map", *map(str, words)]
 
 
-def environment(environ):
-    """Return an environment with some variables set, or removed where they are None."""
-    found = {**os.environ, **environ}
+def environment(environ, python_path=""):
+    """Return an environment with some variables set, or removed where they are None, and a place for modules."""
+    places = [python_path, os.environ.get("PYTHONPATH", "")]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **environ}
     return {name: value for name, value in found.items() if value is not None}
 
 
