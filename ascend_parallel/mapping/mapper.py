@@ -214,7 +214,8 @@ class Mapper:
             else:
                 file = self._files[position]
                 self._is_settled[position] = True
-                outcomes.append(Outcome(file.name, file.path, False, self._blame(error), 0.0, error.device))
+                seconds = self._timeout_s if isinstance(error, WorkerTimeout) else 0.0
+                outcomes.append(Outcome(file.name, file.path, False, self._blame(error), seconds, error.device))
         return Done(outcomes)
 
     def _blame(self, error: WorkerError) -> str:

@@ -27,6 +27,7 @@ _SUFFIXES = (".html", ".png")
 _MAX_BINS = 120
 _SLOWEST = 15
 _LABEL_CHARS = 40
+_INCHES_A_DEVICE = 0.55
 _FAILURES_SHOWN = 500
 
 
@@ -85,14 +86,15 @@ class Report:
     def _draw(self, title: str) -> bytes:
         import matplotlib.figure
 
-        figure: Any = matplotlib.figure.Figure(figsize=(10, 9), dpi=110, layout="constrained")
-        grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
         devices = sorted(set(self._devices))
+        upper_inches = max(4.0, _INCHES_A_DEVICE * len(devices))
+        figure: Any = matplotlib.figure.Figure(figsize=(10, upper_inches + 4.5), dpi=110, layout="constrained")
+        grid = figure.add_gridspec(2, 2, height_ratios=(upper_inches, 4.5))
         colours = {device: f"C{number % 10}" for number, device in enumerate(devices)}
         self._draw_throughput(figure.add_subplot(grid[0, 0]))
         self._draw_devices(figure.add_subplot(grid[0, 1]), colours)
         self._draw_slowest(figure.add_subplot(grid[1, :]), colours)
-        figure.suptitle(title)
+        figure.suptitle(_shorten(title))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         return buffer.getvalue()
@@ -101,27 +103,26 @@ class Report:
         end_s = max(self._finished_s[-1], 1e-3)
         bins = int(min(_MAX_BINS, max(10, len(self._finished_s) // 10)))
         counts, edges = np.histogram(self._finished_s, bins=bins, range=(0, end_s))
-        rates = counts / (end_s / bins)
-        axes.stairs(rates, edges, fill=True, alpha=0.35)
-        axes.stairs(rates, edges)
+        axes.stairs(counts / (end_s / bins), edges, fill=True, color="#4477aa")
         mean = len(self._finished_s) / end_s
-        axes.axhline(mean, linestyle="--", color="grey", linewidth=1)
-        axes.annotate(
-            f"mean {show_rate(mean)}", (end_s, mean), ha="right", va="bottom", color="dimgrey", xytext=(0, 2),
-            textcoords="offset points",
-        )  # fmt: skip
-        axes.set(title="Throughput", xlabel="seconds since the start", ylabel="files per second", xlim=(0, end_s))
+        axes.axhline(mean, linestyle="--", color="black", linewidth=1)
+        axes.set(title=f"Throughput (mean {show_rate(mean)} files/s)", xlabel="seconds since the start")
+        axes.set(ylabel="files per second", xlim=(0, end_s))
         axes.set_ylim(bottom=0)
 
     def _draw_devices(self, axes: Any, colours: Mapping[str, str]) -> None:
         names = list(colours)
-        places = np.array([names.index(device) for device in self._devices])
+        place_of = {name: place for place, name in enumerate(names)}
+        places = np.array([place_of[device] for device in self._devices])
         files = np.bincount(places, minlength=len(names))
         busy_s = np.bincount(places, weights=self._seconds, minlength=len(names))
-        bars = axes.barh(names, files, color=[colours[name] for name in names])
-        labels = [f"{count:,} files, {show_time(s)} busy" for count, s in zip(files, busy_s, strict=True)]
-        axes.bar_label(bars, labels, color="white", label_type="center")
-        axes.invert_yaxis()
+        labels = [
+            f"{name}\n{count:,} files\n{show_time(seconds)} busy"
+            for name, count, seconds in zip(names, files, busy_s, strict=True)
+        ]
+        axes.barh(range(len(names)), files, color=list(colours.values()))
+        axes.set_yticks(range(len(names)), labels)
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set(title="Work of each device", xlabel="files")
 
     def _draw_slowest(self, axes: Any, colours: Mapping[str, str]) -> None:

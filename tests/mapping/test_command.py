@@ -9,6 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from ascend_parallel import cli
+
 from . import folders
 
 USUAL = ["--input-dir", "in", "--output-dir", "out", "--devices", "cpu:0"]
@@ -74,11 +76,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_before_anything_is_started_or_written(inputs, words, message):
+def test_mistakes_are_one_line_before_anything_is_started_or_written(inputs, words, message, monkeypatch, capsys):
     before = sorted(str(path) for path in inputs.rglob("*"))
-    done = folders.command(*words, cwd=inputs)
-    assert done.returncode == 2, folders.said(done)
-    (text,) = folders.said(done).splitlines()
+    monkeypatch.chdir(inputs)
+    monkeypatch.setattr("sys.argv", ["ascend-parallel", "map", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (text,) = capsys.readouterr().err.splitlines()
     assert text.startswith("ascend-parallel: error: ")
     assert message in text
     assert sorted(str(path) for path in inputs.rglob("*")) == before
