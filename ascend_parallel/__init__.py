@@ -14,10 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ascend_parallel.conversion.convert import convert
     from ascend_parallel.devices import Device, parse_devices
     from ascend_parallel.discovery import discover
     from ascend_parallel.errors import (
         AscendParallelError,
+        ConversionError,
         DeviceSpecError,
         DiskError,
         EngineError,
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 #: Public name -> where it lives. Imported when first asked for, so that an import costs nothing it does not need.
 _HOMES = {
     "AscendParallelError": "errors",
+    "ConversionError": "errors",
     "Device": "devices",
     "DeviceSpecError": "errors",
     "DiskError": "errors",
@@ -53,6 +56,7 @@ _HOMES = {
     "WorkerDied": "errors",
     "WorkerError": "errors",
     "WorkerTimeout": "errors",
+    "convert": "conversion.convert",
     "discover": "discovery",
     "parallel_map": "mapping.api",
     "parse_devices": "devices",
@@ -60,6 +64,7 @@ _HOMES = {
 
 __all__ = [
     "AscendParallelError",
+    "ConversionError",
     "Device",
     "DeviceSpecError",
     "DiskError",
@@ -75,6 +80,7 @@ __all__ = [
     "WorkerError",
     "WorkerTimeout",
     "__version__",
+    "convert",
     "discover",
     "parallel_map",
     "parse_devices",

@@ -6,6 +6,7 @@ AscendParallelError          the root
 │   └── ShapeError           an input's name, dtype or shape does not fit the model
 ├── RunnerClosedError        a call on a runner that was not built, or is closed already
 ├── DiskError                a file could not be read or written (also an OSError)
+├── ConversionError          a converter failed, or what it made computes something else; has .log
 └── WorkerError              one worker failed; has .device
     ├── EngineError          the engine raised, while building or predicting; has .remote_traceback
     ├── WorkerDied           its process ended while it owed an answer; has .exit_code
@@ -24,6 +25,7 @@ from typing import ClassVar
 
 __all__ = [
     "AscendParallelError",
+    "ConversionError",
     "DeviceSpecError",
     "DiskError",
     "EngineError",
@@ -66,6 +68,20 @@ class DiskError(AscendParallelError, OSError):
     """A file could not be read or written."""
 
     exit_code_of_cli = 6
+
+
+class ConversionError(AscendParallelError):
+    """A model could not be converted, or the converted one computes something else.
+
+    Attributes:
+        log: all that the converter printed; "" where there is nothing.
+    """
+
+    exit_code_of_cli = 7
+
+    def __init__(self, message: str, *, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class WorkerError(AscendParallelError):

@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | map | bench | info | devices``.
+"""The command line: ``ascend-parallel run | map | bench | convert | info | devices``.
 
 Errors are one line on stderr, with an exit code by their class (see errors.py); ``--debug`` shows tracebacks.
 """
@@ -15,6 +15,7 @@ from ascend_parallel import __version__
 from ascend_parallel.errors import AscendParallelError, EngineError
 
 from .bench import bench
+from .convert import convert
 from .info import info
 from .map import CONTEXT, map_command
 from .run import run
@@ -64,6 +65,7 @@ app.command()(run)
 app.command()(info)
 app.command()(bench)
 app.command("map", context_settings=CONTEXT)(map_command)
+app.command()(convert)
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def main() -> None:
     except AscendParallelError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-            print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")
+            print(getattr(error, "remote_traceback", "") or getattr(error, "log", ""), file=sys.stderr, end="")
         print(f"ascend-parallel: error: {one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code_of_cli)
     except KeyboardInterrupt:

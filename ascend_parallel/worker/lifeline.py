@@ -4,6 +4,8 @@ Two ropes, because each can break alone. The kernel kills the worker when the th
 (PR_SET_PDEATHSIG; it works even while an engine holds the interpreter's lock, and the master starts workers
 from a thread that lives as long as the runner). And a thread of the worker's own watches the pipe, whose other
 end closes with the master (it works where a debugger or container breaks the first).
+
+Run by path, it ties any other program to its parent: ``python lifeline.py PARENT_PID COMMAND ARGUMENT...``
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1
@@ -36,3 +39,8 @@ def _leave_when_closed(fd: int) -> None:
     poll.register(fd, 0)  # asks for no event: POLLHUP and POLLERR are reported always
     poll.poll()
     os._exit(MASTER_GONE)
+
+
+if __name__ == "__main__":
+    tie_to_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # the tie outlives it

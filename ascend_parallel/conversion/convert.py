@@ -1,0 +1,223 @@
+"""``convert``: an ONNX file in, a MINDIR file for each batch that a device may get out, each with its manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ascend_parallel.errors import ConversionError, DiskError, UsageError
+from ascend_parallel.manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
+
+from .converter import find_converter, run_converter
+from .job import MINDIR, Job, Request, prepare, strip_suffix
+from .verify import check_can_verify, check_tolerance, compare
+from .work_folder import install, work_folder
+
+__all__ = ["convert", "make"]
+
+
+def convert(
+    model: str | os.PathLike[str],
+    *,
+    devices: str | None = None,
+    output: str | os.PathLike[str] = ".",
+    name: str | None = None,
+    batch_per_device: Sequence[int] = (),
+    input_shape: str = "",
+    batch_axes: Mapping[str, int | None] | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    config_file: str | os.PathLike[str] | None = None,
+    worker_python: str | os.PathLike[str] | None = None,
+    verify: bool = False,
+    tolerance: float | None = None,
+) -> list[Path]:
+    """Convert an ONNX file to MINDIR files of the batch that each device gets; what is up to date is left.
+
+    ::
+
+        convert("unet.onnx", devices="ascend:0,1")      # of batch 2 -> unet_bs1.mindir, unet_bs1.mindir.json
+
+    What it does is told on stderr, the converter's command too.
+
+    Args:
+        model: the ONNX file.
+        devices: those that will share the batch, such as ``"ascend:0,1"``; None: all of the machine's best type.
+        output: the folder for the results, or a file that ends in .mindir.
+        name: of the results, which become ``NAME_bsROWS.mindir``; None: the ONNX file's.
+        batch_per_device: rows that a device gets at a time, one result for each; empty: the batch, which the model or
+            ``input_shape`` tells, divided by the number of devices.
+        input_shape: sizes that the model leaves open, of the whole batch: ``"x:2,4,64,64;y:2,77,1024"``.
+        batch_axes: input name -> the axis that holds its rows, or None, where the model's shapes leave it open.
+        target: "ascend" or "cpu"; None: by the devices.
+        precision: "fp16" or "fp32", for Ascend; None: the converter's default.
+        config_file: a configuration file of the converter's.
+        worker_python: the interpreter that has mindspore_lite.
+        verify: compare the results with the ONNX file on random inputs.
+        tolerance: the largest difference that :func:`verify` lets pass, as a share of an output's range.
+
+    Returns:
+        The MINDIR files.
+
+    Raises:
+        UsageError: it cannot be done; nothing was started or written.
+        ConversionError: the converter failed, or its result computes something else.
+        DiskError: a file could not be written.
+    """
+    request = Request(
+        Path(model),
+        devices,
+        Path(output),
+        name,
+        batch_per_device,
+        input_shape,
+        batch_axes or {},
+        target,
+        precision,
+        None if config_file is None else Path(config_file),
+        None if worker_python is None else os.fspath(worker_python),
+    )
+    check_tolerance(tolerance)
+    jobs = prepare(request, find_converter)
+    if verify:
+        check_can_verify(jobs[0], request.worker_python)
+    files = []
+    for job in jobs:
+        _tell(job.command_line)
+        files.append(make(job))
+        if verify:
+            for difference in compare(job, files[-1], request.worker_python, tolerance):
+                _tell(str(difference))
+    return files
+
+
+def make(job: Job) -> Path:
+    """Convert, unless it was done already; what is done is told on stderr.
+
+    Returns:
+        The MINDIR file. Of a model that is too large for one file it is ``NAME_graph.mindir``, as MindSpore Lite
+        names it, with its weights beside it.
+
+    Raises:
+        ConversionError, DiskError: it did not work; what was there before is there still.
+        UsageError: a package is missing that the rewriting for the CPU needs.
+    """
+    recipe = job.hash_recipe()
+    done = _find_up_to_date(job, recipe)
+    if done is not None:
+        _tell(f"{done} is up to date")
+        return done
+    converter = job.converter
+    _tell(f"converting {job.onnx.path} for {job.target} with {converter.name} {converter.version}: {job.output}")
+    folder = job.output.parent
+    with work_folder(folder) as work:
+        source, changes = _make_digestible(job, work)
+        made = _run(job, source, work / "made")
+        manifest = _write_manifest(job, recipe, changes, made)
+        (work / "manifest").mkdir()
+        text = work / "manifest" / manifest_file(made[0]).name
+        text.write_text(manifest.to_json(), "utf-8")
+        file, *_ = install([*made, text], folder)
+    return file
+
+
+def _find_up_to_date(job: Job, recipe: str) -> Path | None:
+    """Return the result of an earlier conversion that was just the same; None where there is none."""
+    for file in (job.output, _graph_file(job.output)):
+        try:
+            manifest = read_manifest(file)
+        except UsageError:  # not readable: it is written anew
+            continue
+        if manifest is None or manifest.recipe != recipe:
+            continue
+        if manifest.are_files_unchanged(file.parent) and manifest.source_sha256 == job.onnx.sha256:
+            return file
+    return None
+
+
+def _graph_file(output: Path) -> Path:
+    """Return the file's name for a model whose weights go into files of their own."""
+    return output.with_name(f"{strip_suffix(output).name}_graph{MINDIR}")
+
+
+def _make_digestible(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
+    """Return the ONNX file for the converter, and what was changed: the user's own where nothing had to be."""
+    from .digestible import make_digestible, needs_work
+
+    if job.target != "cpu" or not needs_work(job.onnx.operators):
+        return job.onnx.path, {}
+    import onnx
+
+    model, changes = make_digestible(job.onnx.load(weights=True), job.shapes)
+    if not changes:
+        return job.onnx.path, {}
+    told = ", ".join(f"{count} {kind}" for kind, count in changes.items())
+    _tell(f"rewrote a copy of {job.onnx.path} for MindSpore Lite's CPU kernels: {told}")
+    rewritten = work / "model.onnx"
+    onnx.save(model, str(rewritten))
+    return rewritten, changes
+
+
+def _run(job: Job, source: Path, folder: Path) -> list[Path]:
+    """Run the converter; return what it made in a folder of its own, the MINDIR file first.
+
+    Raises:
+        ConversionError, DiskError: it failed, or made something else.
+    """
+    folder.mkdir()
+    base = strip_suffix(job.output).name
+    config = job.config_file
+    if job.config_text:
+        config = folder / job.own_config.name
+        config.write_text(job.config_text, "utf-8")
+    try:
+        run_converter(job.write_command(source, folder / base, config), job.onnx.path)
+    except ConversionError as error:
+        if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+            raise DiskError(f"{job.output} could not be written: no space is left on the disk") from error
+        if WRITE_FAILED in error.log:
+            raise DiskError(f"{job.output} could not be written by the converter: {error}") from error
+        raise
+    made = sorted(folder.iterdir())
+    for file in (folder / f"{base}{MINDIR}", _graph_file(folder / f"{base}{MINDIR}")):
+        if file in made:
+            return [file, *(other for other in made if other != file)]
+    told = ", ".join(file.name for file in made) or "nothing"
+    raise ConversionError(
+        f"the converter of {job.onnx.path} wrote no {base}{MINDIR} but {told}; is it that of MindSpore Lite's package "
+        "for devices at the edge, which makes .ms files?"
+    )
+
+
+#: What converters say where a file cannot be written, before they say that they failed.
+WRITE_FAILED = "Failed to write"
+LEAST_FREE_BYTES = 1 << 16
+
+
+def _write_manifest(job: Job, recipe: str, changes: Mapping[str, int], made: Sequence[Path]) -> Manifest:
+    """Return the manifest of what was made."""
+    inputs = [
+        InputRecord(spec.name, spec.dtype, job.shapes[spec.name], job.axes[spec.name]) for spec in job.onnx.inputs
+    ]
+    parts = [file for item in made for file in (sorted(item.rglob("*")) if item.is_dir() else [item])]
+    return Manifest(
+        source=os.path.relpath(job.onnx.path.resolve(), job.output.parent.resolve()),
+        source_sha256=job.onnx.sha256,
+        target=job.target,
+        precision=job.precision,
+        rows=job.rows,
+        inputs=tuple(inputs),
+        shape_options=job.shape_options,
+        converter=job.converter.name,
+        converter_version=job.converter.version,
+        recipe=recipe,
+        changes=changes,
+        files=tuple(SavedFile.of(file, made[0].parent) for file in parts if file.is_file()),
+    )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

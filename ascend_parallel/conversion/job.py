@@ -1,0 +1,315 @@
+"""What is to be converted, into what, and how: checked as a whole before anything is started or written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ascend_parallel.devices import Device, default_devices, parse_devices
+from ascend_parallel.errors import UsageError
+from ascend_parallel.manifest import hash_files
+
+from .converter import Converter, show_command, write_command
+from .onnx_file import OnnxFile, read_onnx
+from .shapes import (
+    Axes,
+    Shape,
+    check_asked,
+    fill_shapes,
+    find_batch_axes,
+    find_whole_rows,
+    read_input_shape,
+    share_rows,
+    write_input_shape,
+)
+
+TARGETS = ("ascend", "cpu")
+#: --precision -> precision_mode of [ascend_context] in the converter's configuration file. Source: MindSpore Lite's
+#: "Ascend Conversion Tool Description".
+PRECISION_MODES = {"fp16": "enforce_fp16", "fp32": "enforce_fp32"}
+#: The newest opset of the ONNX version that CANN's operator lists name (1.12), and that MindSpore Lite 2.0.0 was seen
+#: to read rightly; a newer one may mean something else by the same operator.
+MAX_OPSET = 17
+MINDIR = ".mindir"
+NO_CONVERTER = Converter("", (), "")  # until one is found
+MAX_SHAPE_BYTES = 1024  # a constant that is longer is a weight and no shape
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; see :func:`ascend_parallel.convert`."""
+
+    model: Path
+    devices: str | None = None
+    output: Path = Path()
+    name: str | None = None
+    batch_per_device: Sequence[int] = ()
+    input_shape: str = ""
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
+    target: str | None = None
+    precision: str | None = None
+    config_file: Path | None = None
+    worker_python: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One MINDIR file to be made.
+
+    Attributes:
+        onnx: the model.
+        axes: input name -> the axis of its rows.
+        rows: rows that it is to take at a time.
+        shapes: input name -> shape.
+        output: the file to be.
+        target: "ascend" or "cpu".
+        precision: "fp16", "fp32", or None: the converter's default.
+        config_file: of the user's.
+        converter: what does it.
+        shape_options: the options that settled the shapes, for the manifest.
+        device: where the model can be tried.
+    """
+
+    onnx: OnnxFile
+    axes: Axes
+    rows: int
+    shapes: Mapping[str, Shape]
+    output: Path
+    target: str
+    precision: str | None
+    config_file: Path | None
+    converter: Converter
+    shape_options: tuple[str, ...]
+    device: Device
+
+    @property
+    def config_text(self) -> str:
+        """What has to stand in a configuration file of our own; "" where none is needed."""
+        if self.target != "ascend" or self.precision is None:
+            return ""
+        return f"[ascend_context]\nprecision_mode={PRECISION_MODES[self.precision]}\n"
+
+    @property
+    def own_config(self) -> Path:
+        """Where that file lies, beside the model."""
+        return strip_suffix(self.output).with_name(strip_suffix(self.output).name + ".cfg")
+
+    @property
+    def command_line(self) -> str:
+        """The converter's command, as one would type it."""
+        config = self.own_config if self.config_text else self.config_file
+        return show_command(self.write_command(self.onnx.path, strip_suffix(self.output), config))
+
+    def write_command(self, model: Path, output: Path, config: Path | None) -> list[str]:
+        """Return the words of the converter's command; ``output`` has no suffix."""
+        return write_command(
+            self.converter,
+            model,
+            output,
+            input_shape=write_input_shape(self.shapes),
+            target=self.target,
+            config=config,
+        )
+
+    def hash_recipe(self) -> str:
+        """Return a hash of all that the result depends on but the ONNX file."""
+        from . import digestible
+
+        told = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
+        files = [self.config_file] if self.config_file else []
+        files += [Path(digestible.__file__)] if self.target == "cpu" else []
+        return hashlib.sha256(json.dumps([told, hash_files(files)]).encode()).hexdigest()
+
+
+def strip_suffix(mindir: Path) -> Path:
+    """Return a MINDIR file's path without its suffix, as converters want it; other dots in its name stay."""
+    return mindir.with_name(mindir.name.removesuffix(MINDIR))
+
+
+def prepare(request: Request, find: Callable[[str | None], Converter]) -> list[Job]:
+    """Check a request; return a job for each number of rows.
+
+    Args:
+        request: what the user asks for.
+        find: finds the converter, in the end.
+
+    Raises:
+        UsageError: it cannot be done; nothing was started or written.
+    """
+    onnx = read_onnx(request.model)
+    devices, target = _choose_target(request)
+    _check_target(onnx, target, request)
+    asked = read_input_shape(request.input_shape)
+    axes = find_batch_axes(onnx.inputs, request.batch_axes)
+    check_asked(onnx.inputs, axes, asked)
+    whole = find_whole_rows(onnx.inputs, axes, asked)
+    is_told = any(asked[name][axis] > 0 for name, axis in axes.items() if name in asked and axis is not None)
+    sizes = share_rows(whole, list(request.batch_per_device), len(devices), is_told=is_told)
+    first = Job(
+        onnx,
+        axes,
+        sizes[0],
+        {},
+        Path(),
+        target,
+        request.precision,
+        request.config_file,
+        NO_CONVERTER,
+        _shape_options(request, asked, axes),
+        devices[0],
+    )
+    jobs = [
+        replace(first, rows=rows, shapes=fill_shapes(onnx.inputs, axes, asked, rows), output=output)
+        for rows, output in zip(sizes, _name_outputs(request, sizes), strict=True)
+    ]
+    for job in jobs:
+        _check_batch_is_free(job)
+    converter = find(request.worker_python)
+    return [replace(job, converter=converter) for job in jobs]
+
+
+def _choose_target(request: Request) -> tuple[list[Device], str]:
+    """Return the devices that share the batch, and what is converted for."""
+    if request.target not in (None, *TARGETS):
+        raise UsageError(f"--target {request.target} is unknown; expected {' or '.join(TARGETS)}")
+    if request.devices is not None:
+        devices = parse_devices(request.devices)
+    elif request.target is not None and request.batch_per_device:
+        devices = [Device(request.target, 0)]
+    else:
+        from ascend_parallel.discovery import discover
+
+        devices = default_devices(discover())
+    kinds = sorted({device.type for device in devices})
+    fits = {"ascend": ["ascend"], "cpu": ["cpu", "gpu"]}
+    told = ", ".join(map(str, devices))
+    target = request.target or (kinds[0] if kinds[0] in TARGETS else None)
+    if target is None:
+        raise UsageError(f"the target cannot be told from {told}; say --target {' or --target '.join(TARGETS)}")
+    if not set(kinds) <= set(fits[target]):
+        raise UsageError(f"--devices {told} and a model for {target} do not fit: name devices of one type")
+    return devices, target
+
+
+def _check_target(onnx: OnnxFile, target: str, request: Request) -> None:
+    """Check what the target cannot do."""
+    if onnx.opset > MAX_OPSET:
+        raise UsageError(
+            f"{onnx.path} is of opset {onnx.opset}, MindSpore Lite and CANN take {MAX_OPSET} at most; export it again, "
+            "in PyTorch with torch.onnx.export(..., opset_version=16, dynamo=False)"
+        )
+    if target == "cpu":
+        from .digestible import check_operators, check_size
+
+        check_operators(onnx.operators)
+        check_size(onnx.path, onnx.size_bytes, onnx.operators)
+    _check_precision(target, request)
+    if request.config_file is not None and not request.config_file.is_file():
+        raise UsageError(f"--config-file {request.config_file}: there is no such file")
+
+
+def _check_precision(target: str, request: Request) -> None:
+    if request.precision is None:
+        return
+    if request.precision not in PRECISION_MODES:
+        raise UsageError(f"--precision {request.precision} is unknown; expected {' or '.join(PRECISION_MODES)}")
+    if target == "cpu" and request.precision != "fp32":
+        raise UsageError(
+            f"--precision {request.precision} cannot be had on the CPU: MindSpore Lite's converter accepts fp16 for it "
+            "and stores float32 all the same; leave --precision out"
+        )
+    if request.config_file is not None:
+        raise UsageError(
+            f"--precision and --config-file were both given; write precision_mode={PRECISION_MODES[request.precision]} "
+            f"under [ascend_context] in {request.config_file} and leave --precision out"
+        )
+
+
+def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
+    """Return the files to be: --output itself where it names one, else NAME_bsROWS.mindir in its folder."""
+    if request.output.name.endswith(MINDIR):
+        if request.name is not None:
+            raise UsageError(f"--name and --output {request.output} both name the file; leave one of them out")
+        if len(sizes) > 1:
+            raise UsageError(f"--output {request.output} names one file, for {len(sizes)} sizes; name a folder")
+        outputs = [request.output]
+    else:
+        stem = request.model.stem if request.name is None else request.name
+        if not stem or stem != os.path.basename(stem) or stem in (".", ".."):
+            raise UsageError(f"--name {stem!r} is no file name; its folder goes with --output")
+        outputs = [request.output / f"{stem}_bs{rows}{MINDIR}" for rows in sizes]
+    for output in outputs:
+        _check_can_be_written(output)
+    return outputs
+
+
+def _check_can_be_written(output: Path) -> None:
+    """Check what can be known before; a full disk is not."""
+    folder = output.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--output: {output.parent} cannot be written to: check {folder}")
+    if output.is_dir():
+        raise UsageError(f"--output: {output} is a folder; expected the name of a file that can be written")
+
+
+def _shape_options(request: Request, asked: Mapping[str, Shape], axes: Axes) -> tuple[str, ...]:
+    """Return what has to be said again to convert for other devices, with the batch left open."""
+    shapes = {
+        name: tuple(-1 if axis == axes[name] else size for axis, size in enumerate(shape))
+        for name, shape in asked.items()
+    }
+    words = ["--input-shape", write_input_shape(shapes)] if shapes else []
+    for name, axis in request.batch_axes.items():
+        words += ["--batch-axis", f"{name}={'none' if axis is None else axis}"]
+    return tuple(words)
+
+
+def _check_batch_is_free(job: Job) -> None:
+    """Check that a model of a fixed batch does not have it built in: converters make rubbish of it in silence."""
+    import onnx
+
+    fixed = {spec.shape[axis] for spec in job.onnx.inputs if (axis := job.axes[spec.name]) is not None}
+    if fixed == {job.rows} or not all(isinstance(size, int) for size in fixed):
+        return
+    was = {spec.name: spec.shape[0] for spec in job.onnx.outputs if spec.shape and spec.shape[0] in fixed}
+    try:
+        rows = _infer_rows(job.onnx, job.shapes)
+    except onnx.shape_inference.InferenceError as error:
+        with contextlib.suppress(onnx.shape_inference.InferenceError):
+            _infer_rows(job.onnx, {spec.name: spec.shape for spec in job.onnx.inputs})
+            raise _built_in(job, str(error).strip().splitlines()[-1]) from None
+        return  # its shapes cannot be inferred at all, with its own batch either
+    for name, size in was.items():
+        if rows[name] == size:
+            raise _built_in(job, f"its output {name!r} still has {size} rows")
+
+
+def _infer_rows(onnx_file: OnnxFile, shapes: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    """Return the size of each output's axis 0 for inputs of these shapes; 0 where it cannot be inferred."""
+    import onnx
+
+    from .digestible import fix_shapes
+
+    model = onnx_file.load(weights=False)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > MAX_SHAPE_BYTES:
+            tensor.ClearField("raw_data")
+    fix_shapes(model, shapes)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph.output
+    dims = {value.name: value.type.tensor_type.shape.dim for value in inferred}
+    return {name: sizes[0].dim_value if sizes else 0 for name, sizes in dims.items()}
+
+
+def _built_in(job: Job, why: str) -> UsageError:
+    return UsageError(
+        f"{job.onnx.path} has its batch built into the graph and cannot be made to take {job.rows} rows: {why}; "
+        "export it with an open batch (dynamic_axes), or with the batch that a device gets"
+    )

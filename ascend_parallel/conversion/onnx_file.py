@@ -1,0 +1,108 @@
+"""An ONNX file: what it takes and gives, its opset, its weights' files. The weights are left where they are."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ascend_parallel.errors import UsageError
+from ascend_parallel.manifest import hash_files
+from ascend_parallel.worker.engines import HEAD_BYTES, TensorSpec
+from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
+
+#: The domain of ONNX's own operators goes by two names.
+_ONNX_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was read of an ONNX file.
+
+    Attributes:
+        path: as the user gave it.
+        inputs: without the weights.
+        outputs: likewise.
+        opset: of ONNX's own operators; 0 where none is used.
+        weight_files: the files beside it that hold weights.
+        operators: the kinds of its nodes.
+    """
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    weight_files: tuple[Path, ...]
+    operators: frozenset[str]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file and those that hold its weights."""
+        return sum(file.stat().st_size for file in (self.path, *self.weight_files))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the file and those that hold its weights, one behind the other."""
+        return hash_files([self.path, *self.weight_files])
+
+    def load(self, *, weights: bool) -> Any:
+        """Return the ``onnx.ModelProto``, with or without the weights that lie in other files."""
+        import onnx
+
+        return onnx.load(str(self.path), load_external_data=weights)
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read an ONNX file, its weights left where they are.
+
+    Raises:
+        UsageError: there is no such file, or it is no ONNX file, or a file that holds its weights is missing.
+    """
+    import onnx
+
+    if not path.is_file():
+        raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
+    with path.open("rb") as file:
+        wrong = OnnxRuntimeEngine.find_wrong_kind(file.read(HEAD_BYTES))
+    if wrong:
+        raise UsageError(f"{path} {wrong}")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own errors have no common class
+        raise UsageError(f"{path} is not an ONNX file: {error}") from None
+    graph = model.graph
+    if not graph.output:
+        raise UsageError(f"{path} is not an ONNX file, or it is cut off: it has no outputs")
+    weights = {tensor.name for tensor in graph.initializer}
+    return OnnxFile(
+        path,
+        tuple(_spec(path, value) for value in graph.input if value.name not in weights),
+        tuple(_spec(path, value) for value in graph.output),
+        max((item.version for item in model.opset_import if item.domain in _ONNX_DOMAINS), default=0),
+        _find_weight_files(path, graph),
+        frozenset(node.op_type for node in graph.node),
+    )
+
+
+def _spec(path: Path, value: Any) -> TensorSpec:
+    import onnx
+
+    if not value.type.HasField("tensor_type"):
+        kind = value.type.WhichOneof("value")
+        raise UsageError(f"{value.name!r} of {path} is a {kind}, no tensor; models of tensors alone can be used")
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+
+
+def _find_weight_files(path: Path, graph: Any) -> tuple[Path, ...]:
+    """Return the files that hold weights, in the order in which the graph first names them."""
+    names: dict[str, None] = {}
+    for tensor in graph.initializer:
+        names.update((entry.value, None) for entry in tensor.external_data if entry.key == "location")
+    files = tuple(path.parent / name for name in names)
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{path} has its weights in {file}, which is not there: keep the two together")
+    return files

@@ -1,0 +1,210 @@
+"""The manifest: what a MINDIR file was made from and for, in ``X.mindir.json`` beside ``X.mindir``.
+
+``ascend-parallel convert`` writes it; the runner reads it before anything is started, so that a model for other
+devices is told in a sentence rather than by an engine's "Common error code". A MINDIR file without one is as good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ascend_parallel.devices import Device
+from ascend_parallel.errors import UsageError
+
+__all__ = ["FORMAT", "InputRecord", "Manifest", "SavedFile", "check_devices", "hash_files", "read_manifest"]
+
+#: Of the manifest's layout; a reader refuses a newer one.
+FORMAT = 1
+SUFFIX = ".json"
+#: What a model of each target runs on. Source: converter_lite's documentation of --optimize.
+DEVICE_TYPES = {"ascend": ("ascend",), "cpu": ("cpu", "gpu")}
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One input: its shape in the MINDIR file, its dtype in the ONNX file, and the axis of its rows (None: none)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    batch_axis: int | None
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file as it was written: where it lies, relative to the manifest's folder, and what tells it from others."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path, folder: Path) -> SavedFile:
+        """Return the record of a file, for a manifest in a folder."""
+        status = file.stat()
+        path = os.path.relpath(file.resolve(), folder.resolve())
+        return cls(path, status.st_size, status.st_mtime_ns, hash_files([file]))
+
+    def is_unchanged(self, folder: Path) -> bool:
+        """Whether the file is still there as it was; it is read as a whole only where its time was changed."""
+        file = folder / self.path
+        try:
+            status = file.stat()
+            if status.st_size != self.size_bytes:
+                return False
+            return status.st_mtime_ns == self.mtime_ns or hash_files([file]) == self.sha256
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a MINDIR file was made from and for.
+
+    Attributes:
+        source: the ONNX file's path, relative to the manifest's folder.
+        source_sha256: of the ONNX file and the files that hold its weights, one behind the other.
+        target: "ascend" or "cpu".
+        precision: as it was asked for: "fp16", or None.
+        rows: rows that the model takes at a time.
+        inputs: in the model's order.
+        shape_options: the options of ``ascend-parallel convert`` that settled the shapes.
+        converter: "converter_lite" or "mindspore_lite" (its Python interface).
+        converter_version: "2.0.0".
+        recipe: a hash of all else that the result depends on.
+        changes: what was rewritten for the CPU's kernels: operator -> how many.
+        files: the MINDIR file first, then those that hold its weights where it is too large for one.
+    """
+
+    source: str
+    source_sha256: str
+    target: str
+    precision: str | None
+    rows: int
+    inputs: tuple[InputRecord, ...]
+    shape_options: tuple[str, ...]
+    converter: str
+    converter_version: str
+    recipe: str
+    changes: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[SavedFile, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the text of the manifest's file."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+    def are_files_unchanged(self, folder: Path) -> bool:
+        """Whether the files that were made lie in a folder as they were made."""
+        return bool(self.files) and all(file.is_unchanged(folder) for file in self.files)
+
+    @property
+    def batch_axes(self) -> dict[str, int | None]:
+        """What the runner cannot see in shapes: inputs that have no rows, and those that have them behind axis 0.
+
+        An axis 0 is left for the runner to see: it may be given whole, too.
+        """
+        return {item.name: item.batch_axis for item in self.inputs if item.batch_axis != 0}
+
+    def describe_remedy(self, mindir: Path, devices: Sequence[Device]) -> str:
+        """Return what to do to have the model for these devices: "convert ... again: ascend-parallel convert ..."."""
+        source = os.path.normpath(mindir.parent / self.source)
+        lost = "" if os.path.isfile(source) else ", which is not there any more,"
+        words = [
+            *("ascend-parallel", "convert", source, "--devices", _join(devices)),
+            *("--batch-per-device", str(self.rows), *self.shape_options, "--output", str(mindir)),
+        ]
+        return f"convert {source}{lost} again: {shlex.join(words)}"
+
+
+def manifest_file(mindir: Path) -> Path:
+    """Return where a MINDIR file's manifest lies."""
+    return mindir.with_name(mindir.name + SUFFIX)
+
+
+def read_manifest(mindir: Path) -> Manifest | None:
+    """Return a MINDIR file's manifest; None where it has none.
+
+    Raises:
+        UsageError: there is one, which cannot be read, or is of a newer format.
+    """
+    file = manifest_file(mindir)
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            raise UsageError(
+                f"{file} is of format {content['format']}, this version reads {FORMAT}: upgrade ascend-parallel, or "
+                "delete the file"
+            )
+        return _from_json(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{file} is not a readable manifest: convert the model again, or delete the file") from None
+
+
+def _from_json(content: dict[str, Any]) -> Manifest:
+    del content["format"]
+    inputs = tuple(InputRecord(**{**item, "shape": tuple(item["shape"])}) for item in content.pop("inputs"))
+    files = tuple(SavedFile(**item) for item in content.pop("files"))
+    options = tuple(content.pop("shape_options"))
+    return Manifest(inputs=inputs, files=files, shape_options=options, **content)
+
+
+def check_devices(model: str, devices: Sequence[Device]) -> Manifest | None:
+    """Check, by its manifest, that a MINDIR file fits these devices and is the one that was converted.
+
+    Returns:
+        The manifest; None where there is none.
+
+    Raises:
+        UsageError: it does not; the message names the ONNX file and the command to convert it again.
+    """
+    mindir = Path(model)
+    manifest = read_manifest(mindir)
+    if manifest is None:
+        return None
+    fitting = DEVICE_TYPES.get(manifest.target, ())
+    wrong = [device for device in devices if device.type not in fitting]
+    if wrong:
+        raise UsageError(
+            f"{model} was converted for {manifest.target}, not for {wrong[0]}: "
+            f"{manifest.describe_remedy(mindir, devices)}"
+        )
+    if not manifest.are_files_unchanged(mindir.parent):
+        raise UsageError(
+            f"{model} is not the file that {manifest_file(mindir).name} tells of: delete that, or "
+            f"{manifest.describe_remedy(mindir, devices)}"
+        )
+    return manifest
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of files, one behind the other, in hexadecimal digits (about a second a GB)."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    for file in files:
+        with contextlib.closing(file.open("rb", buffering=0)) as opened:
+            while count := opened.readinto(buffer):
+                digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _join(devices: Sequence[Device]) -> str:
+    """Return devices as text: ``ascend:0,1``."""
+    text, kind = "", ""
+    for device in devices:
+        text += f",{device.id}" if device.type == kind else f"{',' if text else ''}{device}"
+        kind = device.type
+    return text
