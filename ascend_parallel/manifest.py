@@ -19,7 +19,7 @@ from typing import Any
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import UsageError
 
-__all__ = ["FORMAT", "InputRecord", "Manifest", "SavedFile", "check_devices", "hash_files", "read_manifest"]
+__all__ = ["FORMAT", "InputRecord", "Manifest", "SavedFile", "check_manifest", "hash_files", "read_manifest"]
 
 #: Of the manifest's layout; a reader refuses a newer one.
 FORMAT = 1
@@ -162,7 +162,7 @@ def _from_json(content: dict[str, Any]) -> Manifest:
     return Manifest(inputs=inputs, files=files, shape_options=options, **content)
 
 
-def check_devices(model: str, devices: Sequence[Device]) -> Manifest | None:
+def check_manifest(model: str, devices: Sequence[Device]) -> Manifest | None:
     """Check, by its manifest, that a MINDIR file fits these devices and is the one that was converted.
 
     Returns:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.conversion.onnx_file import read_onnx
 from ascend_parallel.worker.engines import TensorSpec
 
 from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_options
@@ -30,45 +30,17 @@ def info(
 
     An .onnx file is read without any engine; another model is built on the first of the devices.
     """
-    inputs: list[TensorSpec] | None
-    outputs: list[TensorSpec] | None
+    inputs: Sequence[TensorSpec] | None
+    outputs: Sequence[TensorSpec] | None
     if model.endswith(".onnx") and engine in (None, "onnxruntime"):
-        inputs, outputs = read_onnx(model)
+        found = read_onnx(Path(model))
+        inputs, outputs = found.inputs, found.outputs
     else:
         inputs, outputs = build(model, devices, engine, read_options(engine_option), worker_python)
     if as_json:
         print(json.dumps({"inputs": _plain(inputs), "outputs": _plain(outputs)}, indent=2))
     else:
         show(model, inputs, outputs)
-
-
-def read_onnx(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Return the inputs and outputs of an ONNX file, its weights left where they are.
-
-    Raises:
-        UsageError: there is no such file, or it is no ONNX file.
-    """
-    import onnx
-
-    if not Path(path).is_file():
-        raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's own errors have no common class
-        raise UsageError(f"{path} is not an ONNX file: {error}") from None
-    if not graph.output:
-        raise UsageError(f"{path} is not an ONNX file, or it is cut off: it has no outputs")
-    weights = {tensor.name for tensor in graph.initializer}
-    return [_spec(v) for v in graph.input if v.name not in weights], [_spec(v) for v in graph.output]
-
-
-def _spec(value: Any) -> TensorSpec:
-    import onnx
-
-    kind = value.type.tensor_type
-    dims = kind.shape.dim
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims)
-    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
 
 
 def build(

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ascend_parallel.errors import ConversionError, DiskError, UsageError
 from ascend_parallel.manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
 
-from .converter import find_converter, run_converter
+from .converter import assume_converter, find_converter, run_converter
 from .job import MINDIR, Job, Request, prepare, strip_suffix
 from .verify import check_can_verify, check_tolerance, compare
 from .work_folder import install, work_folder
 
-__all__ = ["convert", "make"]
+__all__ = ["convert"]
+
+Show = Callable[[str], None]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def convert(
@@ -32,16 +38,16 @@ def convert(
     precision: str | None = None,
     config_file: str | os.PathLike[str] | None = None,
     worker_python: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
     verify: bool = False,
     tolerance: float | None = None,
+    show: Show = _tell,
 ) -> list[Path]:
     """Convert an ONNX file to MINDIR files of the batch that each device gets; what is up to date is left.
 
     ::
 
         convert("unet.onnx", devices="ascend:0,1")      # of batch 2 -> unet_bs1.mindir, unet_bs1.mindir.json
-
-    What it does is told on stderr, the converter's command too.
 
     Args:
         model: the ONNX file.
@@ -56,8 +62,11 @@ def convert(
         precision: "fp16" or "fp32", for Ascend; None: the converter's default.
         config_file: a configuration file of the converter's.
         worker_python: the interpreter that has mindspore_lite.
+        dry_run: show the converter's commands only.
         verify: compare the results with the ONNX file on random inputs.
-        tolerance: the largest difference that :func:`verify` lets pass, as a share of an output's range.
+        tolerance: the largest difference that ``verify`` lets pass, as a share of an output's range.
+        show: is called with each of the converter's commands, and with what ``verify`` finds; by default they are
+            told on stderr, as all else is.
 
     Returns:
         The MINDIR files.
@@ -67,31 +76,36 @@ def convert(
         ConversionError: the converter failed, or its result computes something else.
         DiskError: a file could not be written.
     """
+    check_tolerance(tolerance, verify=verify)
     request = Request(
-        Path(model),
-        devices,
-        Path(output),
-        name,
-        batch_per_device,
-        input_shape,
-        batch_axes or {},
-        target,
-        precision,
-        None if config_file is None else Path(config_file),
-        None if worker_python is None else os.fspath(worker_python),
+        model=Path(model),
+        devices=devices,
+        output=Path(output),
+        name=name,
+        batch_per_device=batch_per_device,
+        input_shape=input_shape,
+        batch_axes=batch_axes or {},
+        target=target,
+        precision=precision,
+        config_file=None if config_file is None else Path(config_file),
+        worker_python=None if worker_python is None else os.fspath(worker_python),
     )
-    check_tolerance(tolerance)
-    jobs = prepare(request, find_converter)
-    if verify:
+    jobs = prepare(request, assume_converter if dry_run else find_converter)
+    if verify and not dry_run:
         check_can_verify(jobs[0], request.worker_python)
-    files = []
-    for job in jobs:
-        _tell(job.command_line)
-        files.append(make(job))
-        if verify:
-            for difference in compare(job, files[-1], request.worker_python, tolerance):
-                _tell(str(difference))
-    return files
+    return [_carry_out(job, request.worker_python, show, dry_run, verify, tolerance) for job in jobs]
+
+
+def _carry_out(job: Job, python: str | None, show: Show, dry_run: bool, verify: bool, tolerance: float | None) -> Path:
+    show(job.command_line)
+    if job.config_text:
+        _tell(f"{job.own_config} says: {' '.join(job.config_text.split())}")
+    if dry_run:
+        return job.output
+    file = make(job)
+    for difference in compare(job, file, python, tolerance) if verify else ():
+        show(str(difference))
+    return file
 
 
 def make(job: Job) -> Path:
@@ -217,7 +231,3 @@ def _write_manifest(job: Job, recipe: str, changes: Mapping[str, int], made: Seq
         changes=changes,
         files=tuple(SavedFile.of(file, made[0].parent) for file in parts if file.is_file()),
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -29,6 +29,7 @@ VERSION_TIMEOUT_S = 60.0  # an import takes a second, from a cold network disk m
 #: Target -> converter_lite's --optimize. "general" is for CPUs and GPUs. Source: its documentation.
 OPTIMIZE = {"ascend": "ascend_oriented", "cpu": "general"}
 SHOWN_LINES = 3  # of what a failed converter printed
+SHOWN_CHARS = 200  # of each
 
 INSTALL = (
     "either put tools/converter/converter of MindSpore Lite's package (from mindspore.cn) on PATH, or 'pip install "
@@ -215,4 +216,5 @@ def find_cause(log: str, exit_code: int) -> str:
     ended = f"it was ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     if not shown and not known:
         shown = rest[-SHOWN_LINES:] or messages[:SHOWN_LINES]
-    return " | ".join([*shown, *sorted(known)]) or f"it printed nothing ({ended})"
+    words = [line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..." for line in shown]
+    return " | ".join([*sorted(known), *words]) or f"it printed nothing ({ended})"

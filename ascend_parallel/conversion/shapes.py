@@ -147,9 +147,10 @@ def find_whole_rows(specs: Sequence[TensorSpec], axes: Axes, asked: Mapping[str,
     rows = told or fixed
     if len(set(rows.values())) > 1:
         words = ", ".join(f"{name!r} has {count}" for name, count in rows.items())
+        odd = min(rows, key=lambda name: list(rows.values()).count(rows[name]))
         raise UsageError(
             f"the inputs disagree about the rows of the batch: {words}; if one of them is not part of the batch, say "
-            f"--batch-axis {list(rows)[-1]}=none"
+            f"--batch-axis {odd}=none"
         )
     return next(iter(rows.values()), None)
 

@@ -35,8 +35,10 @@ class Difference(NamedTuple):
         return f"{self.output}: largest difference {self.largest:.2g}, {self.share:.2g} of its range"
 
 
-def check_tolerance(tolerance: float | None) -> None:
-    """Check that it is a number of 0 or more; raises UsageError."""
+def check_tolerance(tolerance: float | None, *, verify: bool) -> None:
+    """Check that it is a number of 0 or more, and of use; raises UsageError."""
+    if tolerance is not None and not verify:
+        raise UsageError("--tolerance is of no use without --verify: add that, or leave it out")
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"--tolerance is {tolerance}; expected a number of 0 or more, such as 0.001")
 
@@ -50,15 +52,13 @@ def check_can_verify(job: Job, worker_python: str | None) -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError("--verify runs the ONNX file with onnxruntime: pip install 'ascend-parallel[cpu]'")
     if job.device.type != "cpu":
-        from ascend_parallel.discovery import check_devices_exist, discover
+        from ascend_parallel.discovery import discover
 
-        try:
-            check_devices_exist([job.device], discover())
-        except UsageError as error:
+        if job.device not in [found.device for found in discover().devices]:
             raise UsageError(
-                f"--verify runs the MINDIR file on {job.device}, which is not here ({error}); leave it out, or convert "
-                "on the machine that has the device"
-            ) from None
+                f"--verify runs the MINDIR file on {job.device}, and this machine has none (see ascend-parallel "
+                "devices); leave it out, or convert on the machine that has the device"
+            )
     find_runtime(find_python(worker_python), "--verify runs the MINDIR file with MindSpore Lite")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.files import check_writable
+from ascend_parallel.manifest import check_manifest
 from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
 
@@ -118,6 +119,23 @@ def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
                 f"the engine {engine.name} does not run on {device}; it runs on "
                 f"{', '.join(engine.device_types)} devices"
             )
+
+
+def check_manifests(
+    models: Mapping[str, str], devices: Sequence[Device], engine: type[Engine]
+) -> dict[str, dict[str, int | None]]:
+    """Check, by the manifests beside MINDIR files, that they are for these devices; without one all is well.
+
+    Returns:
+        Model name -> the batch axes that its manifest tells.
+
+    Raises:
+        UsageError: a model was converted for other devices, or is not the one that was converted.
+    """
+    if engine.name != "mslite":
+        return {}
+    manifests = {name: check_manifest(path, devices) for name, path in models.items()}
+    return {name: manifest.batch_axes for name, manifest in manifests.items() if manifest is not None}
 
 
 def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:

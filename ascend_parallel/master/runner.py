@@ -118,6 +118,7 @@ class ParallelPredictUtils:
         python = order.find_python(worker_python)
         self.devices = order.choose_devices(devices, device_num, self._engine)
         options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
+        self._told_axes = order.check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
         self._trace_file = order.check_trace(trace, models.values())
         self._posts = order.write_posts(
@@ -152,7 +153,13 @@ class ParallelPredictUtils:
             raise
         self._supervisor = supervisor
         self.models = {
-            name: Model(name, description, batch_axes=self._batch_axes, chunk_size=self._chunk_size, parts=self._parts)
+            name: Model(
+                name,
+                description,
+                batch_axes={**self._told_axes.get(name, {}), **self._batch_axes},
+                chunk_size=self._chunk_size,
+                parts=self._parts,
+            )
             for name, description in supervisor.descriptions.items()
         }
         self._check_batch_axes()
