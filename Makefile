@@ -21,6 +21,7 @@ test: $(TEST)/.ready mslite
 lint: $(TEST)/.ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/shellcheck scripts/*.sh .ci/run
 
 types: $(TEST)/.ready
 	$(TEST)/bin/mypy

@@ -237,6 +237,121 @@ def embed(batch="batch") -> Path:
 
 
 @functools.cache
+def mlp(batch="batch", opset=OPSET) -> Path:
+    """x (batch, 8) -> y (batch, 5): two layers."""
+    return _save(
+        f"mlp_{batch}_{opset}",
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"]),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Gemm", ["r", "w2", "b2"], ["y"]),
+        ],
+        [_tensor("x", "float32", [batch, 8])],
+        [_tensor("y", "float32", [batch, 5])],
+        {"w1": weights(8, 6), "b1": weights(6), "w2": weights(6, 5), "b2": weights(5)},
+        opset,
+    )
+
+
+@functools.cache
+def small_cnn(batch="batch") -> Path:
+    """x (batch, 3, 8, 8) -> y (batch, 5): convolution and pooling, in as few words as ONNX allows."""
+    return _save(
+        f"small_cnn_{batch}",
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2], dilations=[1, 1]),
+            helper.make_node("Flatten", ["p"], ["f"]),
+            helper.make_node("Gemm", ["f", "w2", "b2"], ["y"]),
+        ],
+        [_tensor("x", "float32", [batch, 3, 8, 8])],
+        [_tensor("y", "float32", [batch, 5])],
+        {"w": weights(4, 3, 3, 3), "b": weights(4), "w2": weights(64, 5), "b2": weights(5)},
+    )
+
+
+@functools.cache
+def encoder(batch="batch") -> Path:
+    """ids (batch, 6) int64, mask (batch, 6) int64 -> y (batch, 6, 4): embedding, masked, and LayerNorm."""
+    axes = {"axes": [-1], "keepdims": 1}
+    return _save(
+        f"encoder_{batch}",
+        [
+            helper.make_node("Gather", ["table", "ids"], ["e"], axis=0),
+            helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["m", "last"], ["m3"]),
+            helper.make_node("Mul", ["e", "m3"], ["x"]),
+            helper.make_node("ReduceMean", ["x"], ["mean"], **axes),
+            helper.make_node("Sub", ["x", "mean"], ["d"]),
+            helper.make_node("Mul", ["d", "d"], ["q"]),
+            helper.make_node("ReduceMean", ["q"], ["v"], **axes),
+            helper.make_node("Add", ["v", "epsilon"], ["ve"]),
+            helper.make_node("Sqrt", ["ve"], ["s"]),
+            helper.make_node("Div", ["d", "s"], ["y"]),
+        ],
+        [_tensor("ids", "int64", [batch, 6]), _tensor("mask", "int64", [batch, 6])],
+        [_tensor("y", "float32", [batch, 6, 4])],
+        {"table": weights(10, 4), "last": np.array([2], np.int64), "epsilon": np.array(1e-5, np.float32)},
+    )
+
+
+@functools.cache
+def built_in_batch(sizes=(2, -1)) -> Path:
+    """x (2, 2, 4) -> y (2, 8): a Reshape that names the batch, or all sizes, as exporters of fixed shapes write it."""
+    return _save(
+        f"built_in_batch_{sizes[1]}",
+        [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Relu", ["r"], ["y"])],
+        [_tensor("x", "float32", [2, 2, 4])],
+        [_tensor("y", "float32", [2, 8])],
+        {"shape": np.array(sizes, np.int64)},
+    )
+
+
+@functools.cache
+def scalars() -> Path:
+    """x (), y () -> z (): no axis at all."""
+    return _save(
+        "scalars",
+        [helper.make_node("Add", ["x", "y"], ["z"])],
+        [_tensor("x", "float32", []), _tensor("y", "float32", [])],
+        [_tensor("z", "float32", [])],
+    )
+
+
+@functools.cache
+def determinant(batch="batch") -> Path:
+    """x (batch, 3, 3) -> y (batch,): an operator that MindSpore Lite does not have."""
+    return _save(
+        f"determinant_{batch}",
+        [helper.make_node("Det", ["x"], ["y"])],
+        [_tensor("x", "float32", [batch, 3, 3])],
+        [_tensor("y", "float32", [batch])],
+    )
+
+
+@functools.cache
+def sd_unet(batch=2, steps=1) -> Path:
+    """The inputs of Stable Diffusion 2.1's U-Net at 512 x 512, of float32, with next to nothing behind them."""
+    return _save(
+        f"sd_unet_{batch}_{steps}",
+        [
+            helper.make_node("ReduceMean", ["encoder_hidden_states"], ["mean"], axes=[1, 2], keepdims=1),
+            helper.make_node("Unsqueeze", ["mean", "last"], ["mean4"]),
+            helper.make_node("Mul", ["sample", "timestep"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "mean4"], ["out_sample"]),
+        ],
+        [
+            _tensor("sample", "float32", [batch, 4, 64, 64]),
+            _tensor("timestep", "float32", [steps]),
+            _tensor("encoder_hidden_states", "float32", [batch, 77, 1024]),
+        ],
+        [_tensor("out_sample", "float32", [batch, 4, 64, 64])],
+        {"last": np.array([3], np.int64)},
+    )
+
+
+@functools.cache
 def layer_norm(batch="batch") -> Path:
     """x (batch, 5, 8) -> y: LayerNorm over the last axis, as exporters below opset 17 write it."""
     shape = [batch, 5, 8]

@@ -66,7 +66,8 @@ def convert(
         verify: compare the results with the ONNX file on random inputs.
         tolerance: the largest difference that ``verify`` lets pass, as a share of an output's range.
         show: is called with each of the converter's commands, and with what ``verify`` finds; by default they are
-            told on stderr, as all else is.
+            told on stderr, as all else is. A result that is
+            up to date is told in place of its command.
 
     Returns:
         The MINDIR files.
@@ -97,19 +98,20 @@ def convert(
 
 
 def _carry_out(job: Job, python: str | None, show: Show, dry_run: bool, verify: bool, tolerance: float | None) -> Path:
-    show(job.command_line)
+    file = None if dry_run else find_up_to_date(job)
+    show(job.command_line if file is None else f"{file} is up to date")
     if job.config_text:
         _tell(f"{job.own_config} says: {' '.join(job.config_text.split())}")
     if dry_run:
         return job.output
-    file = make(job)
+    file = file or make(job)
     for difference in compare(job, file, python, tolerance) if verify else ():
         show(str(difference))
     return file
 
 
 def make(job: Job) -> Path:
-    """Convert, unless it was done already; what is done is told on stderr.
+    """Convert; what is done is told on stderr.
 
     Returns:
         The MINDIR file. Of a model that is too large for one file it is ``NAME_graph.mindir``, as MindSpore Lite
@@ -119,18 +121,13 @@ def make(job: Job) -> Path:
         ConversionError, DiskError: it did not work; what was there before is there still.
         UsageError: a package is missing that the rewriting for the CPU needs.
     """
-    recipe = job.hash_recipe()
-    done = _find_up_to_date(job, recipe)
-    if done is not None:
-        _tell(f"{done} is up to date")
-        return done
     converter = job.converter
     _tell(f"converting {job.onnx.path} for {job.target} with {converter.name} {converter.version}: {job.output}")
     folder = job.output.parent
     with work_folder(folder) as work:
         source, changes = _make_digestible(job, work)
         made = _run(job, source, work / "made")
-        manifest = _write_manifest(job, recipe, changes, made)
+        manifest = _describe(job, changes, made)
         (work / "manifest").mkdir()
         text = work / "manifest" / manifest_file(made[0]).name
         text.write_text(manifest.to_json(), "utf-8")
@@ -138,8 +135,9 @@ def make(job: Job) -> Path:
     return file
 
 
-def _find_up_to_date(job: Job, recipe: str) -> Path | None:
+def find_up_to_date(job: Job) -> Path | None:
     """Return the result of an earlier conversion that was just the same; None where there is none."""
+    recipe = job.hash_recipe()
     for file in (job.output, _graph_file(job.output)):
         try:
             manifest = read_manifest(file)
@@ -211,7 +209,7 @@ WRITE_FAILED = "Failed to write"
 LEAST_FREE_BYTES = 1 << 16
 
 
-def _write_manifest(job: Job, recipe: str, changes: Mapping[str, int], made: Sequence[Path]) -> Manifest:
+def _describe(job: Job, changes: Mapping[str, int], made: Sequence[Path]) -> Manifest:
     """Return the manifest of what was made."""
     inputs = [
         InputRecord(spec.name, spec.dtype, job.shapes[spec.name], job.axes[spec.name]) for spec in job.onnx.inputs
@@ -227,7 +225,7 @@ def _write_manifest(job: Job, recipe: str, changes: Mapping[str, int], made: Seq
         shape_options=job.shape_options,
         converter=job.converter.name,
         converter_version=job.converter.version,
-        recipe=recipe,
+        recipe=job.hash_recipe(),
         changes=changes,
         files=tuple(SavedFile.of(file, made[0].parent) for file in parts if file.is_file()),
     )
