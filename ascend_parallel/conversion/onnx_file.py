@@ -63,12 +63,16 @@ def read_onnx(path: Path) -> OnnxFile:
 
     if not path.is_file():
         raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
-    with path.open("rb") as file:
-        wrong = OnnxRuntimeEngine.find_wrong_kind(file.read(HEAD_BYTES))
-    if wrong:
-        raise UsageError(f"{path} {wrong}")
     try:
+        with path.open("rb") as file:
+            wrong = OnnxRuntimeEngine.find_wrong_kind(file.read(HEAD_BYTES))
+        if wrong:
+            raise UsageError(f"{path} {wrong}")
         model = onnx.load(str(path), load_external_data=False)
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # protobuf's own errors have no common class
         raise UsageError(f"{path} is not an ONNX file: {error}") from None
     graph = model.graph
@@ -92,7 +96,8 @@ def _spec(path: Path, value: Any) -> TensorSpec:
         kind = value.type.WhichOneof("value")
         raise UsageError(f"{value.name!r} of {path} is a {kind}, no tensor; models of tensors alone can be used")
     tensor = value.type.tensor_type
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    # Some exporters write -1 or 0 for a size that is open.
+    shape = tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in tensor.shape.dim)
     return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
 
 

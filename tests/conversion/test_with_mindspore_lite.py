@@ -72,6 +72,7 @@ def test_converted_verified_and_run_over_two_workers(here, python, make, shapes)
     wanted = models.run_onnx(make(), feeds)
     assert [line.partition(":")[0] for line in said[1:]] == list(wanted)
     with ParallelPredictUtils(file, devices="cpu:0,1", worker_python=python) as runner:
+        assert [spec.shape for spec in runner.inputs] == [(2, *s) if s else (1,) for s in shapes.values()]
         found = runner.predict(feeds)
         used = [worker["tasks"] for worker in runner.stats()["workers"].values()]
     assert len(used) == 2 and sum(used) == 2
