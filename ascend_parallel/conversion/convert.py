@@ -114,8 +114,7 @@ def make(job: Job) -> Path:
     """Convert; what is done is told on stderr.
 
     Returns:
-        The MINDIR file. Of a model that is too large for one file it is ``NAME_graph.mindir``, as MindSpore Lite
-        names it, with its weights beside it.
+        The MINDIR file; of a model above 2 GB, its weights lie in the folder ``NAME_variables`` beside it.
 
     Raises:
         ConversionError, DiskError: it did not work; what was there before is there still.
@@ -137,22 +136,14 @@ def make(job: Job) -> Path:
 
 def find_up_to_date(job: Job) -> Path | None:
     """Return the result of an earlier conversion that was just the same; None where there is none."""
-    recipe = job.hash_recipe()
-    for file in (job.output, _graph_file(job.output)):
-        try:
-            manifest = read_manifest(file)
-        except UsageError:  # not readable: it is written anew
-            continue
-        if manifest is None or manifest.recipe != recipe:
-            continue
-        if manifest.are_files_unchanged(file.parent) and manifest.source_sha256 == job.onnx.sha256:
-            return file
-    return None
-
-
-def _graph_file(output: Path) -> Path:
-    """Return the file's name for a model whose weights go into files of their own."""
-    return output.with_name(f"{strip_suffix(output).name}_graph{MINDIR}")
+    try:
+        manifest = read_manifest(job.output)
+    except UsageError:  # not readable: it is written anew
+        return None
+    if manifest is None or manifest.recipe != job.hash_recipe():
+        return None
+    is_whole = manifest.are_files_unchanged(job.output.parent) and manifest.source_sha256 == job.onnx.sha256
+    return job.output if is_whole else None
 
 
 def _make_digestible(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
@@ -193,13 +184,16 @@ def _run(job: Job, source: Path, folder: Path) -> list[Path]:
         if WRITE_FAILED in error.log:
             raise DiskError(f"{job.output} could not be written by the converter: {error}") from error
         raise
+    result = folder / f"{base}{MINDIR}"
+    graph = folder / f"{base}_graph{MINDIR}"  # of a model above 2 GB, whose weights lie in BASE_variables
+    if graph.exists():
+        graph.replace(result)  # it names its weights' file, not the other way round
     made = sorted(folder.iterdir())
-    for file in (folder / f"{base}{MINDIR}", _graph_file(folder / f"{base}{MINDIR}")):
-        if file in made:
-            return [file, *(other for other in made if other != file)]
+    if result in made:
+        return [result, *(other for other in made if other != result)]
     told = ", ".join(file.name for file in made) or "nothing"
     raise ConversionError(
-        f"the converter of {job.onnx.path} wrote no {base}{MINDIR} but {told}; is it that of MindSpore Lite's package "
+        f"the converter of {job.onnx.path} wrote no {result.name} but {told}; is it that of MindSpore Lite's package "
         "for devices at the edge, which makes .ms files?"
     )
 

@@ -7,6 +7,7 @@ nothing is left as it is.
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,9 @@ def make_digestible(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]])
         UsageError: it has an operator that would be computed wrongly, or onnxsim is needed and not installed.
         ConversionError: onnxsim failed.
     """
-    check_operators(frozenset(node.op_type for node in model.graph.node))
+    operators = frozenset(node.op_type for node in model.graph.node)
+    check_operators(operators)
+    check_simplifier(operators)
     fix_shapes(model, shapes)
     before = Counter(node.op_type for node in model.graph.node)
     changes: dict[str, int] = {}
@@ -101,14 +104,19 @@ def check_size(path: Path, size_bytes: int, operators: frozenset[str]) -> None:
         )
 
 
+def check_simplifier(operators: frozenset[str]) -> None:
+    """Check that onnxsim is installed where it will be needed; raises UsageError."""
+    if not operators.isdisjoint(FOLDED) and importlib.util.find_spec("onnxsim") is None:
+        raise UsageError(
+            "onnxsim is needed to fold what follows from the shapes of this ONNX model, for MindSpore Lite on the CPU: "
+            f"{INSTALL}"
+        )
+
+
 def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold what is constant now that shapes are; onnxsim does it."""
-    try:
-        import onnxsim
-    except ImportError:
-        raise UsageError(
-            f"onnxsim is needed to convert this ONNX model for MindSpore Lite on the CPU: {INSTALL}"
-        ) from None
+    import onnxsim
+
     simplified: onnx.ModelProto
     try:
         simplified, is_same = onnxsim.simplify(model)

@@ -205,10 +205,11 @@ def _check_target(onnx: OnnxFile, target: str, request: Request) -> None:
             "in PyTorch with torch.onnx.export(..., opset_version=16, dynamo=False)"
         )
     if target == "cpu":
-        from .digestible import check_operators, check_size
+        from .digestible import check_operators, check_simplifier, check_size
 
         check_operators(onnx.operators)
         check_size(onnx.path, onnx.size_bytes, onnx.operators)
+        check_simplifier(onnx.operators)
     _check_precision(target, request)
     if request.config_file is not None and not request.config_file.is_file():
         raise UsageError(f"--config-file {request.config_file}: there is no such file")

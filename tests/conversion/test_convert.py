@@ -183,11 +183,11 @@ def test_a_model_too_large_for_one_file_keeps_its_weights_beside_it(here, unet, 
     )
     for _ in range(2):
         (file,) = convert(unet, devices="ascend:0,1", output="out")
-        assert str(file) == "out/model_bs1_graph.mindir"
+        assert str(file) == "out/model_bs1.mindir"
     assert converter_lite.calls == 1
     assert contents(here / "out") == [
-        "model_bs1_graph.mindir",
-        "model_bs1_graph.mindir.json",
+        "model_bs1.mindir",
+        "model_bs1.mindir.json",
         "model_bs1_variables",
         "model_bs1_variables/data_0",
     ]

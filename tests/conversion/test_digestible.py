@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from converting import TINY
+from converting import TINY, contents
 from onnx import TensorProto, helper, numpy_helper
 
-from ascend_parallel import UsageError
+from ascend_parallel import UsageError, convert
 from ascend_parallel.conversion.digestible import check_size, make_digestible, needs_work
 from ascend_parallel.conversion.onnx_file import read_onnx
 
@@ -85,10 +85,13 @@ def test_refuses_what_would_be_computed_wrongly(model, message):
         make_digestible(model, {"x": [1, 4, 6]})
 
 
-def test_a_missing_onnxsim_is_named_with_its_remedy(monkeypatch):
+def test_a_missing_onnxsim_is_named_with_its_remedy_before_anything_is_done(here, converter_lite, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxsim", None)
     with pytest.raises(UsageError, match=r"onnxsim is needed .*: pip install 'ascend-parallel\[convert\]'"):
-        make_digestible(onnx.load(TINY / "unet" / "model.onnx"), {"sample": [1, 4, 8, 8]})
+        convert(TINY / "unet" / "model.onnx", devices="cpu:0", batch_per_device=[1], output="out")
+    assert contents(here) == []
+    convert(TINY / "unet" / "model.onnx", devices="ascend:0", batch_per_device=[1])  # for which nothing is rewritten
+    convert(models.small_cnn(), devices="cpu:0", batch_per_device=[1])  # nothing to fold here
 
 
 def run(model, x):
