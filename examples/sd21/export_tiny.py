@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
+from networks import LENGTH, Network, make_network, write_onnx
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextModel
 
-OPSET = 14  # the newest without LayerNormalization nodes, whose epsilon some engines ignore
 END_OF_WORD = "</w>"
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "!"  # "!" is id 0: it pads in 2.1
-LENGTH = 77  # tokens per prompt
 SCHEDULER = {  # Stable Diffusion 2.1's
     "_class_name": "DDIMScheduler",
     "_diffusers_version": diffusers_version,
@@ -49,90 +47,24 @@ INDEX = {
 }
 
 
-class TextEncoder(torch.nn.Module):
-    """Ids to the hidden states that the U-Net attends to, and their summary."""
-
-    def __init__(self, model: CLIPTextModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (N, 77) to states (N, 77, width) and summaries (N, width)."""
-        output = self.model(input_ids=input_ids)
-        return output.last_hidden_state, output.pooler_output
-
-
-class UNet(torch.nn.Module):
-    """Noisy latents to the prediction that the scheduler steps with."""
-
-    def __init__(self, model: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
-    ) -> torch.Tensor:
-        """Latents (N, 4, 8, 8), one time step (1,) and states (N, 77, width) to (N, 4, 8, 8)."""
-        return self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-
-
-class VaeDecoder(torch.nn.Module):
-    """Latents, already divided by the scaling factor, to pictures in -1..1."""
-
-    def __init__(self, model: AutoencoderKL) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
-        """Latents (N, 4, 8, 8) to pictures (N, 3, 64, 64)."""
-        return self.model.decode(latent_sample, return_dict=False)[0]
-
-
 def export_model(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
     """Write the three networks with their settings, and the index of the folder."""
-    ids = torch.zeros(2, LENGTH, dtype=torch.int64)
-    latents = torch.randn(2, unet.config["in_channels"], *[unet.config["sample_size"]] * 2)
-    text = torch.randn(2, LENGTH, unet.config["cross_attention_dim"])
-    export(
-        TextEncoder(text_encoder),
-        folder / "text_encoder",
-        {"input_ids": ids},
-        ["last_hidden_state", "pooler_output"],
-    )
-    export(
-        UNet(unet),
-        folder / "unet",
-        {"sample": latents, "timestep": torch.tensor([1]), "encoder_hidden_states": text},
-        ["out_sample"],
-    )
-    export(VaeDecoder(vae), folder / "vae_decoder", {"latent_sample": latents}, ["sample"])
+    for name, model in {"text_encoder": text_encoder, "unet": unet, "vae_decoder": vae}.items():
+        export(make_network(name, model.eval(), unet.config, rows=2), folder / name)
     text_encoder.config.save_pretrained(folder / "text_encoder")
     unet.save_config(folder / "unet")
     vae.save_config(folder / "vae_decoder")
     write_json(folder / "model_index.json", INDEX)
 
 
-def export(model: torch.nn.Module, folder: Path, inputs: dict[str, torch.Tensor], outputs: list[str]) -> None:
+def export(network: Network, folder: Path) -> None:
     """Write one network as `folder`/model.onnx, with a free batch axis, and try it."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = str(folder / "model.onnx")
-    batched = [name for name in (*inputs, *outputs) if name != "timestep"]
-    torch.onnx.export(
-        model.eval(),
-        tuple(inputs.values()),
-        path,
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_axes={name: {0: "batch"} for name in batched},
-        opset_version=OPSET,
-        dynamo=False,
-    )
-    with torch.no_grad():
-        wanted = model(*inputs.values())
-    wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
-    feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-    found = onnxruntime.InferenceSession(path).run(outputs, feeds)
-    for name, ours, theirs in zip(outputs, found, wanted, strict=True):
+    file = folder / "model.onnx"
+    wanted = write_onnx(network, file, is_batch_open=True)
+    feeds = {name: tensor.numpy() for name, tensor in network.inputs.items()}
+    found = onnxruntime.InferenceSession(file).run(network.outputs, feeds)
+    for ours, (name, theirs) in zip(found, wanted.items(), strict=True):
         print(f"{folder.name} {name}: {abs(ours - theirs.numpy()).max():.1e} from torch")
 
 

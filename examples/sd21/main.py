@@ -9,12 +9,9 @@ Errors are one line on stderr, with an exit code by their class; --debug shows t
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,21 +19,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from commands import need_packages, new_app, run_app
 from model_folder import TINY, ModelFolder, find_models
 from numpy.typing import NDArray
 from pictures import choose_files, make_folder, save
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageError, parse_devices
-from ascend_parallel.cli import one_line
+from ascend_parallel import ParallelPredictUtils, UsageError, parse_devices
 
 if TYPE_CHECKING:
     from pipeline import Request
     from scheduler import DDIMScheduler
     from tokenizer import ClipTokenizer
 
-INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 TINY_PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray", "a purple ring on white"]
 TINY_DEVICES = "cpu:0,1"
 TINY_GUIDANCE = 4.0  # what check_tiny.py judges it at
@@ -44,7 +40,7 @@ GUIDANCE = 7.5  # diffusers' default
 #: Module -> the package that has it.
 NEEDED = {"tokenizers": "tokenizers", "PIL": "pillow"}
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
 class Parts(NamedTuple):
@@ -121,9 +117,7 @@ def draw(
 
 def check_packages() -> None:
     """Raise UsageError where a package that only this example needs is missing."""
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UsageError(f"this example needs {' and '.join(missing)}: pip install 'ascend-parallel[sd]'")
+    need_packages(NEEDED, "'ascend-parallel[sd]'")
 
 
 def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMScheduler]:
@@ -200,35 +194,9 @@ def show_progress(steps: int) -> Iterator[tuple[Progress, Any]]:
         yield progress, progress.add_task("building the models", total=steps)
 
 
-def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning, such as that of a prompt that is too long, in one line."""
-    print(f"main.py: warning: {message}", file=sys.stderr)
-
-
 def main() -> None:
     """Run the command line; the process ends with the error's exit code."""
-    warnings.showwarning = show_warning
-    try:
-        sys.exit(app(prog_name="main.py", standalone_mode=False))
-    except AscendParallelError as error:
-        fail(error, one_line(error), error.exit_code_of_cli)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except COMMAND_LINE_ERRORS as error:
-        fail(error, error.format_message(), UsageError.exit_code_of_cli)
-
-
-#: What typer raises for a command line that it cannot read; it shows its base nowhere.
-COMMAND_LINE_ERRORS: Any = tuple(kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message"))
-
-
-def fail(error: BaseException, message: str, code: int) -> None:
-    """Tell an error in one line, with --debug its tracebacks before, and end."""
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
-        print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")
-    print(f"main.py: error: {message}", file=sys.stderr)
-    sys.exit(code)
+    run_app(app, "main.py")
 
 
 if __name__ == "__main__":

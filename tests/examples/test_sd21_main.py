@@ -10,6 +10,7 @@ from pathlib import Path
 import main
 import numpy as np
 import pytest
+from commands import INTERRUPTED
 from faults import procs
 from model_folder import TINY, ModelFolder
 from PIL import Image
@@ -242,6 +243,6 @@ def test_ctrl_c_ends_everything(tmp_path):
     watch = procs.Watch(workers)
     process.send_signal(signal.SIGINT)
     with process:
-        assert process.wait(20) == main.INTERRUPTED
+        assert process.wait(20) == INTERRUPTED
         assert process.stderr.read() == ""
     watch.wait_gone(5)

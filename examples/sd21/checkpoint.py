@@ -1,0 +1,182 @@
+"""Where the networks to be exported come from: a checkpoint that diffusers saved, or random weights at the real size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model_folder import MODELS, TINY
+
+from ascend_parallel import UsageError
+
+PIPELINE = "StableDiffusionPipeline"
+#: Files that a checkpoint must have, and what is copied beside the models.
+SETTINGS = ("text_encoder/config.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+TOKENIZER_SETTINGS = ("tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json")
+#: Model -> folder and name of its weights in a checkpoint.
+WEIGHTS = {
+    "text_encoder": ("text_encoder", ("model", "pytorch_model")),
+    "unet": ("unet", ("diffusion_pytorch_model",)),
+    "vae_decoder": ("vae", ("diffusion_pytorch_model",)),
+}
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+HALF = "fp16"  # the name of the variant in which some checkpoints have all weights
+
+
+class Source(ABC):
+    """Gives the three networks, one at a time, and what belongs beside them."""
+
+    @abstractmethod
+    def load(self, name: str) -> Any:
+        """Return one of MODELS in float32 and evaluation mode: a CLIPTextModel, UNet2DConditionModel, AutoencoderKL."""
+
+    @abstractmethod
+    def skeleton(self, name: str) -> Any:
+        """Return the same without memory for its weights, to be counted."""
+
+    @abstractmethod
+    def write_beside(self, folder: Path) -> None:
+        """Write settings and tokenizer where main.py looks for them."""
+
+    def count_parameters(self) -> int:
+        """Return how many numbers the three ONNX models hold."""
+        models = {name: self.skeleton(name) for name in MODELS}
+        vae = models.pop("vae_decoder")
+        parts = [*models.values(), vae.decoder, vae.post_quant_conv]
+        return sum(parameter.numel() for part in parts if part is not None for parameter in part.parameters())
+
+
+class Checkpoint(Source):
+    """A folder that ``StableDiffusionPipeline.save_pretrained`` wrote, or a download of one."""
+
+    def __init__(self, path: Path) -> None:
+        """Check that everything is there; reads no weights.
+
+        Raises:
+            UsageError: it is not the folder of a Stable Diffusion 1 or 2 for diffusers.
+        """
+        self._path = path
+        if not path.is_dir():
+            raise UsageError(f"{path}: there is no such folder (in {Path.cwd()}); expected a checkpoint for diffusers")
+        index = self._read("model_index.json")
+        if index.get("_class_name") != PIPELINE:
+            raise UsageError(f"{path} is for diffusers' {index.get('_class_name')}; expected one for {PIPELINE}")
+        missing = [file for file in (*SETTINGS, *TOKENIZER) if not (path / file).is_file()]
+        if missing:
+            raise UsageError(f"{path} has no {missing[0]}; expected all that diffusers' {PIPELINE} saves")
+        for file in SETTINGS:
+            self._read(file)
+        self._variants = {name: self._find_variant(name) for name in MODELS}
+
+    def load(self, name: str) -> Any:
+        """Read one model's weights; a half-precision variant becomes float32."""
+        import torch
+
+        found: dict[str, Any] = {"variant": self._variants[name], "local_files_only": True}
+        if name == "text_encoder":
+            found["attn_implementation"] = "eager"  # exports to plain matrix products
+        folder = self._path / WEIGHTS[name][0]
+        try:
+            model = _classes()[name].from_pretrained(folder, **found)
+        except Exception as error:  # of half a dozen libraries' own classes
+            raise UsageError(f"the weights in {folder} could not be read: {error}") from error
+        return model.to(torch.float32).eval()
+
+    def skeleton(self, name: str) -> Any:
+        """Build one model from its settings alone."""
+        import torch
+
+        folder = self._path / WEIGHTS[name][0]
+        with torch.device("meta"):
+            if name == "text_encoder":
+                from transformers import CLIPTextConfig
+
+                return _classes()[name](CLIPTextConfig.from_pretrained(folder))
+            return _classes()[name].from_config(self._read(f"{folder.name}/config.json"))
+
+    def write_beside(self, folder: Path) -> None:
+        """Copy the settings; the autoencoder's go to ``vae_decoder``."""
+        for file in ("model_index.json", *SETTINGS, *TOKENIZER, *TOKENIZER_SETTINGS):
+            if (self._path / file).is_file():
+                target = folder / file.replace("vae/", "vae_decoder/")
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(self._path / file, target)
+
+    def _find_variant(self, name: str) -> str | None:
+        """Return "fp16" where there are weights of that variant only."""
+        folder, stems = WEIGHTS[name]
+        for variant in (None, HALF):
+            middle = f".{variant}" if variant else ""
+            names = [f"{stem}{middle}{suffix}" for stem in stems for suffix in WEIGHT_SUFFIXES]
+            # Weights in several files have an index in place of the one file.
+            names += [f"{name}.index{'.' + variant if variant else ''}.json" for name in names]
+            if any((self._path / folder / name).is_file() for name in names):
+                return variant
+        raise UsageError(
+            f"{self._path / folder} has no weights; expected {stems[0]}.safetensors or {stems[-1]}.bin there"
+        )
+
+    def _read(self, file: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self._path / file).read_text("utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self._path} has no {file}; expected a folder that diffusers' {PIPELINE} saved"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self._path / file} is not a readable JSON file: {error}") from None
+        if not isinstance(content, dict):
+            raise UsageError(f"{self._path / file} holds no JSON object; expected settings")
+        return content
+
+
+class RandomSD21(Source):
+    """Stable Diffusion 2.1's networks at their size, with random weights, and the tiny model's tokenizer."""
+
+    def load(self, name: str) -> Any:
+        """Make one, always the same."""
+        import torch
+        from random_sd21 import MAKERS
+
+        with torch.random.fork_rng():
+            torch.manual_seed(MODELS.index(name))
+            return MAKERS[name]().eval()
+
+    def skeleton(self, name: str) -> Any:
+        """Make one without memory."""
+        import torch
+        from random_sd21 import MAKERS
+
+        with torch.device("meta"):
+            return MAKERS[name]()
+
+    def write_beside(self, folder: Path) -> None:
+        """Write the settings of 2.1, and the tiny tokenizer, whose 587 ids are among the text encoder's 49408."""
+        from random_sd21 import SCHEDULER
+
+        for name in MODELS:
+            model = self.skeleton(name)
+            (folder / name).mkdir(exist_ok=True)
+            save = model.config.save_pretrained if name == "text_encoder" else model.save_config
+            save(folder / name)
+        shutil.copytree(TINY / "tokenizer", folder / "tokenizer")
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n", "utf-8")
+
+
+def unet_settings(source: Source) -> Mapping[str, Any]:
+    """Return the U-Net's settings, which tell the sizes of latents and text."""
+    settings: Mapping[str, Any] = source.skeleton("unet").config
+    return settings
+
+
+def _classes() -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    return {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae_decoder": AutoencoderKL}

@@ -1,0 +1,120 @@
+"""Stable Diffusion's three networks as an ONNX export shows them: with inputs and outputs of diffusers' names.
+
+Needs torch; diffusers and transformers are needed for the networks themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+OPSET = 14  # the newest without LayerNormalization nodes, whose epsilon some engines ignore
+LENGTH = 77  # tokens of a prompt
+TRACED_TIMESTEP = 500  # one in the middle
+BATCH = "batch"  # the name of an open batch axis
+
+
+class TextEncoder(torch.nn.Module):
+    """Ids to the hidden states that the U-Net attends to, and their summary."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids (N, 77) to states (N, 77, width) and summaries (N, width)."""
+        output = self.model(input_ids=input_ids)
+        return output.last_hidden_state, output.pooler_output
+
+
+class UNet(torch.nn.Module):
+    """Noisy latents to the prediction that the scheduler steps with."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        """Latents (N, 4, H, W), one time step (1,) and states (N, 77, width) to (N, 4, H, W)."""
+        return (self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0],)
+
+
+class VaeDecoder(torch.nn.Module):
+    """Latents, already divided by the scaling factor, to pictures in -1..1."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent_sample: torch.Tensor) -> tuple[torch.Tensor]:
+        """Latents (N, 4, H, W) to pictures (N, 3, 8 H, 8 W)."""
+        return (self.model.decode(latent_sample, return_dict=False)[0],)
+
+
+class Network(NamedTuple):
+    """One network, ready to be exported.
+
+    Attributes:
+        module: takes the inputs in their order, and returns a tuple.
+        inputs: name -> tensor; all but the time step have the batch as their first axis.
+        outputs: names.
+    """
+
+    module: torch.nn.Module
+    inputs: dict[str, torch.Tensor]
+    outputs: list[str]
+
+
+def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> Network:
+    """Wrap a model of diffusers or transformers.
+
+    Args:
+        name: "text_encoder", "unet" or "vae_decoder".
+        model: the CLIPTextModel, the UNet2DConditionModel, the AutoencoderKL.
+        unet: the U-Net's settings, which tell the sizes of the others' inputs.
+        rows: of the inputs to trace it with.
+    """
+    random = torch.Generator().manual_seed(0)
+    size = unet["sample_size"]
+    sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    latents = torch.randn(rows, unet["in_channels"], *sides, generator=random)
+    if name == "text_encoder":
+        ids = torch.randint(model.config.vocab_size, (rows, LENGTH), generator=random)
+        return Network(TextEncoder(model), {"input_ids": ids}, ["last_hidden_state", "pooler_output"])
+    if name == "vae_decoder":
+        return Network(VaeDecoder(model), {"latent_sample": latents}, ["sample"])
+    text = torch.randn(rows, LENGTH, unet["cross_attention_dim"], generator=random)
+    inputs = {"sample": latents, "timestep": torch.tensor([TRACED_TIMESTEP]), "encoder_hidden_states": text}
+    return Network(UNet(model), inputs, ["out_sample"])
+
+
+def write_onnx(network: Network, file: Path, *, is_batch_open: bool) -> dict[str, torch.Tensor]:
+    """Write a network as an ONNX file; beyond 2 GB each weight lies in a file of its own beside it.
+
+    Args:
+        network: in evaluation mode.
+        file: in a folder that is there.
+        is_batch_open: whether it is to take any number of rows, not only that of its inputs.
+
+    Returns:
+        What torch computes: output name -> tensor.
+    """
+    batched = [name for name in (*network.inputs, *network.outputs) if name != "timestep"]
+    torch.onnx.export(
+        network.module,
+        tuple(network.inputs.values()),
+        str(file),
+        input_names=list(network.inputs),
+        output_names=network.outputs,
+        dynamic_axes={name: {0: BATCH} for name in batched} if is_batch_open else None,
+        opset_version=OPSET,
+        dynamo=False,  # the newer exporter begins at opset 18, which MindSpore Lite does not take
+    )
+    with torch.no_grad():
+        outputs = network.module(*network.inputs.values())
+    return dict(zip(network.outputs, outputs, strict=True))
