@@ -56,6 +56,7 @@ class Parts(NamedTuple):
 @app.command()
 def draw(
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat it for several pictures.")] = None,
+    num_images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt, each with a seed of its own.")] = 1,
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
     steps: Annotated[int, typer.Option(help="Denoising steps: more are slower and finer.")] = 30,
     guidance_scale: Annotated[
@@ -99,13 +100,17 @@ def draw(
     check_packages()
     folder = find_models(models, engine)
     tokenizer, scheduler = load_parts(folder, steps)
-    request = make_request(folder, prompt, negative_prompt, guidance_scale, seed)
+    request = make_request(folder, prompt, num_images, negative_prompt, guidance_scale, seed)
     parts = Parts(folder, tokenizer, scheduler, request, choose_files(output, request.prompts))
     devices = devices or default_devices(folder)
     if devices and folder.needs_conversion:
         parts = parts._replace(folder=convert(parts, devices, worker_python))
     runner = ParallelPredictUtils(
-        parts.folder.files, devices=devices, engine=folder.engine, worker_python=worker_python
+        parts.folder.files,
+        devices=devices,
+        engine=folder.engine,
+        engine_options=parts.folder.engine_options,
+        worker_python=worker_python,
     )
     make_folder(parts.files[0].parent)
     took_s, pictures = run(runner, parts)
@@ -135,9 +140,18 @@ def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMSche
 
 
 def make_request(
-    folder: ModelFolder, prompts: list[str] | None, negative_prompt: str, guidance_scale: float | None, seed: int
+    folder: ModelFolder,
+    prompts: list[str] | None,
+    num_images: int,
+    negative_prompt: str,
+    guidance_scale: float | None,
+    seed: int,
 ) -> Request:
-    """Fill in the defaults, which are the tiny model's own for the tiny model; raises UsageError."""
+    """Fill in the defaults, which are the tiny model's own for the tiny model, and repeat each prompt.
+
+    Raises:
+        UsageError: something is missing, or is no number that can be.
+    """
     from pipeline import Request
 
     if not prompts and not folder.is_tiny:
@@ -148,7 +162,8 @@ def make_request(
         raise UsageError(f"--guidance-scale is {guidance_scale}; expected a number such as {GUIDANCE}")
     if seed < 0:
         raise UsageError(f"--seed is {seed}; expected a whole number, at least 0")
-    return Request(prompts or TINY_PROMPTS, negative_prompt, guidance_scale, seed)
+    repeated = [text for text in prompts or TINY_PROMPTS for _ in range(num_images)]
+    return Request(repeated, negative_prompt, guidance_scale, seed)
 
 
 def default_devices(folder: ModelFolder) -> str | None:
@@ -167,8 +182,12 @@ def convert(parts: Parts, devices: str, worker_python: str | None) -> ModelFolde
             f"{parts.folder.path} has only ONNX files, which are converted on the spot for the CPU alone; for "
             f"{devices} convert them first (converter_lite --optimize=ascend_oriented)"
         )
-    text_rows, pictures = len(parts.request.texts), len(parts.request.prompts)
-    rows = {"text_encoder": text_rows, "unet": text_rows, "vae_decoder": pictures}
+    request = parts.request
+    rows = {
+        "text_encoder": len(set(request.texts)),
+        "unet": len(request.texts),
+        "vae_decoder": len(request.prompts),
+    }
     shares = {name: rows_of_a_device(count, used) for name, count in rows.items()}
     return convert_folder(parts.folder, shares, parts.tokenizer.length, worker_python or sys.executable)
 

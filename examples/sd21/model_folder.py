@@ -21,6 +21,15 @@ TINY = Path(__file__).resolve().parent / "tiny"
 MODELS = ("text_encoder", "unet", "vae_decoder")
 #: Engine -> the suffix of its models.
 SUFFIXES = {"mslite": ".mindir", "onnxruntime": ".onnx"}
+#: What ONNX files have their weights in, where these lie beside them: export_onnx.py's and optimum's name.
+WEIGHTS_SUFFIX = "_data"
+#: Has ONNX Runtime compute on the mapped file: else each worker makes a copy of its own, in the order of numbers that its
+#: CPU kernels like best. Workers share what is mapped.
+#: Source: onnxruntime_session_options_config_keys.h.
+MAP_WEIGHTS = {
+    "session.disable_prepacking": "1",
+    "optimization.disable_specified_optimizers": "NchwcTransformer",
+}
 #: What Stable Diffusion's autoencoders were trained with; taken where no config.json says otherwise.
 #: Source: Rombach et al. 2021, https://arxiv.org/abs/2112.10752, appendix G; diffusers' AutoencoderKL.
 SCALING_FACTOR = 0.18215
@@ -56,6 +65,12 @@ class ModelFolder:
     def scaling_factor(self) -> float:
         """What latents are divided by before they are decoded."""
         return float(self.settings["vae_decoder"].get("scaling_factor", SCALING_FACTOR))
+
+    @property
+    def engine_options(self) -> Mapping[str, Any]:
+        """What the runner is to tell the engine: that it maps weights which lie beside an ONNX file."""
+        is_beside = all(file.with_name(file.name + WEIGHTS_SUFFIX).is_file() for file in self.files.values())
+        return {"session_config": MAP_WEIGHTS} if self.engine == "onnxruntime" and is_beside else {}
 
     def with_files(self, files: Mapping[str, Path]) -> ModelFolder:
         """Return the same with other model files: converted ones."""

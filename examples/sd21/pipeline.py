@@ -102,9 +102,11 @@ class TextToImage:
         return np.stack(noise) * np.float32(self._scheduler.init_noise_sigma)
 
     def encode(self, texts: list[str]) -> Array:
-        """Return what the U-Net attends to: (N, tokens, width)."""
-        ids = to_dtype(self._tokenizer.encode(texts), self._inputs.ids)
-        return pick_output(self._predict("text_encoder", {self._inputs.ids.name: ids}), "last_hidden_state", 3)
+        """Return what the U-Net attends to, (N, tokens, width); each text is encoded once."""
+        different = list(dict.fromkeys(texts))
+        ids = to_dtype(self._tokenizer.encode(different), self._inputs.ids)
+        states = pick_output(self._predict("text_encoder", {self._inputs.ids.name: ids}), "last_hidden_state", 3)
+        return states[[different.index(text) for text in texts]]
 
     def denoise(
         self, text: Array, latents: NDArray[np.float32], guidance_scale: float, on_step: Callable[[], None]
