@@ -1,4 +1,4 @@
-"""Where the networks to be exported come from: a checkpoint that diffusers saved, or random weights at the real size."""
+"""Where the networks to be exported come from: a checkpoint that diffusers saved, or random numbers."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ MODELS = ("text_encoder", "unet", "vae_decoder")
 SUFFIXES = {"mslite": ".mindir", "onnxruntime": ".onnx"}
 #: What ONNX files have their weights in, where these lie beside them: export_onnx.py's and optimum's name.
 WEIGHTS_SUFFIX = "_data"
-#: Has ONNX Runtime compute on the mapped file: else each worker makes a copy of its own, in the order of numbers that its
-#: CPU kernels like best. Workers share what is mapped.
+#: Has ONNX Runtime compute on the mapped file, which all workers share: else each makes a copy of its own, in the order
+#: of numbers that its CPU kernels like best.
 #: Source: onnxruntime_session_options_config_keys.h.
 MAP_WEIGHTS = {
     "session.disable_prepacking": "1",

@@ -5,6 +5,7 @@ Needs torch; diffusers and transformers are needed for the networks themselves.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,16 +106,19 @@ def write_onnx(network: Network, file: Path, *, is_batch_open: bool) -> dict[str
         What torch computes: output name -> tensor.
     """
     batched = [name for name in (*network.inputs, *network.outputs) if name != "timestep"]
-    torch.onnx.export(
-        network.module,
-        tuple(network.inputs.values()),
-        str(file),
-        input_names=list(network.inputs),
-        output_names=network.outputs,
-        dynamic_axes={name: {0: BATCH} for name in batched} if is_batch_open else None,
-        opset_version=OPSET,
-        dynamo=False,  # the newer exporter begins at opset 18, which MindSpore Lite does not take
-    )
+    with warnings.catch_warnings():
+        # That this exporter is old, and what a trace cannot follow: the numbers are compared afterwards.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.module,
+            tuple(network.inputs.values()),
+            str(file),
+            input_names=list(network.inputs),
+            output_names=network.outputs,
+            dynamic_axes={name: {0: BATCH} for name in batched} if is_batch_open else None,
+            opset_version=OPSET,
+            dynamo=False,  # the newer exporter begins at opset 18, which MindSpore Lite does not take
+        )
     with torch.no_grad():
         outputs = network.module(*network.inputs.values())
     return dict(zip(network.outputs, outputs, strict=True))

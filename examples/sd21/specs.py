@@ -33,6 +33,14 @@ class Inputs(NamedTuple):
     latents: TensorSpec
 
 
+class UNetInputs(NamedTuple):
+    """The U-Net's inputs alone, by what they are for."""
+
+    sample: TensorSpec
+    timestep: TensorSpec
+    text: TensorSpec
+
+
 class Sizes(NamedTuple):
     """What the models' shapes have to agree on.
 
@@ -57,6 +65,11 @@ def find_inputs(specs: Mapping[str, Sequence[TensorSpec]]) -> Inputs:
         UsageError: a model has other inputs than Stable Diffusion 2.1's.
     """
     return Inputs(*(_find(model, role, specs[model]) for model, roles in RANKS.items() for role in roles))
+
+
+def find_unet_inputs(specs: Sequence[TensorSpec]) -> UNetInputs:
+    """Return the U-Net's inputs, as :func:`find_inputs` does for all three models."""
+    return UNetInputs(*(_find("unet", role, specs) for role in RANKS["unet"]))
 
 
 def _find(model: str, role: str, specs: Sequence[TensorSpec]) -> TensorSpec:
@@ -108,7 +121,7 @@ def _fill(shape: Sequence[Any], wanted: Sequence[int | None]) -> tuple[int | Non
     return tuple(dim if isinstance(dim, int) else want for dim, want in zip(shape, wanted, strict=True))
 
 
-def timestep_shape(inputs: Inputs, rows: int) -> tuple[int, ...]:
+def timestep_shape(inputs: Inputs | UNetInputs, rows: int) -> tuple[int, ...]:
     """Return the shape in which a U-Net takes its time step: (), (1,), or (rows,)."""
     if not inputs.timestep.shape:
         return ()
