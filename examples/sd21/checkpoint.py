@@ -85,7 +85,7 @@ class Checkpoint(Source):
             model = _classes()[name].from_pretrained(folder, **found)
         except Exception as error:  # of half a dozen libraries' own classes
             raise UsageError(f"the weights in {folder} could not be read: {error}") from error
-        return model.to(torch.float32).eval()
+        return (model if model.dtype == torch.float32 else model.float()).eval()
 
     def skeleton(self, name: str) -> Any:
         """Build one model from its settings alone."""

@@ -84,9 +84,9 @@ def export_folder(source: Source, out: Path, batch: int | None) -> None:
             wanted, feeds = _export_one(name, source.load(name), settings, part / name / "model.onnx", batch)
             gc.collect()  # torch's copy of the weights goes before ONNX Runtime makes its own
             far = _compare(name, part / name / "model.onnx", feeds, wanted)
-            size_gb = sum(file.stat().st_size for file in (part / name).iterdir()) / 1e9
+            size_mb = sum(file.stat().st_size for file in (part / name).iterdir()) / 1e6
             took_s = time.perf_counter() - started_s
-            print(f"{name}: {size_gb:.2f} GB, {took_s:.0f} s; farthest from torch {far:.1e} of the largest", flush=True)
+            print(f"{name}: {size_mb:.0f} MB, {took_s:.0f} s; farthest from torch {far:.1e} of the largest", flush=True)
 
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]

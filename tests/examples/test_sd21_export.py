@@ -130,6 +130,7 @@ def test_diffusers_draws_the_same_with_our_unet(checkpoint, unet, runner, scale)
     assert done == [STEPS * len(wanted) * (2 if scale > 1 else 1) / 2] * 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own code under a newer numpy
 def test_other_schedulers_of_diffusers_draw_the_same(checkpoint, unet):
     pipelines = [load(checkpoint), load_pipeline(checkpoint, unet)]
     for pipeline in pipelines:
@@ -139,7 +140,7 @@ def test_other_schedulers_of_diffusers_draw_the_same(checkpoint, unet):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own code under a newer torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own code under a newer numpy
 def test_fractions_of_time_steps_are_refused(checkpoint, unet):
     pipeline = load(checkpoint, unet=unet)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")

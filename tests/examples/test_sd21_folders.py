@@ -70,6 +70,16 @@ def test_names_the_file_that_is_missing_of_the_set_that_was_meant(folder):
         find_models(folder, None)
 
 
+def test_weights_beside_onnx_files_are_mapped(folder):
+    assert find_models(folder, None).engine_options == {}
+    for name in MODELS:
+        (folder / name / "model.onnx_data").touch()
+    options = find_models(folder, None).engine_options
+    assert options["session_config"]["session.disable_prepacking"] == "1"
+    add_mindir(folder)
+    assert find_models(folder, "mslite").engine_options == {}
+
+
 @pytest.mark.parametrize(
     ("output", "prompts", "names"),
     [

@@ -69,6 +69,19 @@ def test_a_pattern_numbers_the_pictures(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["picture-0.png", "picture-1.png"]
 
 
+def test_each_prompt_several_times_with_seeds_that_count_on(tmp_path):
+    options = ["--steps", 2, "--prompt", "a red ring", "--prompt", "a black cross"]
+    done = run(*options, "--num-images", 2, "--seed", 5, "--output", "many", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = ["0-a-red-ring.png", "1-a-red-ring.png", "2-a-black-cross.png", "3-a-black-cross.png"]
+    assert sorted(file.name for file in (tmp_path / "many").iterdir()) == names
+    pictures = [read(tmp_path / "many" / name).astype(int) for name in names]
+    alone = run("--steps", 2, "--prompt", "a black cross", "--seed", 8, "--output", "alone.png", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    far = [abs(picture - read(tmp_path / "alone.png")).max() for picture in pictures]
+    assert far[3] <= 1 and min(far[:3]) > 10
+
+
 def test_writes_over_a_picture(tmp_path):
     for seed in (1, 2):
         done = run("--prompt", "a ring", "--steps", 1, "--seed", seed, "--output", "x.png", cwd=tmp_path)
@@ -165,6 +178,11 @@ WRONG = {  # what is wrong -> arguments, of the test's own folder, and what is s
     "an unknown option": (lambda p: ["--stpes", "3"], "No such option.*--stpes.*--steps"),
     "guidance of no number": (lambda p: ["--guidance-scale", "nan"], "--guidance-scale is nan; expected a number"),
     "a negative seed": (lambda p: ["--seed", "-1"], "--seed is -1; expected a whole number, at least 0"),
+    "no pictures": (lambda p: ["--num-images", "0"], "Invalid value for '--num-images'"),
+    "one file for two of one prompt": (
+        lambda p: [*ONE, "--num-images", "2", "--output", p / "x.png"],
+        "one file for 2 pictures",
+    ),
     "one file for four": (lambda p: ["--output", p / "x.png"], r"one file for 4 pictures; .* such as .*/x-\{\}\.png"),
     "another format": (lambda p: [*ONE, "--output", p / "x.jpg"], r"written as PNG; expected a name with \.png"),
 }
@@ -225,7 +243,17 @@ def test_a_model_that_cannot_be_built_is_one_line(tmp_path):
 def test_help_names_every_option(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for option in ("prompt", "negative-prompt", "steps", "guidance-scale", "seed", "models", "devices", "engine"):
+    for option in (
+        "prompt",
+        "num-images",
+        "negative-prompt",
+        "steps",
+        "guidance-scale",
+        "seed",
+        "models",
+        "devices",
+        "engine",
+    ):
         assert f"--{option} " in done.stdout
     assert CliRunner().invoke(main.app, ["--help"]).exit_code == 0
 

@@ -64,6 +64,19 @@ def test_each_picture_has_a_seed_of_its_own():
     assert difference(together[:1], alone) > 10 * LEVELS
 
 
+def test_each_text_is_encoded_once():
+    folder = find_models(TINY, "onnxruntime")
+    scheduler = DDIMScheduler.from_config(TINY / "scheduler" / "scheduler_config.json")
+    scheduler.set_timesteps(1)
+    with ParallelPredictUtils(folder.files, devices="cpu:0") as runner:
+        pipeline = TextToImage(runner, folder, ClipTokenizer.from_folder(TOKENIZER), scheduler)
+        once = pipeline.encode(["", PROMPTS[1], PROMPTS[0]])
+        before = runner.stats()["workers"]["cpu:0"]["rows"]
+        again = pipeline.encode(["", "", PROMPTS[0], PROMPTS[1], PROMPTS[0]])
+        assert runner.stats()["workers"]["cpu:0"]["rows"] - before == 3
+    np.testing.assert_allclose(again, once[[0, 0, 2, 1, 2]], atol=1e-5)
+
+
 def test_without_guidance_the_negative_prompt_does_nothing():
     assert Request(PROMPTS, "gray", 1.0, 0).texts == PROMPTS
     assert Request(PROMPTS, "gray", 1.1, 0).texts == ["gray"] * 3 + PROMPTS
