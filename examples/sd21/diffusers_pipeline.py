@@ -2,7 +2,9 @@
 
     python examples/sd21/diffusers_pipeline.py CHECKPOINT_DIR MODELS --prompt "..." --devices ascend:0,1
 
-or in a program of your own, where ``MODELS/unet`` holds the exported U-Net (see export_onnx.py)::
+or in a program of your own, where MODELS is what export_onnx.py made of the checkpoint::
+
+    from parallel_unet import ParallelUNet
 
     with ParallelPredictUtils("MODELS/unet/model.onnx", devices="cpu:0,1") as runner:
         unet = ParallelUNet(runner, json.loads(Path("MODELS/unet/config.json").read_text()))
@@ -17,151 +19,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
-from commands import new_app, run_app
-from diffusers import ConfigMixin, ModelMixin, StableDiffusionPipeline
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from commands import need_packages, new_app, run_app
 from model_folder import find_models
 from pictures import choose_files, make_folder, save
-from specs import find_unet_inputs, pick_output, timestep_shape, to_dtype
 
-from ascend_parallel import ParallelPredictUtils, ShapeError, UsageError
+from ascend_parallel import ParallelPredictUtils, UsageError
 
-#: The further arguments of UNet2DConditionModel.forward, in their order: inputs that an exported U-Net does not have.
-NOT_TAKEN = (
-    "class_labels",
-    "timestep_cond",
-    "attention_mask",
-    "cross_attention_kwargs",
-    "added_cond_kwargs",
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-    "encoder_attention_mask",
-)
-#: What the pipeline asks of the U-Net's settings.
-ASKED = ("sample_size", "in_channels")
+if TYPE_CHECKING:
+    from parallel_unet import ParallelUNet
+
+#: Module -> the package that has it.
+NEEDED = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "PIL": "pillow"}
+INSTALL = "torch diffusers transformers accelerate pillow"
 
 app = new_app()
-
-
-class ParallelUNet(ModelMixin, ConfigMixin):
-    """A U-Net that a runner predicts with; takes the place of a UNet2DConditionModel.
-
-    It has no parameters: ``pipeline.to("cuda")`` moves the other models, and leaves this one where its workers are.
-    """
-
-    config_name = "config.json"
-
-    def __init__(self, runner: ParallelPredictUtils, settings: Mapping[str, Any], model: str | None = None) -> None:
-        """Take a runner that is built.
-
-        Args:
-            runner: holds the U-Net; the caller closes it, after the last picture.
-            settings: the U-Net's config.json, which the pipeline asks for sizes.
-            model: its name in the runner, where that holds several.
-
-        Raises:
-            UsageError: the runner's model is no U-Net of Stable Diffusion.
-        """
-        super().__init__()
-        missing = [key for key in ASKED if key not in settings]
-        if missing:
-            raise UsageError(f"the U-Net's settings have no {missing[0]}; expected its config.json")
-        self.register_to_config(**{"time_cond_proj_dim": None, **settings})
-        self._runner = runner
-        self._model = model
-        self._names = find_unet_inputs((runner.models[model] if model else runner).inputs or [])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of latents that the model takes."""
-        dtype: torch.dtype = torch.from_numpy(np.empty(0, self._names.sample.dtype)).dtype
-        return dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where tensors come from and go to: workers take them from this machine's memory."""
-        return torch.device("cpu")
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float,
-        encoder_hidden_states: torch.Tensor,
-        *others: Any,
-        return_dict: bool = True,
-        **named: Any,
-    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
-        """Predict as UNet2DConditionModel does, the rows shared out over all devices.
-
-        Args:
-            sample: noisy latents, (N, channels, height, width); in the CPU's memory they are not copied on their way
-                to the runner.
-            timestep: one for all rows.
-            encoder_hidden_states: (N, tokens, width).
-            *others: the further arguments of UNet2DConditionModel; all must be None.
-            **named: likewise.
-            return_dict: whether the prediction comes with a name, or in a tuple.
-
-        Returns:
-            The prediction, of the sample's shape, dtype and device.
-
-        Raises:
-            UsageError: an argument is given that the exported U-Net does not have.
-            WorkerError: a device failed.
-        """
-        _refuse({**dict(zip(NOT_TAKEN, others, strict=False)), **named})
-        feeds = {
-            self._names.sample.name: to_dtype(_to_numpy(sample), self._names.sample),
-            self._names.timestep.name: self._to_timestep(timestep, len(sample)),
-            self._names.text.name: to_dtype(_to_numpy(encoder_hidden_states), self._names.text),
-        }
-        predicted = pick_output(self._runner.predict(feeds, model=self._model), "out_sample", 4)
-        result = torch.from_numpy(predicted).to(device=sample.device, dtype=sample.dtype)
-        return UNet2DConditionOutput(sample=result) if return_dict else (result,)
-
-    def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Refuse: there is nothing here to save, and an empty file would look like a U-Net."""
-        raise UsageError("a ParallelUNet has no weights to save: they are in the exported model, and in its checkpoint")
-
-    def _to_timestep(self, timestep: torch.Tensor | float, rows: int) -> np.ndarray[Any, Any]:
-        steps = np.unique(np.asarray(timestep.cpu() if isinstance(timestep, torch.Tensor) else timestep))
-        spec = self._names.timestep
-        if steps.size != 1:
-            raise ShapeError(f"timestep holds {steps.size} different time steps; the exported U-Net takes one")
-        if np.dtype(spec.dtype).kind in "iu" and steps[0] != int(steps[0]):
-            raise UsageError(
-                f"the scheduler wants time step {steps[0]:g}, and the exported U-Net takes whole ones ({spec.dtype}); "
-                'choose a scheduler with whole time steps, such as timestep_spacing="leading"'
-            )
-        return np.full(timestep_shape(self._names, rows), steps[0], spec.dtype)
-
-
-def _refuse(given: Mapping[str, Any]) -> None:
-    """Raise UsageError for what an exported U-Net would ignore; an empty dict asks for nothing."""
-    for name, value in given.items():
-        if value is not None and value != {}:
-            raise UsageError(
-                f"{name} was given, and the exported U-Net has no such input; draw with diffusers' own U-Net, or "
-                "without what needs it (ControlNet, IP-Adapter, LoRA scale, class labels)"
-            )
-
-
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return a view of a tensor in the CPU's memory, a copy of one elsewhere."""
-    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
-    return array
 
 
 @app.command()
 def draw(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="What diffusers saved.")],
-    models: Annotated[Path, typer.Argument(help="What export_onnx.py made of it, or MINDIR files likewise.")],
+    models: Annotated[
+        Path, typer.Argument(metavar="MODELS", help="What export_onnx.py made of it, or MINDIR files likewise.")
+    ],
     prompt: Annotated[str, typer.Option(help="What to draw.")],
     devices: Annotated[str | None, typer.Option(help="Such as ascend:0,1. [default: all of the best type]")] = None,
     worker_python: Annotated[str | None, typer.Option(help="The workers' Python. [default: this one]")] = None,
@@ -171,7 +53,10 @@ def draw(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
 ) -> None:
     """Draw a picture with diffusers' pipeline, the U-Net on all devices."""
+    need_packages(NEEDED, INSTALL)
     files = choose_files(output, [prompt])
+    if not (checkpoint / "model_index.json").is_file():
+        raise UsageError(f"{checkpoint} has no model_index.json; expected a folder that diffusers saved")
     folder = find_models(models, None)
     runner = ParallelPredictUtils(
         folder.files["unet"],
@@ -182,15 +67,27 @@ def draw(
     )
     make_folder(files[0].parent)
     with runner:
-        pipeline = load_pipeline(checkpoint, ParallelUNet(runner, folder.settings["unet"]))
-        noise = torch.Generator().manual_seed(seed)
-        pictures = pipeline(prompt, num_inference_steps=steps, generator=noise, output_type="np").images
-    save((pictures * 255).round().astype(np.uint8), files)
+        pictures = draw_with(runner, checkpoint, folder.settings["unet"], prompt, steps, seed)
+    save((pictures * 255).round().astype("uint8"), files)
     print(*files, sep="\n")
 
 
-def load_pipeline(checkpoint: Path, unet: ParallelUNet) -> StableDiffusionPipeline:
-    """Load everything of a checkpoint but the U-Net; raises UsageError where it is none."""
+def draw_with(
+    runner: ParallelPredictUtils, checkpoint: Path, settings: Mapping[str, Any], prompt: str, steps: int, seed: int
+) -> Any:
+    """Return one picture, (1, height, width, 3) in 0..1, whose U-Net the runner holds; ``settings`` are its own."""
+    import torch
+    from parallel_unet import ParallelUNet
+
+    pipeline = load_pipeline(checkpoint, ParallelUNet(runner, settings))
+    noise = torch.Generator().manual_seed(seed)
+    return pipeline(prompt, num_inference_steps=steps, generator=noise, output_type="np").images
+
+
+def load_pipeline(checkpoint: Path, unet: ParallelUNet) -> Any:
+    """Return a checkpoint's pipeline with another U-Net, its own unread; raises UsageError where it cannot be read."""
+    from diffusers import StableDiffusionPipeline
+
     try:
         return StableDiffusionPipeline.from_pretrained(checkpoint, unet=unet, local_files_only=True)
     except (OSError, ValueError) as error:

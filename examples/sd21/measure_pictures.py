@@ -179,7 +179,9 @@ def own_cases() -> list[Case]:
 
 @app.command()
 def main(
-    models: Annotated[Path | None, typer.Argument(help="A folder of ONNX models. [default: see above]")] = None,
+    models: Annotated[
+        Path | None, typer.Argument(metavar="[MODELS]", help="A folder of ONNX models. [default: see above]")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="How often each way has its turn.")] = 3,
     pictures: Annotated[list[int] | None, typer.Option(min=1, help="Repeat it. [default: 1, 2, 3, 4, 8]")] = None,

@@ -131,7 +131,9 @@ def describe(layout: Layout, results: Sequence[Result]) -> list[str]:
 
 @app.command()
 def main(
-    models: Annotated[Path, typer.Argument(help="A folder of ONNX models, such as export_onnx.py makes.")],
+    models: Annotated[
+        Path, typer.Argument(metavar="MODELS", help="A folder of ONNX models, such as export_onnx.py makes.")
+    ],
     steps: Annotated[int, typer.Option(min=2, help="Denoising steps of a picture.")] = 6,
     rounds: Annotated[int, typer.Option(min=1, help="How often each layout has its turn.")] = 2,
     copy_weights: Annotated[

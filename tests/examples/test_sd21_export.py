@@ -3,6 +3,7 @@
 import shutil
 import sys
 
+import diffusers_pipeline
 import export_onnx
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from checkpoint import Checkpoint, RandomSD21
+from commands import run_app
 from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
@@ -17,10 +19,12 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers_pipeline import ParallelUNet, load_pipeline
+from diffusers_pipeline import load_pipeline
 from export_onnx import export_folder
 from model_folder import MODELS, TINY, find_models
 from networks import OPSET
+from parallel_unet import ParallelUNet
+from PIL import Image
 from pipeline import Request, TextToImage
 from random_sd21 import _spread
 from scheduler import DDIMScheduler
@@ -193,6 +197,23 @@ def test_what_cannot_be_is_told(unet, runner, tmp_path):
         load_pipeline(tmp_path, unet)
 
 
+def test_the_command_draws_a_picture(checkpoint, exported, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "new" / "x.png"
+    options = ["--prompt", PROMPTS[0], "--steps", STEPS, "--seed", 3, "--devices", "cpu:0,1", "--output", output]
+    code, said = told([checkpoint, exported, *options], monkeypatch, capsys, diffusers_pipeline)
+    assert code in (0, None), said
+    noise = torch.Generator().manual_seed(3)
+    wanted = load(checkpoint)(PROMPTS[0], num_inference_steps=STEPS, generator=noise, output_type="np").images[0]
+    with Image.open(output) as picture:
+        assert abs(np.asarray(picture) - (wanted * 255).round()).max() <= LEVELS
+
+
+def test_the_command_refuses_what_is_no_checkpoint(exported, tmp_path, monkeypatch, capsys):
+    code, said = told([tmp_path, exported, "--prompt", "x"], monkeypatch, capsys, diffusers_pipeline)
+    assert code == UsageError.exit_code_of_cli
+    assert said.startswith("diffusers_pipeline.py: error: ") and "has no model_index.json; expected a folder" in said
+
+
 # ---- the export
 
 
@@ -335,11 +356,12 @@ WRONG = {  # what is wrong -> the command's folders, of a checkpoint and the tes
 }
 
 
-def told(arguments, monkeypatch, capsys):
-    """Run the command line in this process; return its exit code, and what it says on stderr."""
-    monkeypatch.setattr(sys, "argv", ["export_onnx.py", *map(str, arguments)])
+def told(arguments, monkeypatch, capsys, command=export_onnx):
+    """Run a command line in this process; return its exit code, and what it says on stderr."""
+    name = f"{command.__name__}.py"
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        export_onnx.run_app(export_onnx.app, "export_onnx.py")
+        run_app(command.app, name)
     return ended.value.code, capsys.readouterr().err
 
 
