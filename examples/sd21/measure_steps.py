@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,6 +148,8 @@ def main(
     for _ in range(rounds):
         for layout, found in results.items():
             found.append(measure(folder, layout, steps, copy_weights=copy_weights))
+            took_s = statistics.median(step.took_s for step in found[-1].steps)
+            print(f"{layout.name}: {took_s:.3g} s a step", file=sys.stderr)  # at the real size each takes minutes
     weights = "mapped" if folder.engine_options and not copy_weights else "copied"
     table = Table(title=f"{models}, {steps} steps, {rounds} rounds, {os.cpu_count()} cores, weights {weights}")
     for title in ("workers", "s a step", "ours, ms", "ours", "RSS, GB", "PSS, GB", "own, GB"):
