@@ -1,0 +1,127 @@
+"""Peers: the same models on the same two cores through us and through what one would otherwise take, in one run.
+
+Two questions. A call: a batch goes in, its rows are shared out over two workers, one array comes out; how long does it
+take? A stream: batches of one worker's rows follow one another; how many a second come back? Each peer is driven as
+its documentation tells, in a process of its own, with one thread a worker; numbers are checked against ONNX Runtime's
+before anything is timed. We and one peer at a time take turns, so that a noisy machine harms both; what is shown is the
+median of the rounds' ratios, and their range.
+
+    make bench-peers        the tables, and with them the section and the plot in this folder's README
+    python benchmarks/peers.py [--models unet,cnn] [--peers pool,ray] [--rounds 5] [--seconds 0.2] [--save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from sides import report
+from sides.job import WORKERS
+from sides.models import MODELS, write_job
+from sides.peers import OURS, PEERS, QUESTIONS, Peer, Rounds
+from sides.process import Side, SideError
+
+
+def main() -> None:
+    """Measure, print, and with --save write what the README shows."""
+    arguments = read_arguments()
+    cores = sorted(os.sched_getaffinity(0))[:WORKERS]
+    os.sched_setaffinity(0, cores)  # inherited by all that is started
+    started_s = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        try:
+            results = {
+                name: measure_model(name, arguments, Path(folder)) for name in arguments.models
+            }
+        except SideError as error:
+            sys.exit(f"error: {error}")
+    console = Console(width=150)
+    for table in report.tables(results):
+        console.print(table)
+    console.print(f"{time.perf_counter() - started_s:.0f} s")
+    if arguments.save:
+        report.save(results, rounds=arguments.rounds)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return the command line's arguments; ends with a sentence where something is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = ", ".join
+    parser.add_argument("--models", default=",".join(MODELS), help=f"which models: {names(MODELS)} (default: all)")
+    parser.add_argument("--peers", default=",".join(PEERS), help=f"which peers: {names(PEERS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of each pair (default: 5)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement of one side (default: 0.2)")
+    parser.add_argument("--mslite-python", default=os.environ.get("MSLITE_PYTHON", ""), help="for the MINDIR models: a Python with mindspore_lite (default: $MSLITE_PYTHON)")
+    parser.add_argument("--save", action="store_true", help="write the section and the plot of benchmarks/README.md")
+    arguments = parser.parse_args()
+    arguments.models = choose(parser, "--models", arguments.models, MODELS)
+    arguments.peers = choose(parser, "--peers", arguments.peers, PEERS)
+    if arguments.rounds < 1 or not arguments.seconds > 0:
+        parser.error("--rounds must be at least 1 and --seconds more than 0")
+    if len(os.sched_getaffinity(0)) < WORKERS:
+        parser.error(f"this process may use one core only; {WORKERS} are needed")
+    if any(MODELS[name].is_mindir for name in arguments.models) and not arguments.mslite_python:
+        parser.error("the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); or leave them out with --models")
+    for name in arguments.peers:
+        if importlib.util.find_spec(PEERS[name].package) is None:
+            parser.error(f"{PEERS[name].package} is not installed: make bench-peers does it, or leave {name} out with --peers")
+    return arguments
+
+
+def choose(parser: argparse.ArgumentParser, option: str, given: str, known: dict) -> list[str]:
+    """Return the names of a list with commas."""
+    names = given.split(",")
+    for name in names:
+        if name not in known:
+            parser.error(f"{option} names {name!r}; expected some of {', '.join(known)}")
+    return names
+
+
+def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Rounds]:
+    """Return peer -> what the rounds of it and us gave, for those of the peers that run this kind of model."""
+    is_mindir = MODELS[name].is_mindir
+    peers = [peer for peer in arguments.peers if PEERS[peer].takes_mindir == is_mindir]
+    if not peers:
+        return {}
+    job = write_job(name, folder, arguments.mslite_python)
+    python = arguments.mslite_python if is_mindir else sys.executable
+    with open_side(OURS, job, sys.executable) as ours:
+        measured = {}
+        for peer in peers:
+            print(f"{MODELS[name].title}: {PEERS[peer].title}", file=sys.stderr)
+            with open_side(PEERS[peer], job, python) as theirs:
+                measured[peer] = alternate(ours, theirs, arguments.rounds, arguments.seconds)
+        return measured
+
+
+@contextlib.contextmanager
+def open_side(peer: Peer, job: Path, python: str) -> Iterator[Side]:
+    """Start a side; it is ended whatever happens."""
+    side = Side(peer.title, peer.side, job, python)
+    try:
+        yield side
+    finally:
+        side.close()
+
+
+def alternate(ours: Side, theirs: Side, rounds: int, seconds: float) -> Rounds:
+    """Return question -> (our, their) milliseconds of each round; who begins changes with the round."""
+    measured: Rounds = {question: [] for question in QUESTIONS}
+    for turn in range(rounds):
+        for question, pairs in measured.items():
+            sides = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
+            taken_ms = {side: side.measure(question, seconds) for side in sides}
+            pairs.append((taken_ms[ours], taken_ms[theirs]))
+    return measured
+
+
+if __name__ == "__main__":
+    main()

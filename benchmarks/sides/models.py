@@ -1,0 +1,179 @@
+"""The models that peers.py runs, written as ONNX files with random weights, and one batch for each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .job import EXPECTED, WORKERS, Feeds
+from .session import open_session
+
+ROOT = Path(__file__).resolve().parents[2]
+SD21 = ROOT / "examples" / "sd21"
+OPSET, IR_VERSION = 13, 8  # what MindSpore Lite 2.0.0 reads
+#: ONNX Runtime's own results differ by so much, as a share of the largest, with the number of threads.
+TOLERANCE = 1e-4
+#: MindSpore Lite adds up in another order.
+MINDIR_TOLERANCE = 1e-3
+
+
+class Model(NamedTuple):
+    """A model: what it is called in tables, how its file is made, and the inputs of a call by all workers."""
+
+    title: str
+    write: Callable[[Path], Path]
+    feeds: Callable[[], Feeds]
+    is_mindir: bool = False
+    is_compute: bool = True
+
+
+class Graph:
+    """An ONNX graph in the making; each method adds a node and returns the name of its output."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add any node with one output."""
+        output = f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def weight(self, *shape: int, fan_in: int) -> str:
+        """Add random weights that keep the size of what runs through them (He et al. 2015)."""
+        name = f"w{len(self._weights)}"
+        values = self._random.standard_normal(shape) * np.sqrt(2 / fan_in)
+        self._weights.append(numpy_helper.from_array(values.astype(np.float32), name))
+        return name
+
+    def conv(self, x: str, taken: int, given: int, kernel: int, stride: int = 1) -> str:
+        """Add a convolution with bias that keeps the size, but for the stride."""
+        fan_in = taken * kernel * kernel
+        weights = self.weight(given, taken, kernel, kernel, fan_in=fan_in), self.weight(given, fan_in=fan_in)
+        pads = [kernel // 2] * 4
+        return self.add("Conv", x, *weights, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
+
+    def linear(self, x: str, taken: int, given: int) -> str:
+        """Add a matrix product with bias."""
+        return self.add(
+            "Gemm", x, self.weight(taken, given, fan_in=taken), self.weight(given, fan_in=taken)
+        )
+
+    def save(self, path: Path, taken: Sequence[int], output: str, given: Sequence[int]) -> Path:
+        """Write the file; ``taken`` and ``given`` are the shapes of a row."""
+        y = helper.make_node("Identity", [output], ["y"])
+        shapes = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in (("x", taken), ("y", given))
+        ]
+        graph = helper.make_graph([*self._nodes, y], path.stem, shapes[:1], shapes[1:], self._weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        return path
+
+
+def write_cnn(path: Path) -> Path:
+    """A ResNet of 13 convolutions, x (batch, 3, 224, 224) -> y (batch, 1000): 0.4 G multiply-adds a row."""
+    graph = Graph()
+    x = graph.add("Relu", graph.conv("x", 3, 32, kernel=7, stride=2))
+    x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    width = 32
+    for given, stride in ((32, 1), (64, 2), (128, 2)):
+        for block_stride in (stride, 1):
+            straight = x if block_stride == 1 and width == given else graph.conv(x, width, given, 1, block_stride)
+            y = graph.add("Relu", graph.conv(x, width, given, 3, block_stride))
+            x = graph.add("Relu", graph.add("Add", graph.conv(y, given, given, 3), straight))
+            width = given
+    x = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
+    return graph.save(path, [3, 224, 224], graph.linear(x, width, 1000), [1000])
+
+
+def write_mlp(path: Path) -> Path:
+    """Three layers, x (batch, 256) -> y (batch, 256): 1.6 M multiply-adds a row."""
+    graph = Graph()
+    x = graph.add("Relu", graph.linear("x", 256, 1024))
+    x = graph.add("Relu", graph.linear(x, 1024, 1024))
+    return graph.save(path, [256], graph.linear(x, 1024, 256), [256])
+
+
+def write_identity(path: Path) -> Path:
+    """x (batch, n) -> y (batch, n), the same."""
+    return Graph().save(path, ["n"], "x", ["n"])
+
+
+def find_unet(path: Path) -> Path:
+    """The UNet of the tiny Stable Diffusion that is part of the repository."""
+    return SD21 / "tiny" / "unet" / "model.onnx"
+
+
+def unet_feeds() -> Feeds:
+    """A step of one picture under classifier-free guidance: two rows, one a worker."""
+    random = np.random.default_rng(1)
+    return {
+        "sample": random.standard_normal((2, 4, 8, 8)).astype(np.float32),
+        "timestep": np.array([500], np.int64),
+        "encoder_hidden_states": random.standard_normal((2, 77, 48)).astype(np.float32),
+    }
+
+
+def normal(*shape: int) -> Callable[[], Feeds]:
+    """Return what makes one random input, x."""
+    return lambda: {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+
+
+MODELS = {
+    "unet": Model("tiny SD UNet", find_unet, unet_feeds),
+    "cnn": Model("CNN", write_cnn, normal(4, 3, 224, 224)),
+    "mlp": Model("MLP", write_mlp, normal(64, 256)),
+    "identity-1m": Model("identity, 1 MiB", write_identity, normal(8, 1 << 15), is_compute=False),
+    "identity-16m": Model("identity, 16 MiB", write_identity, normal(8, 1 << 19), is_compute=False),
+    "unet-mindir": Model("tiny SD UNet, MINDIR", find_unet, unet_feeds, is_mindir=True),
+    "cnn-mindir": Model("CNN, MINDIR", write_cnn, normal(4, 3, 224, 224), is_mindir=True),
+    "mlp-mindir": Model("MLP, MINDIR", write_mlp, normal(64, 256), is_mindir=True),
+}
+
+
+def write_job(name: str, folder: Path, mslite_python: str) -> Path:
+    """Write a model and its batch into a folder; return the file that :class:`sides.job.Job` reads."""
+    model = MODELS[name]
+    file = model.write(folder / f"{name}.onnx")
+    feeds = model.feeds()
+    session = open_session(str(file), 1)
+    sliced = [node.name for node in session.get_inputs() if not isinstance(node.shape[0], int)]
+    expected = session.run(None, feeds)[0]
+    rows = len(feeds[sliced[0]]) // WORKERS
+    if model.is_mindir:
+        shapes = {key: [rows, *a.shape[1:]] if key in sliced else list(a.shape) for key, a in feeds.items()}
+        file = convert(file, folder / f"{name}.mindir", shapes, mslite_python)
+    np.savez(folder / f"{name}.npz", **{EXPECTED: expected}, **feeds)
+    settings = {
+        "model": str(file),
+        "arrays": str(folder / f"{name}.npz"),
+        "inputs": list(feeds),
+        "sliced": sliced,
+        "rows": rows,
+        "tolerance": (MINDIR_TOLERANCE if model.is_mindir else TOLERANCE) * float(np.abs(expected).max()),
+        "worker_python": mslite_python if model.is_mindir else "",
+    }
+    job = folder / f"{name}.json"
+    job.write_text(json.dumps(settings))
+    return job
+
+
+def convert(source: Path, file: Path, shapes: dict[str, list[int]], python: str) -> Path:
+    """Convert by MindSpore Lite's own converter, as the Stable Diffusion example does."""
+    sys.path.append(str(SD21))
+    from convert_for_cpu import convert as convert_for_cpu
+
+    convert_for_cpu(onnx.load(str(source)), source, shapes, file, python)
+    return file

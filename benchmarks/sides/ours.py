@@ -1,0 +1,35 @@
+"""This package."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+from ascend_parallel import ParallelPredictUtils
+
+from .job import WORKERS, Feeds, Job
+
+
+class Ours:
+    """``ParallelPredictUtils`` as its README tells; the engine follows from the model."""
+
+    def __init__(self, job: Job) -> None:
+        self._runner = ParallelPredictUtils(
+            job.model,
+            devices=f"cpu:0-{WORKERS - 1}",
+            chunk_size=None if job.worker_python else job.rows,  # a MINDIR model has its number of rows
+            worker_python=job.worker_python or None,
+        )
+        self._runner.build_model()
+
+    def predict(self, feeds: Feeds) -> Any:
+        """Wait for one call."""
+        return next(iter(self._runner.predict(feeds).values()))
+
+    def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
+        """Yield the results of many."""
+        for outputs in self._runner.map(batches):
+            yield next(iter(outputs.values()))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._runner.close()

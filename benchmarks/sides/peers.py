@@ -1,0 +1,43 @@
+"""Who is compared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+QUESTIONS = ("latency", "stream")
+#: Question -> our and a peer's milliseconds in each round.
+Rounds = dict[str, list[tuple[float, float]]]
+
+
+class Peer(NamedTuple):
+    """One way to run a model.
+
+    Attributes:
+        title: its name in tables.
+        side: module:Class in this folder.
+        package: what must be installed for it.
+        has_processes: False for a single process, where nothing has to travel.
+        takes_mindir: whether it runs MINDIR models, not ONNX ones.
+    """
+
+    title: str
+    side: str
+    package: str = "onnxruntime"
+    has_processes: bool = True
+    takes_mindir: bool = False
+
+
+OURS = Peer("ours", "ours:Ours")
+PEERS = {
+    "pipes": Peer("pickled pipes (the tutorial)", "pipes:Pipes"),
+    "executor": Peer("ProcessPoolExecutor", "executors:ProcessPool"),
+    "pool": Peer("multiprocessing.Pool", "pool:Pool"),
+    "mpire": Peer("mpire", "mpire_pool:Mpire", "mpire"),
+    "loky": Peer("loky", "executors:Loky", "loky"),
+    "joblib": Peer("joblib", "joblib_pool:Joblib", "joblib"),
+    "ray": Peer("Ray actors", "ray_actors:RayActors", "ray"),
+    "ort-default": Peer("onnxruntime, as it comes", "alone:Default", has_processes=False),
+    "ort-threads": Peer("onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False),
+    "ort-callers": Peer("onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False),
+    "mslite": Peer("ModelParallelRunner", "model_parallel_runner:ModelParallelRunner", has_processes=False, takes_mindir=True),
+}
