@@ -9,8 +9,9 @@ MSLITE_VERSION = 2.0.0
 DEMO = $(VENVS)/demo
 TEST = $(VENVS)/test
 MSLITE = $(VENVS)/mslite
+PEERS = $(VENVS)/peers
 
-.PHONY: demo test lint types smoke bench clean
+.PHONY: demo test lint types smoke bench bench-peers clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -34,6 +35,15 @@ bench: $(TEST)/.ready
 	$(TEST)/bin/python benchmarks/transport.py
 	$(TEST)/bin/python benchmarks/scheduling.py
 	$(TEST)/bin/python benchmarks/memory.py
+
+# Side by side with other ways to do it; writes the section and the plot of benchmarks/README.md.
+bench-peers: $(PEERS)/.ready mslite
+	MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" $(PEERS)/bin/python benchmarks/peers.py --save
+
+$(PEERS)/.ready: pyproject.toml benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --editable '.[cpu,convert]' --requirement benchmarks/peers-requirements.txt
+	touch $@
 
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)

@@ -38,17 +38,19 @@ def main() -> None:
     started_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         try:
-            results = {
-                name: measure_model(name, arguments, Path(folder)) for name in arguments.models
-            }
+            results = {name: measure_model(name, arguments, Path(folder)) for name in arguments.models}
         except SideError as error:
             sys.exit(f"error: {error}")
-    console = Console(width=150)
+    told = (
+        f"Measured on {report.machine()}, in {time.perf_counter() - started_s:.0f} s: "
+        f"{arguments.rounds} rounds of {arguments.seconds:g} s a side."
+    )
+    console = Console(width=220 if len(results) > 1 else 110)
     for table in report.tables(results):
         console.print(table)
-    console.print(f"{time.perf_counter() - started_s:.0f} s")
+    console.print(told)
     if arguments.save:
-        report.save(results, rounds=arguments.rounds)
+        report.save(results, told)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -59,7 +61,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(PEERS), help=f"which peers: {names(PEERS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of each pair (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement of one side (default: 0.2)")
-    parser.add_argument("--mslite-python", default=os.environ.get("MSLITE_PYTHON", ""), help="for the MINDIR models: a Python with mindspore_lite (default: $MSLITE_PYTHON)")
+    parser.add_argument(
+        "--mslite-python",
+        default=os.environ.get("MSLITE_PYTHON", ""),
+        help="for the MINDIR models: a Python with mindspore_lite (default: $MSLITE_PYTHON)",
+    )
     parser.add_argument("--save", action="store_true", help="write the section and the plot of benchmarks/README.md")
     arguments = parser.parse_args()
     arguments.models = choose(parser, "--models", arguments.models, MODELS)
@@ -69,10 +75,14 @@ def read_arguments() -> argparse.Namespace:
     if len(os.sched_getaffinity(0)) < WORKERS:
         parser.error(f"this process may use one core only; {WORKERS} are needed")
     if any(MODELS[name].is_mindir for name in arguments.models) and not arguments.mslite_python:
-        parser.error("the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); or leave them out with --models")
+        parser.error(
+            "the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); or leave them out with --models"
+        )
     for name in arguments.peers:
         if importlib.util.find_spec(PEERS[name].package) is None:
-            parser.error(f"{PEERS[name].package} is not installed: make bench-peers does it, or leave {name} out with --peers")
+            parser.error(
+                f"{PEERS[name].package} is not installed: make bench-peers does it, or leave {name} out with --peers"
+            )
     return arguments
 
 

@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Any, Dict, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def interval_ms(side: Any, job: Job, calls: int) -> float:
     came = sum(1 for _ in side.stream(itertools.islice(halves, calls)))
     taken_s = time.perf_counter() - started_s
     if came != calls:
-        raise RuntimeError("%d of %d batches came back" % (came, calls))
+        raise RuntimeError(f"{came} of {calls} batches came back")
     return taken_s / calls * 1e3
 
 
@@ -54,10 +54,10 @@ def check(side: Any, job: Job) -> None:
     streamed = np.concatenate(list(side.stream(iter(job.halves(job.feeds)))))
     for what, array in (("a call", made), ("the stream", streamed)):
         if array.shape != job.expected.shape:
-            raise RuntimeError("%s gave the shape %s, expected %s" % (what, array.shape, job.expected.shape))
+            raise RuntimeError(f"{what} gave the shape {array.shape}, expected {job.expected.shape}")
         farthest = float(np.abs(array - job.expected).max())
         if not farthest <= job.tolerance:
-            raise RuntimeError("%s is %g away from onnxruntime's numbers" % (what, farthest))
+            raise RuntimeError(f"{what} is {farthest:g} away from onnxruntime's numbers")
 
 
 def open_side(name: str, job: Job) -> Any:
@@ -69,7 +69,7 @@ def open_side(name: str, job: Job) -> Any:
 def serve(side: Any, job: Job, answers: TextIO) -> None:
     """Answer orders until stdin ends."""
     measures = {"latency": latency_ms, "stream": interval_ms}
-    first: Dict[str, float] = {}
+    first: dict[str, float] = {}
     for key, measure in (("latency_ms", latency_ms), ("interval_ms", interval_ms)):
         measure(side, job, WARM_UP)
         first[key] = measure(side, job, WARM_UP)
@@ -92,7 +92,7 @@ def main() -> None:
         finally:
             side.close()
     except Exception as error:
-        print(json.dumps({"error": "%s: %s" % (type(error).__name__, error)}), file=answers, flush=True)
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List
+from typing import Any, Dict  # noqa: UP035 (Python 3.7)
 
 import numpy as np
 
@@ -11,7 +11,7 @@ WORKERS = 2
 #: The key of the expected output among the arrays of a job; no model's input is called so.
 EXPECTED = "expected output"
 
-Feeds = Dict[str, Any]
+Feeds = Dict[str, Any]  # noqa: UP006
 
 
 class Job:
@@ -34,12 +34,12 @@ class Job:
             self.feeds: Feeds = {name: arrays[name] for name in settings["inputs"]}
             self.expected = arrays[EXPECTED]
         self.model: str = settings["model"]
-        self.sliced: List[str] = settings["sliced"]
+        self.sliced: list[str] = settings["sliced"]
         self.rows: int = settings["rows"]
         self.tolerance: float = settings["tolerance"]
         self.worker_python: str = settings["worker_python"]
 
-    def halves(self, feeds: Feeds) -> List[Feeds]:
+    def halves(self, feeds: Feeds) -> list[Feeds]:
         """Return each worker's share of a batch, as views."""
         return [
             {name: a[i * self.rows : (i + 1) * self.rows] if name in self.sliced else a for name, a in feeds.items()}

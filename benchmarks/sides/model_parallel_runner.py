@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Iterator
+from typing import Any
 
 import mindspore_lite
 import numpy as np
@@ -31,7 +32,7 @@ class ModelParallelRunner:
 
     def _run(self, feeds: Feeds) -> Any:
         inputs = self._runner.get_inputs()
-        for tensor, name, dtype in zip(inputs, self._names, self._dtypes):
+        for tensor, name, dtype in zip(inputs, self._names, self._dtypes):  # noqa: B905 (Python 3.7)
             tensor.set_data_from_numpy(np.ascontiguousarray(feeds[name], dtype))
         return self._runner.predict(inputs)[0].get_data_to_numpy()
 

@@ -64,9 +64,7 @@ class Graph:
 
     def linear(self, x: str, taken: int, given: int) -> str:
         """Add a matrix product with bias."""
-        return self.add(
-            "Gemm", x, self.weight(taken, given, fan_in=taken), self.weight(given, fan_in=taken)
-        )
+        return self.add("Gemm", x, self.weight(taken, given, fan_in=taken), self.weight(given, fan_in=taken))
 
     def save(self, path: Path, taken: Sequence[int], output: str, given: Sequence[int]) -> Path:
         """Write the file; ``taken`` and ``given`` are the shapes of a row."""
@@ -107,7 +105,7 @@ def write_mlp(path: Path) -> Path:
 
 
 def write_identity(path: Path) -> Path:
-    """x (batch, n) -> y (batch, n), the same."""
+    """X (batch, n) -> y (batch, n), the same."""
     return Graph().save(path, ["n"], "x", ["n"])
 
 

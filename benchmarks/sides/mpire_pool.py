@@ -32,7 +32,9 @@ class Mpire:
     def predict(self, feeds: Feeds) -> Any:
         """Wait for one call."""
         halves = [(half,) for half in self._job.halves(feeds)]  # mpire takes a tuple for the arguments
-        return np.concatenate(self._pool.map(run, halves, chunk_size=1, worker_init=load, concatenate_numpy_output=False))
+        return np.concatenate(
+            self._pool.map(run, halves, chunk_size=1, worker_init=load, concatenate_numpy_output=False)
+        )
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
         """Yield the results of many."""

@@ -1,8 +1,9 @@
-"""This package."""
+"""Ours: the package that this repository holds."""
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from ascend_parallel import ParallelPredictUtils
 

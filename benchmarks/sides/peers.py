@@ -39,5 +39,7 @@ PEERS = {
     "ort-default": Peer("onnxruntime, as it comes", "alone:Default", has_processes=False),
     "ort-threads": Peer("onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False),
     "ort-callers": Peer("onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False),
-    "mslite": Peer("ModelParallelRunner", "model_parallel_runner:ModelParallelRunner", has_processes=False, takes_mindir=True),
+    "mslite": Peer(
+        "ModelParallelRunner", "model_parallel_runner:ModelParallelRunner", has_processes=False, takes_mindir=True
+    ),
 }

@@ -40,7 +40,10 @@ def sheets(results: Results) -> Iterator[Sheet]:
         models = [name for name in results if results[name]]
         peers = [peer for peer in PEERS if any(peer in results[name] for name in models)]
         rows = [
-            [PEERS[peer].title, *(spread(ratios(results[name][peer], question)) if peer in results[name] else "" for name in models)]
+            [
+                PEERS[peer].title,
+                *(spread(ratios(results[name][peer], question)) if peer in results[name] else "" for name in models),
+            ]
             for peer in peers
         ]
         rows.append(["ours", *(absolute(results[name], question) for name in models)])
@@ -72,9 +75,19 @@ def tables(results: Results) -> Iterator[Table]:
 
 def machine() -> str:
     """Return the CPU's model and the versions, in a line."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}, Python {platform.python_version()}, {versions}"
+    told = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in told if line.startswith("model name")), platform.machine())
+    versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := find_version(name)))
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores of {cpu}, Python {platform.python_version()}, {versions}"
+
+
+def find_version(package: str) -> str:
+    """Return an installed package's version, or nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def save(results: Results, told: str) -> None:
@@ -110,7 +123,10 @@ def draw(results: Results, path: Path) -> None:
             draw_panel(panel, results[name], question)
             panel.set_title(MODELS[name].title, fontsize=9)
         panels[0].set_ylabel({"latency": "one call", "stream": "stream of batches"}[question], fontsize=11)
-    figure.suptitle("How many times faster ascend_parallel is (1: the same; bars: medians, whiskers: range of the rounds)", fontsize=11)
+    figure.suptitle(
+        "How many times faster ascend_parallel is (1: the same; bars: medians, whiskers: range of the rounds)",
+        fontsize=11,
+    )
     written = path.with_suffix(".tmp.png")
     figure.savefig(written, dpi=110)
     pyplot.close(figure)
@@ -121,7 +137,10 @@ def draw_panel(panel, peers: dict[str, Rounds], question: str) -> None:
     """Draw the bars of one model."""
     values = [ratios(rounds, question) for rounds in peers.values()]
     medians = [statistics.median(some) for some in values]
-    ends = [[m - min(some) for m, some in zip(medians, values, strict=True)], [max(some) - m for m, some in zip(medians, values, strict=True)]]
+    ends = [
+        [m - min(some) for m, some in zip(medians, values, strict=True)],
+        [max(some) - m for m, some in zip(medians, values, strict=True)],
+    ]
     colours = ["tab:green" if m >= 1 else "tab:red" for m in medians]
     places = range(len(values))
     panel.barh(places, [m - 1 for m in medians], left=1, xerr=ends, color=colours, ecolor="0.3", capsize=2)
@@ -130,5 +149,13 @@ def draw_panel(panel, peers: dict[str, Rounds], question: str) -> None:
     panel.set_yticks(places, [PEERS[peer].title for peer in peers], fontsize=7)
     panel.invert_yaxis()
     for place, m in zip(places, medians, strict=True):
-        panel.annotate(f"{m:.2f}" if m < 10 else f"{m:.0f}", (1, place), xytext=(2 if m < 1 else -2, 0), textcoords="offset points", ha="left" if m < 1 else "right", va="center", fontsize=7)
+        panel.annotate(
+            f"{m:.2f}" if m < 10 else f"{m:.0f}",
+            (1, place),
+            xytext=(2 if m < 1 else -2, 0),
+            textcoords="offset points",
+            ha="left" if m < 1 else "right",
+            va="center",
+            fontsize=7,
+        )
     panel.tick_params(axis="x", labelsize=7)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 import onnxruntime
 
-_loaded: Dict[str, Any] = {}
+_loaded: dict[str, Any] = {}
 
 
 def open_session(model: str, threads: int) -> onnxruntime.InferenceSession:
@@ -22,12 +22,12 @@ def load(model: str) -> None:
     _loaded["session"] = open_session(model, 1)
 
 
-def run(feeds: Dict[str, Any]) -> Any:
+def run(feeds: dict[str, Any]) -> Any:
     """Run the session of this process; one array."""
     return _loaded["session"].run(None, feeds)[0]
 
 
-def load_and_run(model: str, feeds: Dict[str, Any]) -> Any:
+def load_and_run(model: str, feeds: dict[str, Any]) -> Any:
     """The same, for pools without initializers: the first task of a process makes the session."""
     if model not in _loaded:
         _loaded[model] = open_session(model, 1)
