@@ -35,7 +35,11 @@ class Side:
             text=True,
             env=environ,
         )
-        first = self._hear()
+        try:
+            first = self._hear()
+        except SideError:
+            self._end()
+            raise
         self._calls_per_s = {"latency": 1e3 / first["latency_ms"], "stream": 1e3 / first["interval_ms"]}
 
     def measure(self, question: str, seconds: float) -> float:
@@ -46,12 +50,20 @@ class Side:
 
     def close(self) -> None:
         """End the process; raises where it does not end by itself."""
+        if not self._end():
+            raise SideError(f"{self._name} did not end within {CLOSE_TIMEOUT_S:g} s and was killed")
+
+    def _end(self) -> bool:
+        """Let it end by the end of its orders; True if it did not have to be killed."""
+        assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         try:
             self._process.wait(CLOSE_TIMEOUT_S)
+            return True
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise SideError(f"{self._name} did not end within {CLOSE_TIMEOUT_S:g} s and was killed") from None
+            self._process.wait()
+            return False
         finally:
             self._process.stdout.close()
 

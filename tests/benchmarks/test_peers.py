@@ -1,0 +1,108 @@
+"""The benchmarks run: small ones, as programs, with what is always there. None of them asserts a speed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scheduling
+import transport
+from sides import host, models, report
+from sides.job import Job
+from sides.process import Side, SideError
+
+PEERS = Path(scheduling.__file__).with_name("peers.py")
+SOME = ("pipes", "executor", "pool", "ort-default", "ort-callers")
+
+
+def run_peers(*arguments):
+    return subprocess.run([sys.executable, str(PEERS), *arguments], capture_output=True, text=True, timeout=100)
+
+
+def test_peers_prints_both_questions():
+    done = run_peers("--models", "mlp,identity-1m", "--peers", ",".join(SOME), "--rounds", "1", "--seconds", "0.01")
+    assert done.returncode == 0, done.stderr
+    call, stream = done.stdout.split("A stream of batches")
+    for table in (call, stream):
+        for title in ("pickled pipes", "ProcessPoolExecutor", "multiprocessing.Pool", "onnxruntime, 2 callers", "ours"):
+            assert title in table
+    assert "1 rounds of 0.01 s a side" in done.stdout
+
+
+@pytest.mark.mslite
+def test_peers_runs_the_real_mindspore_lite(mslite):
+    done = run_peers("--models", "mlp-mindir", "--peers", "mslite", "--rounds", "1", "--seconds", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ModelParallelRunner") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--models", "resnet"), "--models names 'resnet'; expected some of unet, cnn, mlp"),
+        (("--peers", "pools"), "--peers names 'pools'; expected some of pipes, executor"),
+        (("--rounds", "0"), "--rounds must be at least 1 and --seconds more than 0"),
+        (("--models", "mlp-mindir", "--mslite-python", ""), "the MINDIR models need --mslite-python"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(arguments, sentence):
+    done = run_peers(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+@pytest.fixture
+def job(tmp_path):
+    return models.write_job("mlp", tmp_path, "")
+
+
+def test_a_side_with_wrong_numbers_is_not_timed(job):
+    class Wrong:
+        def __init__(self, off):
+            self.off = off
+
+        def predict(self, feeds):
+            return Job(str(job)).expected + self.off
+
+        def stream(self, batches):
+            return iter(np.split(self.predict(None), len(list(batches))))
+
+    host.check(Wrong(0), Job(str(job)))
+    with pytest.raises(RuntimeError, match="a call is .* away from onnxruntime's numbers"):
+        host.check(Wrong(1), Job(str(job)))
+
+
+def test_a_side_that_cannot_be_built_says_why(job):
+    with pytest.raises(SideError, match="wrong: ModuleNotFoundError: No module named 'sides.wrong'"):
+        Side("wrong", "wrong:Wrong", job, sys.executable)
+
+
+def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    readme, plot = tmp_path / "README.md", tmp_path / "peers.png"
+    readme.write_text(f"before\n{report.BEGIN}: a mark -->\nwhat was here\n{report.END}\nafter\n")
+    monkeypatch.setattr(report, "README", readme)
+    monkeypatch.setattr(report, "PLOT", plot)
+    rounds = {"latency": [(1.0, 2.0), (1.0, 4.0), (1.0, 3.0)], "stream": [(0.5, 0.25)]}
+    report.save({"mlp": {"pool": rounds}, "cnn": {}}, "told")
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}: a mark -->\ntold\n")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "| multiprocessing.Pool | 3.00 (2.00 to 4.00) |" in text
+    assert "| multiprocessing.Pool | 0.50 (0.50 to 0.50) |" in text
+    assert "| ours | 1 ms |" in text and "| ours | 2000 a second |" in text
+    assert "what was here" not in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_transport_runs(monkeypatch, capsys):
+    monkeypatch.setattr(transport, "SIZES", (("4 KiB", 4 << 10, 3),))
+    monkeypatch.setattr(sys, "argv", ["transport.py", "--rounds", "1"])
+    transport.main()
+    assert "4 KiB" in capsys.readouterr().out
+
+
+def test_scheduling_runs():
+    assert scheduling.throughput(2, 8, {"ms_per_row": 1.0}) > 0
+    assert scheduling.build_s(2, 1.0) > 0
