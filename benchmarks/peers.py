@@ -45,7 +45,7 @@ def main() -> None:
         f"Measured on {report.machine()}, in {time.perf_counter() - started_s:.0f} s: "
         f"{arguments.rounds} rounds of {arguments.seconds:g} s a side."
     )
-    console = Console(width=220 if len(results) > 1 else 110)
+    console = Console(width=160)
     for table in report.tables(results):
         console.print(table)
     console.print(told)
@@ -74,7 +74,7 @@ def read_arguments() -> argparse.Namespace:
         parser.error("--rounds must be at least 1 and --seconds more than 0")
     if len(os.sched_getaffinity(0)) < WORKERS:
         parser.error(f"this process may use one core only; {WORKERS} are needed")
-    if any(MODELS[name].is_mindir for name in arguments.models) and not arguments.mslite_python:
+    if any(MODELS[name].mindir_of for name in arguments.models) and not arguments.mslite_python:
         parser.error(
             "the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); or leave them out with --models"
         )
@@ -97,7 +97,7 @@ def choose(parser: argparse.ArgumentParser, option: str, given: str, known: dict
 
 def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Rounds]:
     """Return peer -> what the rounds of it and us gave, for those of the peers that run this kind of model."""
-    is_mindir = MODELS[name].is_mindir
+    is_mindir = bool(MODELS[name].mindir_of)
     peers = [peer for peer in arguments.peers if PEERS[peer].takes_mindir == is_mindir]
     if not peers:
         return {}

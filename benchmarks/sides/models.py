@@ -25,13 +25,19 @@ MINDIR_TOLERANCE = 1e-3
 
 
 class Model(NamedTuple):
-    """A model: what it is called in tables, how its file is made, and the inputs of a call by all workers."""
+    """A model.
+
+    Attributes:
+        title: what it is called in tables.
+        write: makes its ONNX file.
+        feeds: makes the inputs of a call by all workers.
+        mindir_of: for a MINDIR model: the ONNX model that it is made from, whose column it shares in tables.
+    """
 
     title: str
     write: Callable[[Path], Path]
     feeds: Callable[[], Feeds]
-    is_mindir: bool = False
-    is_compute: bool = True
+    mindir_of: str = ""
 
 
 class Graph:
@@ -133,11 +139,11 @@ MODELS = {
     "unet": Model("tiny SD UNet", find_unet, unet_feeds),
     "cnn": Model("CNN", write_cnn, normal(4, 3, 224, 224)),
     "mlp": Model("MLP", write_mlp, normal(64, 256)),
-    "identity-1m": Model("identity, 1 MiB", write_identity, normal(8, 1 << 15), is_compute=False),
-    "identity-16m": Model("identity, 16 MiB", write_identity, normal(8, 1 << 19), is_compute=False),
-    "unet-mindir": Model("tiny SD UNet, MINDIR", find_unet, unet_feeds, is_mindir=True),
-    "cnn-mindir": Model("CNN, MINDIR", write_cnn, normal(4, 3, 224, 224), is_mindir=True),
-    "mlp-mindir": Model("MLP, MINDIR", write_mlp, normal(64, 256), is_mindir=True),
+    "identity-1m": Model("identity, 1 MiB", write_identity, normal(8, 1 << 15)),
+    "identity-16m": Model("identity, 16 MiB", write_identity, normal(8, 1 << 19)),
+    "unet-mindir": Model("tiny SD UNet, MINDIR", find_unet, unet_feeds, mindir_of="unet"),
+    "cnn-mindir": Model("CNN, MINDIR", write_cnn, normal(4, 3, 224, 224), mindir_of="cnn"),
+    "mlp-mindir": Model("MLP, MINDIR", write_mlp, normal(64, 256), mindir_of="mlp"),
 }
 
 
@@ -150,7 +156,7 @@ def write_job(name: str, folder: Path, mslite_python: str) -> Path:
     sliced = [node.name for node in session.get_inputs() if not isinstance(node.shape[0], int)]
     expected = session.run(None, feeds)[0]
     rows = len(feeds[sliced[0]]) // WORKERS
-    if model.is_mindir:
+    if model.mindir_of:
         shapes = {key: [rows, *a.shape[1:]] if key in sliced else list(a.shape) for key, a in feeds.items()}
         file = convert(file, folder / f"{name}.mindir", shapes, mslite_python)
     np.savez(folder / f"{name}.npz", **{EXPECTED: expected}, **feeds)
@@ -160,8 +166,8 @@ def write_job(name: str, folder: Path, mslite_python: str) -> Path:
         "inputs": list(feeds),
         "sliced": sliced,
         "rows": rows,
-        "tolerance": (MINDIR_TOLERANCE if model.is_mindir else TOLERANCE) * float(np.abs(expected).max()),
-        "worker_python": mslite_python if model.is_mindir else "",
+        "tolerance": (MINDIR_TOLERANCE if model.mindir_of else TOLERANCE) * float(np.abs(expected).max()),
+        "worker_python": mslite_python if model.mindir_of else "",
     }
     job = folder / f"{name}.json"
     job.write_text(json.dumps(settings))

@@ -40,6 +40,9 @@ PEERS = {
     "ort-threads": Peer("onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False),
     "ort-callers": Peer("onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False),
     "mslite": Peer(
-        "ModelParallelRunner", "model_parallel_runner:ModelParallelRunner", has_processes=False, takes_mindir=True
+        "ModelParallelRunner (MINDIR)",
+        "model_parallel_runner:ModelParallelRunner",
+        has_processes=False,
+        takes_mindir=True,
     ),
 }

@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -21,6 +22,7 @@ TITLES = {
     "latency": "One call on two workers: times faster than the peer",
     "stream": "A stream of batches: times more a second than the peer",
 }
+AXES = {"latency": "one call", "stream": "a stream of batches"}
 PACKAGES = ("onnxruntime", "numpy", "mpire", "loky", "joblib", "ray")
 
 #: Model -> peer -> its rounds.
@@ -34,20 +36,28 @@ def ratios(rounds: Rounds, question: str) -> list[float]:
     return [theirs_ms / ours_ms for ours_ms, theirs_ms in rounds[question]]
 
 
+def columns(results: Results) -> dict[str, dict[str, Rounds]]:
+    """Return the same by ONNX model: what a MINDIR file was made from is the same model."""
+    merged: dict[str, dict[str, Rounds]] = {}
+    for name, peers in results.items():
+        if peers:
+            merged.setdefault(MODELS[name].mindir_of or name, {}).update(peers)
+    return merged
+
+
 def sheets(results: Results) -> Iterator[Sheet]:
-    """Yield a table a question: peers down, models across; what ours took stands in the last row."""
+    """Yield a table a question: peers down, models across; what ours took stands in the last rows."""
+    merged = columns(results)
     for question in QUESTIONS:
-        models = [name for name in results if results[name]]
-        peers = [peer for peer in PEERS if any(peer in results[name] for name in models)]
         rows = [
-            [
-                PEERS[peer].title,
-                *(spread(ratios(results[name][peer], question)) if peer in results[name] else "" for name in models),
-            ]
-            for peer in peers
+            [peer.title, *(spread(ratios(peers[name], question)) if name in peers else "" for peers in merged.values())]
+            for name, peer in PEERS.items()
+            if any(name in peers for peers in merged.values())
         ]
-        rows.append(["ours", *(absolute(results[name], question) for name in models)])
-        yield TITLES[question], ["peer", *(MODELS[name].title for name in models)], rows
+        for title, is_mindir in (("ours, onnxruntime engine", False), ("ours, mslite engine", True)):
+            row = [absolute(peers, question, is_mindir=is_mindir) for peers in merged.values()]
+            rows += [[title, *row]] if any(row) else []
+        yield TITLES[question], ["peer", *(MODELS[name].title for name in merged)], rows
 
 
 def spread(values: list[float]) -> str:
@@ -55,9 +65,12 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def absolute(peers: dict[str, Rounds], question: str) -> str:
-    """Return what ours took, over the rounds with all peers."""
-    ours_ms = statistics.median(ours_ms for rounds in peers.values() for ours_ms, _ in rounds[question])
+def absolute(peers: dict[str, Rounds], question: str, *, is_mindir: bool) -> str:
+    """Return what ours took with one of the engines, over the rounds with all peers."""
+    rounds = [rounds for name, rounds in peers.items() if PEERS[name].takes_mindir == is_mindir]
+    if not rounds:
+        return ""
+    ours_ms = statistics.median(ours_ms for some in rounds for ours_ms, _ in some[question])
     return f"{ours_ms:.3g} ms" if question == "latency" else f"{1e3 / ours_ms:.4g} a second"
 
 
@@ -69,7 +82,7 @@ def tables(results: Results) -> Iterator[Table]:
         for column in columns[1:]:
             table.add_column(column, justify="right")
         for row in rows:
-            table.add_row(*row, end_section=row is rows[-2])
+            table.add_row(*row, style="bold" if row[0].startswith("ours") else None)
         yield table
 
 
@@ -114,18 +127,26 @@ def draw(results: Results, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    models = [name for name in results if results[name]]
+    merged = columns(results)
+    names = [name for name in PEERS if any(name in peers for peers in merged.values())]
     figure, axes = pyplot.subplots(
-        len(QUESTIONS), len(models), figsize=(2.2 * len(models) + 2.5, 7), squeeze=False, layout="constrained"
+        len(QUESTIONS),
+        len(merged),
+        figsize=(2.1 * len(merged) + 2.5, 0.5 * len(names) + 1.6),
+        squeeze=False,
+        sharex="col",
+        sharey=True,
+        layout="constrained",
     )
     for panels, question in zip(axes, QUESTIONS, strict=True):
-        for panel, name in zip(panels, models, strict=True):
-            draw_panel(panel, results[name], question)
-            panel.set_title(MODELS[name].title, fontsize=9)
-        panels[0].set_ylabel({"latency": "one call", "stream": "stream of batches"}[question], fontsize=11)
+        for panel, (name, peers) in zip(panels, merged.items(), strict=True):
+            draw_panel(panel, [ratios(peers[peer], question) if peer in peers else [] for peer in names])
+            panel.set_title(MODELS[name].title if question == QUESTIONS[0] else "", fontsize=9)
+        panels[0].set_yticks(range(len(names)), [PEERS[peer].title for peer in names], fontsize=8)
+        panels[0].set_ylabel(AXES[question])
+    axes[0][0].invert_yaxis()
     figure.suptitle(
-        "How many times faster ascend_parallel is (1: the same; bars: medians, whiskers: range of the rounds)",
-        fontsize=11,
+        "How many times faster ascend_parallel is; at 1 it is the same. Bars: medians; whiskers: all rounds"
     )
     written = path.with_suffix(".tmp.png")
     figure.savefig(written, dpi=110)
@@ -133,29 +154,28 @@ def draw(results: Results, path: Path) -> None:
     written.replace(path)
 
 
-def draw_panel(panel, peers: dict[str, Rounds], question: str) -> None:
-    """Draw the bars of one model."""
-    values = [ratios(rounds, question) for rounds in peers.values()]
-    medians = [statistics.median(some) for some in values]
-    ends = [
-        [m - min(some) for m, some in zip(medians, values, strict=True)],
-        [max(some) - m for m, some in zip(medians, values, strict=True)],
-    ]
-    colours = ["tab:green" if m >= 1 else "tab:red" for m in medians]
-    places = range(len(values))
-    panel.barh(places, [m - 1 for m in medians], left=1, xerr=ends, color=colours, ecolor="0.3", capsize=2)
-    panel.axvline(1, color="black", linewidth=1)
-    panel.set_xscale("log")
-    panel.set_yticks(places, [PEERS[peer].title for peer in peers], fontsize=7)
-    panel.invert_yaxis()
-    for place, m in zip(places, medians, strict=True):
+def draw_panel(panel: Any, values: list[list[float]]) -> None:
+    """Draw the bars of one model, from 1 to the median, with it written beside the bar's foot."""
+    for place, some in enumerate(values):
+        if not some:
+            continue
+        middle = statistics.median(some)
+        is_ahead = middle >= 1
+        panel.barh(place, middle - 1, left=1, height=0.7, color="tab:green" if is_ahead else "tab:red")
+        panel.plot([min(some), max(some)], [place, place], color="0.25", linewidth=1)
         panel.annotate(
-            f"{m:.2f}" if m < 10 else f"{m:.0f}",
-            (1, place),
-            xytext=(2 if m < 1 else -2, 0),
+            f"{middle:.2f}" if middle < 10 else f"{middle:.0f}",
+            (min(1, *some) if is_ahead else max(1, *some), place),
+            xytext=(-2 if is_ahead else 2, 0),
             textcoords="offset points",
-            ha="left" if m < 1 else "right",
+            ha="right" if is_ahead else "left",
             va="center",
             fontsize=7,
         )
-    panel.tick_params(axis="x", labelsize=7)
+    panel.axvline(1, color="black", linewidth=1)
+    panel.set_xscale("log")
+    least, most = panel.get_xlim()
+    panel.set_xlim(min(least, 0.25), max(most, 4))
+    ticks = [tick for tick in (0.01, 0.1, 0.5, 1, 2, 10, 100) if panel.get_xlim()[0] <= tick <= panel.get_xlim()[1]]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
+    panel.minorticks_off()

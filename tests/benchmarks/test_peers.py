@@ -91,7 +91,7 @@ def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch
     assert text.endswith(f"{report.END}\nafter\n")
     assert "| multiprocessing.Pool | 3.00 (2.00 to 4.00) |" in text
     assert "| multiprocessing.Pool | 0.50 (0.50 to 0.50) |" in text
-    assert "| ours | 1 ms |" in text and "| ours | 2000 a second |" in text
+    assert "| ours, onnxruntime engine | 1 ms |" in text and "| ours, onnxruntime engine | 2000 a second |" in text
     assert "what was here" not in text
     assert plot.read_bytes().startswith(b"\x89PNG")
 
