@@ -1,10 +1,11 @@
 """Peers: the same models on the same two cores through us and through what one would otherwise take, in one run.
 
-Two questions. A call: a batch goes in, its rows are shared out over two workers, one array comes out; how long does it
-take? A stream: batches of one worker's rows follow one another; how many a second come back? Each peer is driven as
-its documentation tells, in a process of its own, with one thread a worker; numbers are checked against ONNX Runtime's
-before anything is timed. We and one peer at a time take turns, so that a noisy machine harms both; what is shown is the
-median of the rounds' ratios, and their range.
+Three questions. A call: a batch goes in, its rows are shared out over two workers, one array comes out; how long does
+it take? A stream: batches of one worker's rows follow one another; how many a second come back? And how much CPU time
+do all processes together need for a batch of the stream? Each peer is driven as its documentation tells, in a process
+of its own, with one thread a worker; numbers are checked against ONNX Runtime's before anything is timed. We and one
+peer at a time take turns, so that a noisy machine harms both; what is shown is the median of the rounds' ratios, and
+their range.
 
     make bench-peers        the tables, and with them the section and the plot in this folder's README
     python benchmarks/peers.py [--models unet,cnn] [--peers pool,ray] [--rounds 5] [--seconds 0.2] [--save]
@@ -126,10 +127,12 @@ def alternate(ours: Side, theirs: Side, rounds: int, seconds: float) -> Rounds:
     """Return question -> (our, their) milliseconds of each round; who begins changes with the round."""
     measured: Rounds = {question: [] for question in QUESTIONS}
     for turn in range(rounds):
-        for question, pairs in measured.items():
-            sides = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
-            taken_ms = {side: side.measure(question, seconds) for side in sides}
-            pairs.append((taken_ms[ours], taken_ms[theirs]))
+        sides = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
+        for question in ("latency", "stream"):
+            found = {side: side.measure(question, seconds) for side in sides}
+            measured[question].append((found[ours][0], found[theirs][0]))
+            if question == "stream":
+                measured["cpu"].append((found[ours][1], found[theirs][1]))
     return measured
 
 

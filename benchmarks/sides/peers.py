@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-QUESTIONS = ("latency", "stream")
+#: What is asked of each side; "cpu" is answered along with "stream".
+QUESTIONS = ("latency", "stream", "cpu")
 #: Question -> our and a peer's milliseconds in each round.
 Rounds = dict[str, list[tuple[float, float]]]
 

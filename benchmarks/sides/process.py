@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .cpu import read_times, spent_ms
+
 BENCHMARKS = Path(__file__).resolve().parents[1]
 #: Bounds on the calls of one measurement, whatever a call takes.
 MIN_CALLS, MAX_CALLS = 4, 4000
@@ -42,11 +44,13 @@ class Side:
             raise
         self._calls_per_s = {"latency": 1e3 / first["latency_ms"], "stream": 1e3 / first["interval_ms"]}
 
-    def measure(self, question: str, seconds: float) -> float:
-        """Return milliseconds a call, measured over about so many seconds."""
+    def measure(self, question: str, seconds: float) -> tuple[float, float]:
+        """Return milliseconds a call, and of CPU time of all processes a call, measured over about so many seconds."""
         calls = min(MAX_CALLS, max(MIN_CALLS, round(self._calls_per_s[question] * seconds)))
+        before = read_times(self._process.pid)
         print(json.dumps({"ask": question, "calls": calls}), file=self._process.stdin, flush=True)
-        return float(self._hear()["ms"])
+        taken_ms = float(self._hear()["ms"])
+        return taken_ms, spent_ms(before, read_times(self._process.pid)) / calls
 
     def close(self) -> None:
         """End the process; raises where it does not end by itself."""

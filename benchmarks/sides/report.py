@@ -21,8 +21,9 @@ BEGIN, END = "<!-- peers.py --save writes from here", "<!-- to here -->"
 TITLES = {
     "latency": "One call on two workers: times faster than the peer",
     "stream": "A stream of batches: times more a second than the peer",
+    "cpu": "CPU time of all processes for a batch of the stream: times less than the peer",
 }
-AXES = {"latency": "one call", "stream": "a stream of batches"}
+AXES = {"latency": "one call", "stream": "a stream of batches", "cpu": "its CPU time"}
 PACKAGES = ("onnxruntime", "numpy", "mpire", "loky", "joblib", "ray")
 
 #: Model -> peer -> its rounds.
@@ -71,7 +72,7 @@ def absolute(peers: dict[str, Rounds], question: str, *, is_mindir: bool) -> str
     if not rounds:
         return ""
     ours_ms = statistics.median(ours_ms for some in rounds for ours_ms, _ in some[question])
-    return f"{ours_ms:.3g} ms" if question == "latency" else f"{1e3 / ours_ms:.4g} a second"
+    return f"{1e3 / ours_ms:.4g} a second" if question == "stream" else f"{ours_ms:.3g} ms"
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -132,7 +133,7 @@ def draw(results: Results, path: Path) -> None:
     figure, axes = pyplot.subplots(
         len(QUESTIONS),
         len(merged),
-        figsize=(2.1 * len(merged) + 2.5, 0.5 * len(names) + 1.6),
+        figsize=(2.1 * len(merged) + 2.5, 0.75 * len(names) + 1.6),
         squeeze=False,
         sharex="col",
         sharey=True,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scheduling
 import transport
-from sides import host, models, report
+from sides import cpu, host, models, report
 from sides.job import Job
 from sides.process import Side, SideError
 
@@ -20,11 +20,12 @@ def run_peers(*arguments):
     return subprocess.run([sys.executable, str(PEERS), *arguments], capture_output=True, text=True, timeout=100)
 
 
-def test_peers_prints_both_questions():
+def test_peers_answers_all_questions():
     done = run_peers("--models", "mlp,identity-1m", "--peers", ",".join(SOME), "--rounds", "1", "--seconds", "0.01")
     assert done.returncode == 0, done.stderr
-    call, stream = done.stdout.split("A stream of batches")
-    for table in (call, stream):
+    call, rest = done.stdout.split("A stream of batches")
+    stream, cpu = rest.split("CPU time of all processes")
+    for table in (call, stream, cpu):
         for title in ("pickled pipes", "ProcessPoolExecutor", "multiprocessing.Pool", "onnxruntime, 2 callers", "ours"):
             assert title in table
     assert "1 rounds of 0.01 s a side" in done.stdout
@@ -34,7 +35,7 @@ def test_peers_prints_both_questions():
 def test_peers_runs_the_real_mindspore_lite(mslite):
     done = run_peers("--models", "mlp-mindir", "--peers", "mslite", "--rounds", "1", "--seconds", "0.01")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ModelParallelRunner") == 2
+    assert done.stdout.count("ModelParallelRunner") == 3
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,37 @@ def test_a_side_that_cannot_be_built_says_why(job):
         Side("wrong", "wrong:Wrong", job, sys.executable)
 
 
+BURN = """
+import subprocess, sys, time
+while time.process_time() < 0.05:
+    pass
+if len(sys.argv) > 1:
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+print("burnt", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_cpu_time_is_that_of_a_process_and_its_children():
+    """Each runs for 50 ms of CPU time."""
+    command = [sys.executable, "-c", BURN, BURN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        both, one = cpu.read_times(process.pid), cpu.read_threads(Path(f"/proc/{process.pid}"))
+        process.communicate()
+    assert cpu.spent_ms({}, one) >= 50
+    assert cpu.spent_ms({}, both) >= 100
+    assert cpu.spent_ms(both, both) == 0
+
+
 def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     readme, plot = tmp_path / "README.md", tmp_path / "peers.png"
     readme.write_text(f"before\n{report.BEGIN}: a mark -->\nwhat was here\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "README", readme)
     monkeypatch.setattr(report, "PLOT", plot)
-    rounds = {"latency": [(1.0, 2.0), (1.0, 4.0), (1.0, 3.0)], "stream": [(0.5, 0.25)]}
+    rounds = {"latency": [(1.0, 2.0), (1.0, 4.0), (1.0, 3.0)], "stream": [(0.5, 0.25)], "cpu": [(0.2, 0.3)]}
     report.save({"mlp": {"pool": rounds}, "cnn": {}}, "told")
     text = readme.read_text()
     assert text.startswith(f"before\n{report.BEGIN}: a mark -->\ntold\n")
@@ -92,6 +117,7 @@ def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch
     assert "| multiprocessing.Pool | 3.00 (2.00 to 4.00) |" in text
     assert "| multiprocessing.Pool | 0.50 (0.50 to 0.50) |" in text
     assert "| ours, onnxruntime engine | 1 ms |" in text and "| ours, onnxruntime engine | 2000 a second |" in text
+    assert "| multiprocessing.Pool | 1.50 (1.50 to 1.50) |" in text
     assert "what was here" not in text
     assert plot.read_bytes().startswith(b"\x89PNG")
 
