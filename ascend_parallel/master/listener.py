@@ -65,6 +65,14 @@ class Listener:
             self._leave_seat()
         return True
 
+    def glance(self) -> None:
+        """Hear what has been said already, without waiting; only for a thread that goes on to listen, or to want."""
+        if self._take_seat():
+            try:
+                self._listen_once(0.0)
+            finally:
+                self._leave_seat(hand_over=False)
+
     @property
     def background(self) -> int | None:
         """The thread in the background."""
@@ -126,16 +134,16 @@ class Listener:
             self._owner = threading.get_ident()
             return True
 
-    def _leave_seat(self) -> None:
+    def _leave_seat(self, *, hand_over: bool = True) -> None:
         with self._lock:
             self._owner = None
             if self._is_closing:
                 self._left.set()
-            elif self._is_needed():
+            elif hand_over and self._is_needed():
                 self._wanted.set()
 
-    def _listen_once(self) -> None:
-        for fd, _ in self.epoll.poll(SIGNAL_LATENCY_S):
+    def _listen_once(self, timeout_s: float = SIGNAL_LATENCY_S) -> None:
+        for fd, _ in self.epoll.poll(timeout_s):
             if fd == self._nudge_fd:
                 os.eventfd_read(fd)
             else:

@@ -28,6 +28,9 @@ from .worker import Post, Worker
 _LOGS_GRACE_S = 1.0
 #: No close takes longer than this: the stages of closing.py, and the logs.
 _CLOSE_S = 20.0
+#: How long a caller may go on writing inputs before it looks for answers: much less than a task takes, as a worker has
+#: but one more in its queue; and much more than a look.
+_GLANCE_S = 1e-3
 #: Nobody holds the lock for longer, but a thread whose signal's handler is now closing the runner.
 _LOCK_S = 1.0
 
@@ -65,7 +68,11 @@ class Supervisor:
             raise self._crew.error
 
     def send(self, call: Call, tasks: Iterable[Task]) -> None:
-        """Take a call and its tasks, each sent at once or as soon as a worker has room."""
+        """Take a call and its tasks, each sent at once or as soon as a worker has room.
+
+        To write the rows of a long call takes a while, in which workers answer and want their next tasks.
+        """
+        heard_s = time.monotonic()
         try:
             for task in tasks:
                 with self._lock:
@@ -73,6 +80,10 @@ class Supervisor:
                     if call.error is not None:
                         break
                     self._crew.put(task)
+                now_s = time.monotonic()
+                if now_s - heard_s > _GLANCE_S and not self.is_busy_thread():
+                    self._listener.glance()
+                    heard_s = time.monotonic()
         except BaseException:
             self.abandon(call)
             raise
