@@ -22,7 +22,7 @@ import numpy as np
 from ascend_parallel.errors import WorkerError
 from ascend_parallel.worker import __main__ as program
 from ascend_parallel.worker.memory import receive_segment, send_segment
-from ascend_parallel.worker.protocol import EXIT, PREDICT, Channel
+from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
 from .batch import Array
 from .call import Task
@@ -129,7 +129,7 @@ class Worker:
         self.owed[number] = task
         scattered = task.call.scattered
         retired = pool.take_unmapped(self.number)
-        self._send((PREDICT, number, scattered.inputs, scattered.places, task.start, task.fed_rows, retired))
+        self._send_frame(encode_predict(number, scattered.inputs, scattered.places, task.start, task.fed_rows, retired))
 
     def receive(self) -> list[Any]:
         """Return the messages that have arrived; raises EOFError or OSError where it has hung up."""
@@ -187,8 +187,11 @@ class Worker:
             send_segment(self._side, segment.number, segment.size_bytes, segment.fd)
 
     def _send(self, message: Any) -> None:
+        self._send_frame(encode(message))
+
+    def _send_frame(self, frame: bytes) -> None:
         try:
-            self._channel.send(message)
+            self._channel.send_frame(frame)
         except OSError:
             return  # likewise
         if self._channel.unsent:  # a full pipe: a stopped worker. The event loop sends the rest.

@@ -14,7 +14,7 @@ import numpy as np
 from .engines import ENGINES
 from .engines.base import Arrays, Engine, TensorSpec
 from .memory import MappedSegments, Stretch
-from .protocol import BUILD_FINISH, ERROR, EXIT, REPLY, Channel, decode
+from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, encode_reply
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
@@ -166,7 +166,7 @@ class Server:
             if results is not None:
                 references = self._memory.publish(list(results.values()))
                 outputs = list(zip(results, references))
-            self._channel.send((REPLY, task, outputs, started_ns, finished_ns))
+            self._channel.send_frame(encode_reply(task, outputs, started_ns, finished_ns))
 
     def _send(self, message: Any) -> None:
         with self._sending:

@@ -1,9 +1,11 @@
 """The wire format, both sides: what goes over a worker's pipe.
 
-The pipe is a ``multiprocessing.Pipe``. A frame is four bytes of length (network order) and a pickle,
-protocol 4, of plain builtins: the same framing as ``multiprocessing.connection.Connection``. Arrays never
-travel here (they lie in shared memory, see :mod:`memory`) and neither do exceptions (an error is sent as
-text): pickles of either do not load across numpy and Python versions.
+The pipe is a ``multiprocessing.Pipe``. A frame is four bytes of length (network order), the framing of
+``multiprocessing.connection.Connection``, and a body. That is a pickle, protocol 4, of plain builtins; but for the two
+messages of every task, PREDICT and REPLY as they nearly always are, whose numbers are packed (see :data:`_PREDICT` and
+:data:`_REPLY`): with many workers, whose caches are cold, that saves a tenth of what a task costs. The first byte tells
+them apart. Arrays never travel here (they lie in shared memory, see :mod:`memory`) and neither do exceptions (an error
+is sent as text): pickles of either do not load across numpy and Python versions.
 
 Messages are tuples. The master sends::
 
@@ -38,7 +40,7 @@ import pickle
 import struct
 from collections import deque
 from io import BytesIO
-from typing import Any, Deque, List, Optional, Tuple
+from typing import Any, Deque, List, Optional, Sequence, Tuple
 
 ERROR = 0
 PREDICT = 1
@@ -50,6 +52,10 @@ EXIT = 4
 StretchRef = Tuple[int, int, str, Tuple[int, ...], Optional[int]]
 
 _LENGTH = struct.Struct("!i")
+#: PREDICT, task, start, rows, bytes of ``inputs``; these and ``places`` follow. Nothing is retired.
+_PREDICT = struct.Struct("!Bqqqi")
+#: REPLY, task, started_ns, finished_ns. All outputs lie in their places.
+_REPLY = struct.Struct("!Bqqq")
 #: One read takes whole messages in nearly all cases: they are a few hundred bytes.
 _READ_BYTES = 1 << 16
 _PICKLE_PROTOCOL = 4  # the newest that Python 3.7 reads
@@ -64,12 +70,36 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def encode(message: Any) -> bytes:
     """Return the frame of a message of plain builtins."""
-    body = pickle.dumps(message, _PICKLE_PROTOCOL)
+    return _frame(pickle.dumps(message, _PICKLE_PROTOCOL))
+
+
+def encode_predict(task: int, inputs: bytes, places: bytes, start: int, rows: int, retired: Sequence[int]) -> bytes:
+    """Return the frame of a PREDICT."""
+    if retired:
+        return encode((PREDICT, task, inputs, places, start, rows, retired))
+    return _frame(_PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + places)
+
+
+def encode_reply(task: int, outputs: Any, started_ns: int, finished_ns: int) -> bytes:
+    """Return the frame of a REPLY."""
+    if outputs is not None:
+        return encode((REPLY, task, outputs, started_ns, finished_ns))
+    return _frame(_REPLY.pack(REPLY, task, started_ns, finished_ns))
+
+
+def _frame(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
 def decode(body: bytes) -> Any:
     """Return the message in the body of a frame; raises UnpicklingError for anything but builtins."""
+    if body[0] == PREDICT:
+        _, task, start, rows, input_bytes = _PREDICT.unpack_from(body)
+        at = _PREDICT.size + input_bytes
+        return PREDICT, task, body[_PREDICT.size : at], body[at:], start, rows, ()
+    if body[0] == REPLY:
+        _, task, started_ns, finished_ns = _REPLY.unpack(body)
+        return REPLY, task, None, started_ns, finished_ns
     return _PlainUnpickler(BytesIO(body)).load()
 
 
@@ -95,7 +125,10 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Send a message; raises OSError (EPIPE, ECONNRESET) where the other end is closed."""
-        frame = encode(message)
+        self.send_frame(encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a message that is encoded already; raises OSError likewise."""
         if self.unsent:
             self.unsent += frame
             self.flush()
