@@ -9,6 +9,7 @@ import pytest
 
 from ascend_parallel import ParallelPredictUtils, RunnerClosedError, ShapeError, UsageError
 from ascend_parallel.master.scatter import find_lease
+from ascend_parallel.master.supervisor import Supervisor
 
 
 def make(path, **options):
@@ -44,6 +45,21 @@ def expected(x, size=2):
 
 
 # ---- predict and submit
+
+
+def test_workers_are_heard_while_the_rows_of_a_long_call_are_written(monkeypatch):
+    answered = []
+    wait = Supervisor.wait
+
+    def note(supervisor, call, told):
+        answered.append(supervisor.seats[0].stats()["tasks"])
+        wait(supervisor, call, told)
+
+    monkeypatch.setattr(Supervisor, "wait", note)
+    with ParallelPredictUtils("simulated", devices="simulated:0", chunk_size=1, engine="simulated") as runner:
+        x = rows(20_000)  # takes a hundred times as long to write as the worker may have to wait
+        np.testing.assert_array_equal(runner.predict({"x": x})["output"], x)
+    assert answered[0] > 2  # more than what it was sent at first
 
 
 def test_dict_in_dict_out_and_list_in_list_out(linear):
