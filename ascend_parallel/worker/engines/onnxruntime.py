@@ -16,7 +16,6 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 import numpy as np
 
 from .base import Arrays, Engine, TensorSpec, trim_heap
-from .prepared import fetch_prepared
 
 #: Device type -> provider's short names that make sense there; the first is the default.
 PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
@@ -131,6 +130,8 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     runtime = import_runtime(provider)
     session_options = runtime.SessionOptions()
     if options.get("share_weights"):
+        from .prepared import fetch_prepared  # what it imports would slow the start of all other workers
+
         model = str(fetch_prepared(runtime, Path(model), options.get("session_config", {})))
         session_options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
     session_options.log_severity_level = 3
