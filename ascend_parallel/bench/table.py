@@ -130,6 +130,6 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     for percentile in sorted(few):
         needed = figures.calls_needed(percentile)
         notes.append(
-            f"p{percentile:g} of fewer than {needed} calls is little more than the slowest one: measure longer"
+            f"p{percentile:g} of fewer than {needed} calls is hardly more than the slowest one: measure longer"
         )
     return notes

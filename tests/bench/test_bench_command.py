@@ -99,7 +99,7 @@ def test_the_files_are_written(tmp_path):
     assert len(titles) == 2 * len(told["rows"])
     for word in ("rows/s", "calls/s", "p50", "p99.9", "efficiency", "host"):
         assert word in done.stdout
-    assert "p99.9 of fewer than 1000 calls is little more than the slowest one" in done.stdout
+    assert "p99.9 of fewer than 1000 calls is hardly more than the slowest one" in done.stdout
 
 
 @pytest.mark.parametrize("suffix", ["svg", "pdf"])
