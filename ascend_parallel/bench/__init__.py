@@ -11,8 +11,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from ascend_parallel.files import check_writable
+from ascend_parallel.master.trace_file import write_trace
 
 from .data import read_shapes
 from .measure import Bench, Effort, Space
@@ -35,6 +40,7 @@ def bench(
     input_shape: str | None = None,
     data: str | Mapping[str, Any] = "random",
     percentiles: Sequence[float] = (50, 90, 99),
+    trace: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Measure a model on 1, 2, 4, ... and all of the devices, each combination of settings in turn.
@@ -50,16 +56,25 @@ def bench(
         input_shape: shapes that the model leaves open, such as ``"x:?,3,224,224;y:8"``; ``?`` for the rows.
         data: "random", "zero", or arrays by name.
         percentiles: of latency, in percent.
+        trace: a .json file to be written: when what happened in some calls of each setting, made after measuring.
         options: of :class:`ParallelPredictUtils`: ``devices``, ``engine``, ``chunk_size``, ...
 
     Raises:
         UsageError: an argument is wrong, or too few calls ended in ``duration_s``.
         WorkerError: a device failed.
+        DiskError: the trace could not be written.
     """
     batch_sizes = None if batch_size is None else _to_list(batch_size)
     space = Space(batch_sizes=batch_sizes, instances=_to_list(instances), in_flight=_to_list(in_flight))
     effort = Effort(duration_s, requests, warmup, percentiles)
-    return Bench(model, space=space, effort=effort, data=data, shapes=read_shapes(input_shape), **options).run()
+    measured = Bench(model, space=space, effort=effort, data=data, shapes=read_shapes(input_shape), **options)
+    if trace is None:
+        return measured.run()
+    check_writable("trace", Path(trace), [".json"])
+    try:
+        return measured.run()
+    finally:
+        write_trace(Path(trace), measured.sections)
 
 
 def _to_list(numbers: Numbers) -> list[int]:

@@ -138,9 +138,12 @@ def test_inputs_from_a_file_are_a_call(tmp_path):
     assert "the batch size is 4, but the inputs that were given have 5 rows" in done.stderr
 
 
-def test_onnxruntime_on_a_small_cnn():
-    report = bench(str(models.cnn()), devices="cpu:0,1", in_flight=[1, 3], batch_size=4, requests=12)
+def test_onnxruntime_on_a_small_cnn(tmp_path):
+    trace = tmp_path / "trace.json"
+    report = bench(str(models.cnn()), devices="cpu:0,1", in_flight=[1, 3], batch_size=4, requests=12, trace=trace)
     assert len(report.rows) == 4
+    calls = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("cat") == "call"]
+    assert len(calls) == sum(row.breakdown.calls for row in report.rows)
     assert report.engine == "onnxruntime"
     assert all(row.breakdown.call["compute"] > 0 for row in report.rows)
 
@@ -282,6 +285,7 @@ def test_python_refuses_what_cannot_be():
         ({"batch_size": []}, r"batch size is \[\]"),
         ({"duration_s": 0}, "the duration is 0; expected seconds"),
         ({"data": "ones"}, "data is 'ones'"),
+        ({"trace": "no/trace.json"}, "trace no/trace.json: there is no folder no"),
     ):
         with pytest.raises(UsageError, match=message):
             bench("sim", engine="simulated", devices="simulated:0", input_shape="x:?", **options)
