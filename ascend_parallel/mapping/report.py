@@ -39,7 +39,7 @@ def check_report(path: str | os.PathLike[str]) -> None:
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK) or target.is_dir():
         raise UsageError(f"--report {path} cannot be written: {target.parent} is no folder, or not writable")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--report needs matplotlib, which is not installed: pip install 'ascend-parallel[report]'")
+        raise UsageError("--report needs matplotlib, which is not installed: pip install 'ascend-parallel[plot]'")
 
 
 class Report:

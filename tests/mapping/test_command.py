@@ -255,7 +255,7 @@ def test_without_matplotlib_the_report_says_what_to_install(inputs):
     path = os.pathsep.join([str(inputs / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = folders.command(DESCRIBE, *USUAL, "--report", "r.png", cwd=inputs, PYTHONPATH=path)
     assert done.returncode == 2
-    assert "pip install 'ascend-parallel[report]'" in folders.said(done)
+    assert "pip install 'ascend-parallel[plot]'" in folders.said(done)
     assert not (inputs / "out").exists()
 
 
