@@ -18,10 +18,12 @@ from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTim
 from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 from ascend_parallel.master.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines.parcel import (
+    BROKEN,
     DONE,
     FILES,
     RECORDS,
     UNSAVED,
+    UNTRIED,
     pack_files,
     unpack_records,
     unpack_results,
@@ -104,6 +106,7 @@ class Mapper:
         self._is_settled = bytearray(len(files))
         self._first_open = 0
         self._deaths_in_a_row = 0
+        self._control: str | None = None
         self._full: DiskError | None = None
         self._in_flight = 0
         self._answers: SimpleQueue[_Bundle] = SimpleQueue()
@@ -158,7 +161,7 @@ class Mapper:
         return batches * self._batch_size
 
     def _send(self, positions: Sequence[int], timeout_s: float) -> None:
-        request = pack_files([self._files[position] for position in positions])
+        request = pack_files([self._files[position] for position in positions], self._control)
         future = self._runner.submit({FILES: request}, timeout_s=timeout_s)
         self._in_flight += 1
         bundle = _Bundle(positions, future)
@@ -186,6 +189,10 @@ class Mapper:
             if status == DONE:
                 outputs = tuple(detail or ())
                 outcome = Outcome(name, path, True, "", seconds, device, outputs, tuple(next(results, ())))
+                self._control = self._control or path
+            elif status == UNTRIED:
+                self._again.append(position)
+                continue
             elif status == UNSAVED:
                 self._full = DiskError(f"{detail}; mend that, and run the same again with --resume")
                 break
@@ -198,6 +205,9 @@ class Mapper:
 
     def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
         """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
+        if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # none of them was tried
+            self._again.extend(positions)
+            return Done([])
         self._runner.stats()  # raises where no device is left: then no file is to blame
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:

@@ -6,9 +6,9 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
-from .engines.parcel import DONE, FAILED, UNSAVED
+from .engines.parcel import BROKEN, DONE, FAILED, UNSAVED, UNTRIED
 from .keepers import FileKeeper, LineKeeper, ValueKeeper
 from .pairing import ResultsDoNotPair, pair
 from .pipelines import Pipeline
@@ -21,6 +21,8 @@ Record = List[Any]
 
 #: A longer reason is cut: it goes into a line of the manifest.
 _MAX_REASON_CHARS = 1000
+#: After so many failures in a row even errors that were harmless before make a worker check that its pipeline works.
+_FAILURES_UNTIL_CHECK = 10
 
 
 class BatchRunner:
@@ -34,26 +36,37 @@ class BatchRunner:
         self._pipeline = pipeline
         self._batch_size = options["batch_size"]
         self.keeper = make_keeper(options)
+        self._is_broken = False
+        self._failures_in_a_row = 0
+        self._harmless: Set[str] = set()
 
-    def run(self, files: List[File]) -> List[Record]:
+    def run(self, files: List[File], control: Optional[str]) -> List[Record]:
         """Return a record for each file, in order; what is kept of their results is for the keeper to give.
 
         Where the output folder takes no more files, the last record says so, and the files behind it have none.
+
+        Args:
+            files: to be done.
+            control: the path of a file that went well before: if it fails now, the pipeline has broken. After some
+                errors of a device (CUDA's illegal memory access is one) nothing succeeds any more in that process.
         """
+        if self._is_broken:
+            os._exit(BROKEN)
         records: List[Record] = []
-        start = 0
-        while start < len(files):
-            batch = files[start : start + self._batch_size]
-            start += len(batch)
+        while len(records) < len(files) and not self._is_broken:
+            batch = files[len(records) : len(records) + self._batch_size]
             try:
-                self._run_batch(batch, records)
+                tried = self._run_batch(batch)
             except CannotSave as error:
                 records.append([UNSAVED, 0.0, str(error)])
-                break
-        return records
+                return records
+            if tried[-1][0] == FAILED and control is not None:
+                tried = self._check(tried, control)
+            records += tried
+        return records + [[UNTRIED, 0.0, None] for _ in files[len(records) :]]
 
-    def _run_batch(self, batch: List[File], records: List[Record]) -> None:
-        """Add the records of a batch; where it fails, run its files one by one."""
+    def _run_batch(self, batch: List[File]) -> List[Record]:
+        """Return the records of a batch; where it fails, of its files one by one."""
         started_s = time.perf_counter()
         try:
             details = self._attempt(batch)
@@ -61,14 +74,30 @@ class BatchRunner:
             raise
         except Exception as error:
             if len(batch) == 1:
-                records.append([FAILED, _since(started_s), reason_of(error)])
-                return
+                self._failures_in_a_row += 1
+                return [[FAILED, _since(started_s), reason_of(error)]]
             self._note(error)
-            for file in batch:
-                self._run_batch([file], records)
-        else:
-            seconds = round(_since(started_s) / len(batch), 6)
-            records.extend([DONE, seconds, detail] for detail in details)
+            return [record for file in batch for record in self._run_batch([file])]
+        self._failures_in_a_row = 0
+        seconds = round(_since(started_s) / len(batch), 6)
+        return [[DONE, seconds, detail] for detail in details]
+
+    def _check(self, tried: List[Record], control: str) -> List[Record]:
+        """Return the records of a batch whose last file failed; it is not to blame if the pipeline broke over another.
+
+        What failed alone, in a process that worked until then, is to blame.
+        """
+        reasons = {_kind_of(record[2]) for record in tried if record[0] == FAILED}
+        if reasons <= self._harmless and self._failures_in_a_row % _FAILURES_UNTIL_CHECK:
+            return tried
+        try:
+            list(pair([control], self._pipeline([control])))
+        except Exception as error:
+            self._is_broken = True
+            print("the pipeline broke: %s, which went well before, now fails (%s)" % (control, reason_of(error)))
+            return tried if len(tried) == 1 else [[UNTRIED, 0.0, None] if r[0] == FAILED else r for r in tried]
+        self._harmless |= reasons
+        return tried
 
     def _attempt(self, batch: List[File]) -> List[Any]:
         paths = [path for path, _ in batch]
@@ -96,6 +125,11 @@ def reason_of(error: BaseException) -> str:
     frames = traceback.extract_tb(sys.exc_info()[2])
     where = " (%s, line %s)" % (os.path.basename(frames[-1].filename), frames[-1].lineno) if frames else ""
     return "%s: %s%s" % (type(error).__name__, text, where)
+
+
+def _kind_of(reason: str) -> str:
+    """Return what an error's reason has in common with others of its kind: its type, and where it was raised."""
+    return reason.partition(":")[0] + reason.rpartition("(")[2]
 
 
 def _since(started_s: float) -> float:

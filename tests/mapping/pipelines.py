@@ -183,3 +183,19 @@ def to_row(path):
 def to_result(outputs):
     """Return the sum of a row's outputs."""
     return {name: float(array.sum()) for name, array in outputs.items()}
+
+
+def sticky(device, log=None):
+    """Fail for ever in a process that has met a file named "poison", as after CUDA's illegal memory access."""
+    state = {"is_broken": False}
+
+    def predict(paths):
+        for path in paths:
+            if os.path.basename(path).startswith("poison"):
+                state["is_broken"] = True
+            if state["is_broken"]:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            act(path)
+        return [{"path": path} for path in paths]
+
+    return predict

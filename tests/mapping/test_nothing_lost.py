@@ -241,3 +241,27 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert done.returncode == 6, done.stderr
     assert "No space left on device" in done.stderr
     assert done.stdout.split() == ["200"]
+
+
+# ---- errors that stay
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_process_in_which_nothing_succeeds_any_more_is_replaced(tmp_path, batch_size):
+    names = [f"{number:04d}.jpg" for number in range(600)]
+    names[300] = "poison.jpg"
+    names[400] = "bad.jpg"
+    folders.fill(tmp_path / "in", names)
+    order = [tmp_path / "in" / name for name in names]
+    found = list(parallel_map(folders.of("sticky"), order, devices="cpu:0,1", batch_size=batch_size))
+    failed = [os.path.basename(outcome.path) for outcome in found if not outcome.ok]
+    assert failed == ["poison.jpg", "bad.jpg"]
+    assert len(found) == 600
+
+
+def test_many_bad_files_in_a_row_are_just_bad(tmp_path):
+    names = [f"a{number}.jpg" for number in range(50)] + [f"bad{number}.jpg" for number in range(300)]
+    folders.fill(tmp_path / "in", names)
+    found = list(parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0,1", batch_size=4))
+    assert [outcome.ok for outcome in found] == [True] * 50 + [False] * 300
+    assert all(outcome.error.startswith("ValueError: cannot identify") for outcome in found[50:])

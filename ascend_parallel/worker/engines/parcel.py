@@ -1,20 +1,25 @@
 """What goes to a worker that maps files, and what comes back: one uint8 array each way; both sides.
 
-There: JSON, ``[[path, name], ...]``. Back: one line of JSON, ``{"device": ..., "files": [[status, seconds, detail],
-...], "text_bytes": ..., "array_bytes": ...}``, and behind it the text and the arrays that were kept of the results (see
-keepers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is found again.
+There: JSON, ``[[[path, name], ...], control]``. Back: one line of JSON, ``{"device": ..., "files": [[status, seconds,
+detail], ...], "text_bytes": ..., "array_bytes": ...}``, and behind it the text and the arrays that were kept of the
+results (see keepers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is
+found again.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 #: How it went with a file. DONE: the detail is what is kept of its results (see keepers.py). FAILED: a sentence.
 #: UNSAVED: a sentence; the output folder takes no more files, and neither this one nor those behind it are done.
-DONE, FAILED, UNSAVED = 0, 1, 2
+#: UNTRIED: None; the pipeline broke, over another file perhaps, so that this one is for another worker.
+DONE, FAILED, UNSAVED, UNTRIED = 0, 1, 2, 3
+
+#: The exit code of a worker whose pipeline broke: it ends when it is asked the next time, before it tries anything.
+BROKEN = 75
 
 #: The name of the arrays, as input and as output.
 FILES, RECORDS = "files", "records"
@@ -31,14 +36,15 @@ def pad(data: bytes) -> np.ndarray:
     return np.frombuffer(data.ljust(size), np.uint8)
 
 
-def pack_files(files: Sequence[Tuple[str, str]]) -> np.ndarray:
-    """Return the request for some files, (path, name) each."""
-    return pad(json.dumps(files).encode())
+def pack_files(files: Sequence[Tuple[str, str]], control: Optional[str]) -> np.ndarray:
+    """Return the request for some files, (path, name) each; ``control`` is the path of one that went well before."""
+    return pad(json.dumps([files, control]).encode())
 
 
-def unpack_files(array: np.ndarray) -> List[Tuple[str, str]]:
-    """Return the files of a request."""
-    return [(path, name) for path, name in json.loads(array.tobytes())]
+def unpack_files(array: np.ndarray) -> Tuple[List[Tuple[str, str]], Optional[str]]:
+    """Return the files of a request, and the control."""
+    files, control = json.loads(array.tobytes())
+    return [(path, name) for path, name in files], control
 
 
 def pack_records(device: str, records: Sequence[Any], text: bytes, arrays: bytes) -> bytes:

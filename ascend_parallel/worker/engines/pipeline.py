@@ -35,7 +35,7 @@ class PipelineEngine(Engine):
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
         """Run the files of a request through the pipeline; never raises for a fault of a file's."""
-        records = self._batches.run(unpack_files(inputs[0]))
+        records = self._batches.run(*unpack_files(inputs[0]))
         answer = pack_records(self._device, records, *self._batches.keeper.take())
         return {RECORDS: put(answer, places.get(RECORDS))}
 
