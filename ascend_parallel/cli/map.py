@@ -70,6 +70,7 @@ def map_command(
         retry_failed=retry_failed,
         timeout_s=timeout_s,
         worker_python=worker_python,
+        input_dir=input_dir,
     )
     files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
     _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
@@ -126,7 +127,7 @@ class _Job:
         self._quiet = quiet
         self._verbose = verbose
         self._tally = Tally(run.total, run.total - len(run.files))
-        self._failures = dict(run.journal.failures)
+        self._failures = dict(run.failures)
 
     def run(self) -> None:
         """Do the work and say what came of it."""

@@ -98,6 +98,7 @@ def parallel_map(
         timeout_s=timeout_s,
         worker_python=worker_python,
         max_ahead=_MAX_AHEAD if ordered else None,
+        input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,
     )
     run = MapRun(files, settings)
     return _in_order(run) if ordered else _as_they_come(run)

@@ -30,6 +30,7 @@ class MapRun:
     Attributes:
         files: what is to be done; without what an earlier run has done.
         total: how many files there are with those.
+        failures: name -> reason of those among them that failed in an earlier run.
         journal: the manifest; None where results are handed back.
         devices: where workers run.
         workers: how many.
@@ -49,6 +50,7 @@ class MapRun:
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)
+        self.failures: dict[str, str] = {}
         self.journal: Journal | None = None
         if settings.output_dir is not None:
             self.journal = Journal(
@@ -57,6 +59,8 @@ class MapRun:
             self.journal.read(resume=settings.resume, retry_failed=settings.retry_failed)
             done = self.journal.done
             self.files = [file for file in files if file.name not in done]
+            failed = self.journal.failures
+            self.failures = {file.name: failed[file.name] for file in files if file.name in failed}
 
     @property
     def threads(self) -> tuple[int, dict[str, str]]:
@@ -126,4 +130,5 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUt
 def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str, object]:
     """Return what results depend on."""
     given = {name: value for name, value in spec.options.items() if value}
-    return {"pipeline": spec.model, **given, "output_format": settings.output_format}
+    folder = {} if settings.input_dir is None else {"input_dir": os.path.abspath(settings.input_dir)}
+    return {"pipeline": spec.model, **given, **folder, "output_format": settings.output_format}

@@ -24,6 +24,7 @@ class MapSettings:
 
     Attributes:
         max_ahead: how many files may be begun beyond the first that is not dealt with; None: any number.
+        input_dir: the folder that files' names are relative to, where there is one: a run is taken up only with it.
     """
 
     pipeline: str
@@ -40,6 +41,7 @@ class MapSettings:
     timeout_s: float = 600.0
     worker_python: str | os.PathLike[str] | None = None
     max_ahead: int | None = None
+    input_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         """Check what nothing else checks; raises UsageError."""

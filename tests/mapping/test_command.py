@@ -100,6 +100,7 @@ def test_a_folder_with_outputs_needs_resume_and_the_same_settings(inputs):
         [folders.of("Streaming"), *USUAL],
         [DESCRIBE, *USUAL, "--option", "ms=1"],
         [DESCRIBE, *USUAL, "--output-format", "jsonl"],
+        [DESCRIBE, "--input-dir", "in/sub", *USUAL[2:]],
     ):
         done = folders.command(*words, "--resume", cwd=inputs)
         assert done.returncode == 2
@@ -120,6 +121,8 @@ def test_failed_files_are_tried_again_only_when_asked(inputs):
     assert done.returncode == 1
     assert "1 files in" in folders.said(done)
     assert folders.manifest(inputs / "out")["bad.jpg"]["status"] == "error"
+    (inputs / "in/bad.jpg").unlink()
+    assert folders.command(DESCRIBE, *USUAL, "--resume", cwd=inputs).returncode == 0, "it is no input any more"
 
 
 def test_the_manifest_says_how_it_went(inputs):
