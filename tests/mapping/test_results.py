@@ -3,6 +3,7 @@
 import json
 import os
 
+import models
 import numpy as np
 import onnx
 import PIL.Image
@@ -191,6 +192,27 @@ def test_a_model_file_without_functions_reads_arrays(double_onnx):
     reasons = ["a row of the model's", "returned ['z']; the model takes ['x']", "there is no preprocess function"]
     for outcome, reason in zip(found[2:], reasons, strict=True):
         assert reason in outcome.error
+
+
+@pytest.mark.mslite
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_mindir_file(tmp_path, instances):
+    if not os.environ.get("MSLITE_PYTHON"):
+        pytest.skip("MSLITE_PYTHON is not set")
+    (tmp_path / "in").mkdir()
+    for number in range(7):
+        np.save(tmp_path / f"in/{number}.npy", np.full(8, number, np.float32))
+    onnx_file = models.linear(2)
+    alone = {
+        outcome.file: outcome.result["y"] for outcome in parallel_map(str(onnx_file), tmp_path / "in", devices="cpu:0")
+    }
+    found = parallel_map(
+        *(str(models.convert(onnx_file)), tmp_path / "in"),
+        **{"devices": "cpu:0,1", "instances_per_device": instances, "batch_size": 3},
+        worker_python=models.mslite_python(),
+    )
+    for outcome in found:
+        np.testing.assert_allclose(outcome.result["y"], alone[outcome.file], atol=1e-5)
 
 
 @pytest.mark.mslite

@@ -28,6 +28,7 @@ class ModelFileEngine(PipelineEngine):
     name = "modelfile"
     can_share = True
     spreads_over_cores = True
+    needs_instances = True
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from . import ENGINES
@@ -36,6 +37,8 @@ class ModelFileEngine(PipelineEngine):
         inner_options = dict(options["pipeline_options"])
         if inner_class.spreads_over_cores:
             inner_options.setdefault("threads", options["threads"])
+        if getattr(inner_class, "needs_instances", False):
+            inner_options.setdefault("instances", options["instances"])
         self._use(inner_class(model, device, inner_options), device, options)
 
     def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
