@@ -19,9 +19,12 @@ from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 from ascend_parallel.master.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines.parcel import (
     BROKEN,
+    BUNDLE_LIMIT_S,
     DONE,
+    FAILED,
     FILES,
     RECORDS,
+    SUSPECT,
     UNSAVED,
     UNTRIED,
     pack_files,
@@ -102,6 +105,7 @@ class Mapper:
         self._max_ahead = max_ahead
         self._next = 0
         self._again: deque[int] = deque()
+        self._rest: deque[int] = deque()
         self._deaths: dict[int, int] = {}
         self._is_settled = bytearray(len(files))
         self._first_open = 0
@@ -140,12 +144,21 @@ class Mapper:
             if self._again:
                 # One file a bundle, and its own time.
                 self._send([self._again.popleft()], self._timeout_s)
+            elif self._rest:
+                count = min(self._bundle_size(), len(self._rest))
+                self._send([self._rest.popleft() for _ in range(count)], self._bundle_timeout_s(count))
             elif self._next < len(self._files) and not self._is_far_ahead():
                 positions = range(self._next, min(self._next + self._bundle_size(), len(self._files)))
                 self._next = positions.stop
-                self._send(positions, self._timeout_s * min(self._batch_size, len(positions)))
+                self._send(positions, self._bundle_timeout_s(len(positions)))
             else:
                 return
+
+    def _bundle_timeout_s(self, files: int) -> float:
+        """Return how long a bundle may take: its last batch is begun within a limit, unless it is the only one."""
+        if files <= self._batch_size:
+            return self._timeout_s * files
+        return self._timeout_s * self._batch_size + BUNDLE_LIMIT_S
 
     def _is_far_ahead(self) -> bool:
         if self._max_ahead is None:
@@ -156,7 +169,8 @@ class Mapper:
 
     def _bundle_size(self) -> int:
         """Return how many files the next bundle has: towards the end fewer, so that all workers end together."""
-        share = -(-(len(self._files) - self._next) // (2 * self._workers))
+        left = len(self._files) - self._next + len(self._rest)
+        share = -(-left // (2 * self._workers))
         batches = max(1, min(self._bundle_files, share) // self._batch_size)
         return batches * self._batch_size
 
@@ -190,8 +204,8 @@ class Mapper:
                 outputs = tuple(detail or ())
                 outcome = Outcome(name, path, True, "", seconds, device, outputs, tuple(next(results, ())))
                 self._control = self._control or path
-            elif status == UNTRIED:
-                self._again.append(position)
+            elif status in (UNTRIED, SUSPECT):
+                (self._rest if status == UNTRIED else self._again).append(position)
                 continue
             elif status == UNSAVED:
                 self._full = DiskError(f"{detail}; mend that, and run the same again with --resume")
@@ -200,13 +214,15 @@ class Mapper:
                 outcome = Outcome(name, path, False, detail, seconds, device)
             outcomes.append(outcome)
             self._is_settled[position] = True
-        self._note_pace(sum([record[1] for record in records]) / len(records), len(records))
+        tried = [seconds for status, seconds, _ in records if status in (DONE, FAILED)]
+        if tried:
+            self._note_pace(sum(tried) / len(tried), len(tried))
         return Done(outcomes, text if self._keep == "lines" else b"")
 
     def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
         """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
         if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # none of them was tried
-            self._again.extend(positions)
+            self._rest.extend(positions)
             return Done([])
         self._runner.stats()  # raises where no device is left: then no file is to blame
         self._deaths_in_a_row += 1

@@ -8,7 +8,7 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
-from .engines.parcel import BROKEN, DONE, FAILED, UNSAVED, UNTRIED
+from .engines.parcel import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .keepers import FileKeeper, LineKeeper, ValueKeeper
 from .pairing import ResultsDoNotPair, pair
 from .pipelines import Pipeline
@@ -53,7 +53,8 @@ class BatchRunner:
         if self._is_broken:
             os._exit(BROKEN)
         records: List[Record] = []
-        while len(records) < len(files) and not self._is_broken:
+        end_s = time.perf_counter() + BUNDLE_LIMIT_S
+        while len(records) < len(files) and not self._is_broken and not (records and time.perf_counter() > end_s):
             batch = files[len(records) : len(records) + self._batch_size]
             try:
                 tried = self._run_batch(batch)
@@ -95,7 +96,7 @@ class BatchRunner:
         except Exception as error:
             self._is_broken = True
             print("the pipeline broke: %s, which went well before, now fails (%s)" % (control, reason_of(error)))
-            return tried if len(tried) == 1 else [[UNTRIED, 0.0, None] if r[0] == FAILED else r for r in tried]
+            return tried if len(tried) == 1 else [[SUSPECT, 0.0, None] if r[0] == FAILED else r for r in tried]
         self._harmless |= reasons
         return tried
 

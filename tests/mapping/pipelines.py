@@ -199,3 +199,17 @@ def sticky(device, log=None):
         return [{"path": path} for path in paths]
 
     return predict
+
+
+def slow_when_good(device, log, ms):
+    """Fail at once, or take time; ``log`` gets a line for each batch that does."""
+
+    def predict(paths):
+        for path in paths:
+            act(path)
+        with open(log, "a") as file:
+            file.write(f"{len(paths)}\n")
+        time.sleep(ms / 1000.0 * len(paths))
+        return [{"path": path} for path in paths]
+
+    return predict

@@ -265,3 +265,20 @@ def test_many_bad_files_in_a_row_are_just_bad(tmp_path):
     found = list(parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0,1", batch_size=4))
     assert [outcome.ok for outcome in found] == [True] * 50 + [False] * 300
     assert all(outcome.error.startswith("ValueError: cannot identify") for outcome in found[50:])
+
+
+def test_files_that_become_slow_cost_no_time_limit_and_no_order(tmp_path):
+    """Hundreds of quick failures make large bundles; then files take a third of the time limit each."""
+    names = [f"bad{number:03d}.jpg" for number in range(400)] + [f"f{number:02d}.jpg" for number in range(16)]
+    folders.fill(tmp_path / "in", names)
+    options = {"ms": 100, "log": str(tmp_path / "log")}
+    found = list(
+        parallel_map(
+            *(folders.of("slow_when_good"), tmp_path / "in"),
+            **{"devices": "cpu:0", "timeout_s": 0.3, "batch_size": 2, "options": options},
+        )
+    )
+    assert [outcome.file for outcome in found] == names
+    assert [outcome.ok for outcome in found] == [False] * 400 + [True] * 16
+    assert "longer than" not in "".join(outcome.error for outcome in found)
+    assert (tmp_path / "log").read_text().split() == ["2"] * 8, "each batch was run once, and whole"

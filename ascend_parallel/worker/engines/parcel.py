@@ -15,8 +15,12 @@ import numpy as np
 
 #: How it went with a file. DONE: the detail is what is kept of its results (see keepers.py). FAILED: a sentence.
 #: UNSAVED: a sentence; the output folder takes no more files, and neither this one nor those behind it are done.
-#: UNTRIED: None; the pipeline broke, over another file perhaps, so that this one is for another worker.
-DONE, FAILED, UNSAVED, UNTRIED = 0, 1, 2, 3
+#: UNTRIED: None; the bundle took too long, or the pipeline broke before. SUSPECT: None; it is one of those over which
+#: the pipeline broke, and to be tried alone.
+DONE, FAILED, UNSAVED, UNTRIED, SUSPECT = 0, 1, 2, 3, 4
+
+#: No batch is begun later than this in a bundle: files that were quick so far may have become slow.
+BUNDLE_LIMIT_S = 0.5
 
 #: The exit code of a worker whose pipeline broke: it ends when it is asked the next time, before it tries anything.
 BROKEN = 75
