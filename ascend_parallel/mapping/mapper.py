@@ -39,9 +39,8 @@ __all__ = ["Done", "Mapper"]
 
 #: A bundle is to take about so long: a message costs less than a hundredth of it, and progress is still seen.
 _BUNDLE_S = 0.05
-#: Bundles grow by this factor at most, and to so many files: what was quick so far may not stay so.
-_GROWTH = 4
-_MAX_FILES = 1000
+#: More files are never in a bundle: their results are in memory together.
+_MAX_FILES = 2000
 #: How much one bundle counts in the pace against those before.
 _SMOOTHING = 0.3
 #: How often a file may end its worker before it is set aside.
@@ -216,7 +215,7 @@ class Mapper:
             self._is_settled[position] = True
         tried = [seconds for status, seconds, _ in records if status in (DONE, FAILED)]
         if tried:
-            self._note_pace(sum(tried) / len(tried), len(tried))
+            self._note_pace(sum(tried) / len(tried))
         return Done(outcomes, text if self._keep == "lines" else b"")
 
     def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
@@ -254,9 +253,9 @@ class Mapper:
         told = " ".join(str(error).split("\n  its last lines:")[0].split())
         return f"its worker {'died' if isinstance(error, WorkerDied) else 'failed'} twice; the last time: {told}"
 
-    def _note_pace(self, seconds: float, files: int) -> None:
+    def _note_pace(self, seconds: float) -> None:
         """Size the bundles to come by how long a file takes."""
         before_s = self._pace_s
         self._pace_s = seconds if before_s is None else before_s + _SMOOTHING * (seconds - before_s)
         wanted = int(_BUNDLE_S / max(self._pace_s, 1e-9))
-        self._bundle_files = max(self._batch_size, min(wanted, _GROWTH * max(files, self._batch_size), _MAX_FILES))
+        self._bundle_files = max(self._batch_size, min(wanted, _MAX_FILES))
