@@ -19,6 +19,7 @@ from .work_folder import install, work_folder
 __all__ = ["convert"]
 
 Show = Callable[[str], None]
+Check = Callable[[Job, Path], None]
 
 
 def _tell(line: str) -> None:
@@ -63,11 +64,10 @@ def convert(
         config_file: a configuration file of the converter's.
         worker_python: the interpreter that has mindspore_lite.
         dry_run: show the converter's commands only.
-        verify: compare the results with the ONNX file on random inputs.
+        verify: compare the results with the ONNX file on random inputs; one that differs is not kept.
         tolerance: the largest difference that ``verify`` lets pass, as a share of an output's range.
         show: is called with each of the converter's commands, and with what ``verify`` finds; by default they are
-            told on stderr, as all else is. A result that is
-            up to date is told in place of its command.
+            told on stderr, as all else is. A result that is up to date is told in place of its command.
 
     Returns:
         The MINDIR files.
@@ -94,24 +94,33 @@ def convert(
     jobs = prepare(request, assume_converter if dry_run else find_converter)
     if verify and not dry_run:
         check_can_verify(jobs[0], request.worker_python)
-    return [_carry_out(job, request.worker_python, show, dry_run, verify, tolerance) for job in jobs]
+
+    def check(job: Job, mindir: Path) -> None:
+        for difference in compare(job, mindir, request.worker_python, tolerance) if verify else ():
+            show(str(difference))
+
+    return [_carry_out(job, show, check, dry_run=dry_run) for job in jobs]
 
 
-def _carry_out(job: Job, python: str | None, show: Show, dry_run: bool, verify: bool, tolerance: float | None) -> Path:
-    file = None if dry_run else find_up_to_date(job)
-    show(job.command_line if file is None else f"{file} is up to date")
+def _carry_out(job: Job, show: Show, check: Check, *, dry_run: bool) -> Path:
+    done = None if dry_run else find_up_to_date(job)
+    show(job.command_line if done is None else f"{done} is up to date")
     if job.config_text:
         _tell(f"{job.own_config} says: {' '.join(job.config_text.split())}")
     if dry_run:
         return job.output
-    file = file or make(job)
-    for difference in compare(job, file, python, tolerance) if verify else ():
-        show(str(difference))
-    return file
+    if done is None:
+        return make(job, check)
+    check(job, done)
+    return done
 
 
-def make(job: Job) -> Path:
+def make(job: Job, check: Check) -> Path:
     """Convert; what is done is told on stderr.
+
+    Args:
+        job: what to do.
+        check: is called with the result before that is put in its place; what it raises leaves nothing of it.
 
     Returns:
         The MINDIR file; of a model above 2 GB, its weights lie in the folder ``NAME_variables`` beside it.
@@ -126,6 +135,7 @@ def make(job: Job) -> Path:
     with work_folder(folder) as work:
         source, changes = _make_digestible(job, work)
         made = _run(job, source, work / "made")
+        check(job, made[0])
         manifest = _describe(job, changes, made)
         (work / "manifest").mkdir()
         text = work / "manifest" / manifest_file(made[0]).name

@@ -82,7 +82,7 @@ def compare(job: Job, mindir: Path, worker_python: str | None, tolerance: float 
     for difference in differences:
         if not difference.share <= limit:  # NaN, too
             raise ConversionError(
-                f"{mindir} does not compute what {job.onnx.path} does: {difference}; the tolerance is {limit:g}"
+                f"{job.output} does not compute what {job.onnx.path} does: {difference}; the tolerance is {limit:g}"
             )
     return differences
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -107,26 +108,27 @@ def test_what_was_rewritten_is_told(here, python):
     assert (told["changes"], told["converter_version"]) == ({"Conv": 1, "MaxPool": 1}, "2.0.0")
 
 
-def test_a_model_that_computes_something_else_is_found(here, python):
-    """The result is replaced by that of other weights; the manifest is made to fit."""
-    (file,) = convert(models.mlp(), devices="cpu:0", batch_per_device=[2], worker_python=python)
+def test_a_model_that_computes_something_else_is_found_and_not_kept(here, python, converter_lite):
+    """As by a converter that mistakes the weights."""
     model = onnx.load(models.mlp())
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "b2")
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + np.float32(0.5), "b2"))
-    onnx.save(model, "other.onnx")
-    (other,) = convert("other.onnx", devices="cpu:0", batch_per_device=[2], worker_python=python)
-    manifest = here / f"{file.name}.json"
-    told = json.loads(manifest.read_text())
-    told["files"] = json.loads((here / f"{other.name}.json").read_text())["files"]
-    told["files"][0]["path"] = file.name
-    other.replace(file)
-    manifest.write_text(json.dumps(told))
-    words = ("--devices", "cpu:0", "--batch-per-device", 2, "--worker-python", python, "--verify")
-    done = command("convert", models.mlp(), *words)
+    onnx.save(model, "wrong.onnx")
+    wrong = models.convert(here / "wrong.onnx", {"x": [2, 8]})
+    converter_lite.does(f'cp {wrong} "$output.mindir"')
+    shutil.copy(models.mlp(), "m.onnx")
+    before = contents(here)
+    words = ("convert", "m.onnx", "--devices", "cpu:0", "--batch-per-device", 2, "--worker-python", python, "--verify")
+    done = command(*words)
     assert done.returncode == 7
-    assert f"{file.name} does not compute what" in done.stderr and "y: largest difference 0.5" in done.stderr
-    done = command("convert", models.mlp(), *words, "--tolerance", 1)
+    assert "m_bs2.mindir does not compute what m.onnx does: y: largest difference 0.5" in done.stderr
+    assert contents(here) == before
+    done = command(*words, "--tolerance", 1)
     assert done.returncode == 0, done.stderr
+    assert "m_bs2.mindir" in contents(here)
+    done = command(*words)  # found up to date, and found wrong
+    assert done.returncode == 7
+    assert done.stdout == "m_bs2.mindir is up to date\n"
 
 
 def test_an_operator_that_is_not_there_is_named(here, python):
