@@ -19,7 +19,16 @@ from typing import Any
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import UsageError
 
-__all__ = ["FORMAT", "InputRecord", "Manifest", "SavedFile", "check_manifest", "hash_files", "read_manifest"]
+__all__ = [
+    "DEVICE_TYPES",
+    "FORMAT",
+    "InputRecord",
+    "Manifest",
+    "SavedFile",
+    "check_manifest",
+    "hash_files",
+    "read_manifest",
+]
 
 #: Of the manifest's layout; a reader refuses a newer one.
 FORMAT = 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ascend_parallel.devices import Device
 from ascend_parallel.errors import ConversionError, DiskError, UsageError
 from ascend_parallel.manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
 
@@ -29,7 +30,7 @@ def _tell(line: str) -> None:
 def convert(
     model: str | os.PathLike[str],
     *,
-    devices: str | None = None,
+    devices: str | Iterable[str | Device] | None = None,
     output: str | os.PathLike[str] = ".",
     name: str | None = None,
     batch_per_device: Sequence[int] = (),

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ascend_parallel.devices import Device, default_devices, parse_devices
 from ascend_parallel.errors import UsageError
-from ascend_parallel.manifest import hash_files
+from ascend_parallel.manifest import DEVICE_TYPES, hash_files
 
 from .converter import Converter, show_command, write_command
 from .onnx_file import OnnxFile, read_onnx
@@ -29,7 +29,7 @@ from .shapes import (
     write_input_shape,
 )
 
-TARGETS = ("ascend", "cpu")
+TARGETS = tuple(DEVICE_TYPES)
 #: --precision -> precision_mode of [ascend_context] in the converter's configuration file. Source: MindSpore Lite's
 #: "Ascend Conversion Tool Description".
 PRECISION_MODES = {"fp16": "enforce_fp16", "fp32": "enforce_fp32"}
@@ -46,7 +46,7 @@ class Request:
     """What the user asks for; see :func:`ascend_parallel.convert`."""
 
     model: Path
-    devices: str | None = None
+    devices: str | Iterable[str | Device] | None = None
     output: Path = Path()
     name: str | None = None
     batch_per_device: Sequence[int] = ()
@@ -187,12 +187,11 @@ def _choose_target(request: Request) -> tuple[list[Device], str]:
 
         devices = default_devices(discover())
     kinds = sorted({device.type for device in devices})
-    fits = {"ascend": ["ascend"], "cpu": ["cpu", "gpu"]}
     told = ", ".join(map(str, devices))
     target = request.target or (kinds[0] if kinds[0] in TARGETS else None)
     if target is None:
         raise UsageError(f"the target cannot be told from {told}; say --target {' or --target '.join(TARGETS)}")
-    if not set(kinds) <= set(fits[target]):
+    if not set(kinds) <= set(DEVICE_TYPES[target]):
         raise UsageError(f"--devices {told} and a model for {target} do not fit: name devices of one type")
     return devices, target
 
