@@ -147,3 +147,26 @@ def test_inputs_of_a_size_zero_beside_the_batch():
     with make(models.steps_first(), batch_axes={"x": 1, "y": 1}) as runner:
         for _ in range(2):
             assert runner.predict({"x": np.zeros((0, 5, 4), np.float32)})["y"].shape == (0, 5, 4)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 256])
+def test_bindings_are_made_once_for_arrays_that_come_again(monkeypatch, kept):
+    """Other numbers in the same memory, other memory, and more of it than is remembered."""
+    from ascend_parallel.worker.engines import onnxruntime as module
+
+    monkeypatch.setattr(module, "MAX_KEPT_BINDINGS", kept)
+    engine = module.OnnxRuntimeEngine(str(models.two()), ("cpu", 0), {"threads": 1})
+    made = []
+    bind = engine._bind
+    monkeypatch.setattr(engine, "_bind", lambda *arguments: made.append(1) or bind(*arguments))
+    sets = [([np.empty((rows, 4), np.float32) for _ in range(2)], rows) for rows in (2, 2, 3)]
+    places = [{name: np.empty((rows, 4), np.float32) for name in ("total", "product")} for _, rows in sets]
+    for turn in range(4):
+        for (inputs, rows), place in zip(sets, places, strict=True):
+            a, b = inputs
+            a[:], b[:] = normal(rows, 4, seed=turn), normal(rows, 4, seed=turn + 100)
+            assert engine.predict(["a", "b"], inputs, place) is place
+            np.testing.assert_array_equal(place["total"], a + b)
+            np.testing.assert_array_equal(place["product"], a * b)
+    assert len(engine._kept) <= kept
+    assert len(made) == (3 if kept == 256 else 12)

@@ -34,6 +34,8 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "openvino": "onnxruntime-openvino",
 }
+#: Bindings that are kept; blocks come back, so that there are few. One costs about as much memory as a dict.
+MAX_KEPT_BINDINGS = 256
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
@@ -58,14 +60,16 @@ class OnnxRuntimeEngine(Engine):
 
     def _use(self, session: Any) -> None:
         self._session = session
-        self._binding = session.io_binding()
+        # On other devices than the CPU a binding copies the inputs when it is made, not when it is run.
+        self._can_keep = session.get_providers() == [PROVIDER_CLASSES["cpu"]]
+        self._kept: Dict[Any, Any] = {}
         self.inputs = [to_spec(node) for node in session.get_inputs()]
         self.outputs = [to_spec(node) for node in session.get_outputs()]
         self._dtypes = [np.dtype(spec.dtype).type for spec in self.inputs]
         self._output_names = [spec.name for spec in self.outputs]
 
     def share(self) -> Engine:
-        """Return an engine over the same session: it is thread-safe, only the binding is a thread's own."""
+        """Return an engine over the same session: it is thread-safe, only the bindings are a thread's own."""
         other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
         other._use(self._session)
         return other
@@ -102,23 +106,37 @@ class OnnxRuntimeEngine(Engine):
             return self._run(inputs, {})
 
     def _run(self, inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
-        binding = self._binding
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
-        for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
-            binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
         if places.keys() != set(self._output_names):
             places = {}
-        for name in self._output_names:
-            if not places:
-                binding.bind_output(name, "cpu")
-            else:
-                place = places[name]
-                binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
+        results = [places[name] for name in self._output_names] if places else []
+        key = tuple([(a.__array_interface__["data"][0], a.shape, a.dtype.num) for a in (*inputs, *results)])
+        binding = self._kept.get(key)
+        if binding is None:
+            binding = self._bind(inputs, results)
+            if self._can_keep and places:
+                self._keep(key, binding)
         self._session.run_with_iobinding(binding)
         if places:
             return places
         return dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
+
+    def _bind(self, inputs: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Any:
+        """Return a binding of the inputs, and of the results where they have places."""
+        binding = self._session.io_binding()
+        for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
+            binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
+        for name, place in zip(self._output_names, results):
+            binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
+        if not results:
+            for name in self._output_names:
+                binding.bind_output(name, "cpu")
+        return binding
+
+    def _keep(self, key: Any, binding: Any) -> None:
+        """Keep a binding for when the same blocks come again: making it takes a part of a small model's time."""
+        if len(self._kept) >= MAX_KEPT_BINDINGS:
+            self._kept.clear()
+        self._kept[key] = binding
 
 
 def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
