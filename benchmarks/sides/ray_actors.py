@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +37,8 @@ class RayActors:
     def __init__(self, job: Job) -> None:
         self._job = job
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # leave nothing behind, tell nobody
-        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+        self._folder = tempfile.mkdtemp(prefix="ray-")
+        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=self._folder)
         self._actors = [Predictor.remote(job.model) for _ in range(WORKERS)]
 
     def predict(self, feeds: Feeds) -> Any:
@@ -56,3 +59,4 @@ class RayActors:
     def close(self) -> None:
         """End the actors and Ray's own processes."""
         ray.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
