@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,8 @@ from sides.models import MODELS, write_job
 from sides.peers import OURS, PEERS, QUESTIONS, Peer, Rounds
 from sides.process import Side, SideError
 
+from ascend_parallel import AscendParallelError
+
 
 def main() -> None:
     """Measure, print, and with --save write what the README shows."""
@@ -40,8 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         try:
             results = {name: measure_model(name, arguments, Path(folder)) for name in arguments.models}
-        except SideError as error:
+        except (SideError, AscendParallelError) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
     told = (
         f"Measured on {report.machine()}, in {time.perf_counter() - started_s:.0f} s: "
         f"{arguments.rounds} rounds of {arguments.seconds:g} s a side."
@@ -84,6 +89,8 @@ def read_arguments() -> argparse.Namespace:
             parser.error(
                 f"{PEERS[name].package} is not installed: make bench-peers does it, or leave {name} out with --peers"
             )
+    if arguments.save and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--save draws with matplotlib, which is not installed: make bench-peers does it")
     return arguments
 
 

@@ -14,6 +14,7 @@ import importlib
 import itertools
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -81,6 +82,7 @@ def serve(side: Any, job: Job, answers: TextIO) -> None:
 
 def main() -> None:
     """Be the side that the arguments name."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for peers.py, which then ends the orders
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for answers
     job = Job(sys.argv[2])
