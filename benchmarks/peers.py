@@ -39,7 +39,7 @@ def main() -> None:
     arguments = read_arguments()
     cores = sorted(os.sched_getaffinity(0))[:WORKERS]
     os.sched_setaffinity(0, cores)  # inherited by all that is started
-    started_s = time.perf_counter()
+    started_s, load = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         try:
             results = {name: measure_model(name, arguments, Path(folder)) for name in arguments.models}
@@ -49,7 +49,7 @@ def main() -> None:
             sys.exit(128 + signal.SIGINT)
     told = (
         f"Measured on {report.machine()}, in {time.perf_counter() - started_s:.0f} s: "
-        f"{arguments.rounds} rounds of {arguments.seconds:g} s a side."
+        f"{arguments.rounds} rounds of {arguments.seconds:g} s a side; load average at the start {load:.1f}."
     )
     console = Console(width=160)
     for table in report.tables(results):

@@ -28,7 +28,7 @@ def test_peers_answers_all_questions():
     for table in (call, stream, cpu):
         for title in ("pickled pipes", "ProcessPoolExecutor", "multiprocessing.Pool", "onnxruntime, 2 callers", "ours"):
             assert title in table
-    assert "1 rounds of 0.01 s a side" in done.stdout
+    assert "1 rounds of 0.01 s a side; " in done.stdout
 
 
 @pytest.mark.mslite
