@@ -28,10 +28,11 @@ def write_model(folder, name=ORIENTATION, labels=ANGLES, seed=0) -> Path:
     return folder
 
 
-def write_pipeline(folder, model_dir=None) -> Path:
+def write_pipeline(folder, model_dir=None, threads=None) -> Path:
     """Write ``doc_preprocessor.yaml`` with its model beside it, and return its path.
 
-    ``model_dir`` is how the configuration names the model's folder; relative to where it will be used.
+    ``model_dir`` is how the configuration names the model's folder, relative to where it will be used; ``threads`` how
+    many the model is to use: without it the configuration says nothing of them.
     """
     made = write_model(Path(folder) / ORIENTATION)
     orientation = {
@@ -40,6 +41,8 @@ def write_pipeline(folder, model_dir=None) -> Path:
         "model_dir": str(model_dir or made),
         "engine": "onnxruntime",
     }
+    if threads is not None:
+        orientation["engine_config"] = {"intra_op_num_threads": threads}
     path = Path(folder) / "doc_preprocessor.yaml"
     pipeline = {
         "pipeline_name": "doc_preprocessor",
