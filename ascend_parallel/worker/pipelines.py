@@ -15,6 +15,7 @@ import sys
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from .engines.callable import find_predict, load_object
+from .paddle_threads import paddleocr_keywords, paddlex_keywords
 
 #: What is called with a list of paths.
 Pipeline = Callable[[List[str]], Iterable[Any]]
@@ -42,7 +43,8 @@ def open_pipeline(spec: str, device: Tuple[str, int], options: Dict[str, Any]) -
 
 def open_paddlex(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
     """Return a PaddleX pipeline, by its name or the path of its configuration."""
-    made = import_library("paddlex").create_pipeline(name, device=paddle_device(device), **options)
+    library = import_library("paddlex")
+    made = library.create_pipeline(device=paddle_device(device), **paddlex_keywords(library, name, options))
     return refuse_missing(made.predict)
 
 
@@ -53,7 +55,8 @@ def open_paddleocr(name: str, device: Tuple[str, int], options: Dict[str, Any]) 
         near = difflib.get_close_matches(name, [word for word in dir(library) if word[:1].isupper()], n=1)
         hint = "; did you mean paddleocr:%s?" % near[0] if near else ""
         raise AttributeError("paddleocr has no class %r%s" % (name, hint))
-    return refuse_missing(getattr(library, name)(device=paddle_device(device), **options).predict)
+    made = getattr(library, name)(device=paddle_device(device), **paddleocr_keywords(options))
+    return refuse_missing(made.predict)
 
 
 def import_library(name: str) -> Any:

@@ -14,8 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # paddle_models.py
 
 import paddle_models as models
 
+import ascend_parallel
+
 pytestmark = pytest.mark.paddle
 
+HOUSE = str(Path(ascend_parallel.__file__).parent)
 PICTURES = 200
 MODEL = f"models/{models.ORIENTATION}"
 PIPELINE = "paddlex:models/doc_preprocessor.yaml"
@@ -174,3 +177,31 @@ def test_paddle_is_told_the_device(python, folder, devices, said):
     assert done.returncode == 3
     assert said in done.stderr
     assert not (folder / "none").exists()
+
+
+#: Opens a pipeline as a worker does, and counts the threads that are there after one picture.
+_COUNT_THREADS = """
+import importlib, os, sys
+sys.path.insert(0, sys.argv[1])
+opened = importlib.import_module("worker.pipelines").open_pipeline(sys.argv[2], ("cpu", 0), eval(sys.argv[3]))
+list(opened([sys.argv[4]]))
+print("threads:%d" % len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.parametrize(("pipeline", "options"), [(PIPELINE, {}), (CLASS, OPTIONS)])
+def test_a_worker_uses_its_share_of_the_cores(python, folder, pipeline, options):
+    """The onnxruntime inside has as many threads as the worker is told to have, not one for each core."""
+    counts = {}
+    for threads in (1, 4):
+        done = subprocess.run(
+            [python, "-c", _COUNT_THREADS, HOUSE, pipeline, repr(options), inputs(folder)[0]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PADDLE_PDX_CPU_NUM_THREADS": str(threads)},
+        )
+        assert done.returncode == 0, done.stderr
+        counts[threads] = int(done.stdout.rpartition("threads:")[2])
+    assert counts[4] == counts[1] + 3
