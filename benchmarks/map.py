@@ -116,15 +116,15 @@ def ratio(theirs_s: Sequence[float], ours_s: Sequence[float]) -> str:
     """Return how many times faster ours is: of the medians, and the range over the rounds."""
     each = [their / our if our > 0 else float("inf") for their, our in zip(theirs_s, ours_s, strict=True)]
     middle = statistics.median(theirs_s) / statistics.median(ours_s)
-    return f"{middle:.2f} ({min(each):.2f} to {max(each):.2f})"
+    return f"{middle:.2f}\n({min(each):.2f} to {max(each):.2f})"
 
 
 def describe(case: Case, mine: Sequence[Round], other: Sequence[Round]) -> list[str]:
     """Return a row of the table."""
-    columns = [[[getattr(one, name) for one in rounds] for rounds in (other, mine)] for name in Round._fields]
-    columns.append([[one.whole_s - one.start_s for one in rounds] for rounds in (other, mine)])
-    seconds = [f"{statistics.median(times):.2f}" for pair in columns[:2] for times in pair]
-    return [case.title, *seconds, *(ratio(*pair) for pair in columns), f"{case.goal:g}"]
+    start, whole = ([[getattr(one, name) for one in rounds] for rounds in (other, mine)] for name in Round._fields)
+    beyond = [[one.whole_s - one.start_s for one in rounds] for rounds in (other, mine)]
+    seconds = ["\n".join(f"{statistics.median(times):.2f}" for times in pair) for pair in (start, whole)]
+    return [case.title, "theirs\nours", *seconds, *(ratio(*pair) for pair in (start, whole, beyond)), f"{case.goal:g}"]
 
 
 # ---- what is measured
@@ -170,13 +170,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--paddle-python", default=os.environ.get("PADDLE_PYTHON"))
     arguments = parser.parse_args()
-    table = Table(title=f"{WORKERS} workers on {os.cpu_count()} cores; medians of {arguments.rounds} rounds", width=120)
-    table.add_column("what")
-    for title in ("start-up, s\ntheirs", "\nours", "whole, s\ntheirs", "\nours"):
-        table.add_column(title, justify="right")
-    for title in ("start-up", "whole", "beyond start-up"):
-        table.add_column(f"times faster:\n{title}", justify="right")
-    table.add_column("goal for\nthe last", justify="right")
+    table = Table(
+        title=f"{WORKERS} workers on {os.cpu_count()} cores; medians of {arguments.rounds} rounds; times faster",
+        show_lines=True,
+    )
+    for title in ("what", "", "start-up, s", "whole, s", "start-up", "whole", "beyond start-up", "goal"):
+        table.add_column(title, justify="left" if title in ("what", "") else "right")
     with tempfile.TemporaryDirectory(prefix="ascend-parallel-map-") as text:
         for case in list_cases(Path(text), arguments.paddle_python or None):
             table.add_row(*describe(case, *measure(case, arguments.rounds, Path(text) / "out")))
