@@ -181,7 +181,6 @@ class Crew:
         elif message[0] == ERROR and message[1] is None:
             self._kill(worker, engine_error(seat.post, "building", *message[2:]))
         elif message[0] == ERROR:
-            worker.has_answered = True
             self._scheduler.refuse(worker, message[1], engine_error(seat.post, "predicting", *message[2:]))
         self._scheduler.dispatch()
 
@@ -210,7 +209,6 @@ class Crew:
         call = worker.owed[number].call
         if call.is_recorded:
             call.note_answer(worker.owed[number], seat.post.label, started_ns, finished_ns)
-        worker.has_answered = True
         busy_ns = finished_ns - started_ns
         task = self._scheduler.finish(worker, number, arrays, busy_ns / 1e9)
         seat.count(task.rows, busy_ns)
@@ -252,7 +250,8 @@ class Crew:
             failure = worker.failure or self._death(seat.post, worker)
             self._building.discard(worker)
             worker.is_ready = False
-            worker.is_to_blame = worker.is_to_blame and not self._is_forgiven(worker)
+            if worker.owed and not self._limits.blames_device:
+                worker.is_to_blame = False
             self._scheduler.update(worker)
             worker.close()
             seat.worker = None
@@ -272,11 +271,6 @@ class Crew:
         if worker in self._building and code is not None and code >= 0:
             text += explain_start(post.python, said)
         return WorkerDied(text + quote(tail) + explain(said), device=post.device, exit_code=code)
-
-    def _is_forgiven(self, worker: Worker) -> bool:
-        """Whether a death says nothing of the device: it did work, so the task, or bad luck, is the likelier cause."""
-        is_task_to_blame = worker.has_answered or (bool(worker.owed) and not self._limits.blames_device)
-        return is_task_to_blame and self._limits.max_restarts > 0
 
     def _lose(self, seat: Seat, failure: WorkerError, *, is_to_blame: bool = True) -> None:
         """Plan for a seat whose worker is gone: build again, unless the first build failed or it fails too often."""

@@ -222,7 +222,6 @@ def write_posts(
     models: Mapping[str, str],
     engine: type[Engine],
     devices: Sequence[Device],
-    *,
     options: Mapping[str, Any],
     instances: int,
     python: str,

@@ -99,8 +99,7 @@ class ParallelPredictUtils:
             build_timeout_s: after so many seconds a worker that still builds is killed.
             predict_timeout_s: likewise for one task.
             max_retries: how often a task is sent to another worker after its own died over it.
-            max_restarts: how often a worker is started again within ten minutes before its device is given up; one
-                that has answered a task since its start is started again without counting. 0: none ever.
+            max_restarts: how often a worker is started again within ten minutes before its device is given up.
             trace: a .json file, written at the end: when what happened in each call (the latest 100000 tasks), for
                 ui.perfetto.dev.
 
@@ -115,15 +114,13 @@ class ParallelPredictUtils:
         self._engine = order.choose_engine(models.values(), engine)
         order.check_files(models.values(), self._engine)
         options = order.check_options(self._engine, engine_options or {})
-        python = order.find_python(worker_python)
         self.devices = order.choose_devices(devices, device_num, self._engine)
         options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
         self._told_axes = order.check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
         self._trace_file = order.check_trace(trace, models.values())
-        self._posts = order.write_posts(
-            models, self._engine, self.devices, options=options, instances=instances, python=python, warmup=warmup
-        )
+        python = order.find_python(worker_python)
+        self._posts = order.write_posts(models, self._engine, self.devices, options, instances, python, warmup)
         self._limits = Limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances

@@ -19,7 +19,7 @@ class Limits(NamedTuple):
     """The times and numbers that a supervisor keeps; see ``ParallelPredictUtils``.
 
     Attributes:
-        blames_device: whether a worker that dies over its first task counts against its device; False where the
+        blames_device: whether a worker that dies over a task counts against its device; False where the
             caller takes its tasks for the likelier cause, and counts itself.
     """
 

@@ -71,7 +71,6 @@ class Worker:
         is_ready: it has built its models and was not given up.
         has_hung_up: it has closed its pipe, or is not listened to any more.
         is_to_blame: whether its end counts against its device.
-        has_answered: it has answered a task, so its device works.
         deadline_s: when it must have built its models.
         failure: what it told, or was found out, before its end; None where its end is all there is.
         output: what it prints.
@@ -90,7 +89,6 @@ class Worker:
         self.is_ready = False
         self.has_hung_up = False
         self.is_to_blame = True
-        self.has_answered = False
         self.deadline_s = float("inf")
         self.failure: WorkerError | None = None
         self._connection, far = Pipe()
