@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ascend_parallel.errors import DiskError, UsageError
-from ascend_parallel.worker.saving import PARTIAL
+from ascend_parallel.worker.mapping.saving import PARTIAL
 
 from .outcome import Outcome
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 from ascend_parallel.master.runner import ParallelPredictUtils
-from ascend_parallel.worker.engines.parcel import (
+from ascend_parallel.worker.mapping.parcel import (
     BROKEN,
     BUNDLE_LIMIT_S,
     DONE,

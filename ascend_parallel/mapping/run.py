@@ -9,7 +9,7 @@ from typing import Any
 from ascend_parallel.master import order
 from ascend_parallel.master.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import ENGINES
-from ascend_parallel.worker.engines.parcel import FILES, RECORDS
+from ascend_parallel.worker.mapping.parcel import FILES, RECORDS
 
 from .files import File
 from .journal import Journal

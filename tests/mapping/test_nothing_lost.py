@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_sentence_and_the_rest_can_be_done_later(tmp_path):
     assert done.returncode == 6
     (text,) = folders.said(done).splitlines()
     assert text.startswith("ascend-parallel: error: ")
-    assert "x1.jpg.json could not be written: No space left on device" in text
+    assert re.search(r"x[12].jpg.json could not be written: No space left on device", text)
     assert "--resume" in text
     assert folders.manifest(tmp_path / "out").keys() == {"ok1.jpg", "ok2.jpg"}
     flag.touch()

@@ -37,12 +37,12 @@ class ModelFileEngine(PipelineEngine):
         inner_options = dict(options["pipeline_options"])
         if inner_class.spreads_over_cores:
             inner_options.setdefault("threads", options["threads"])
-        if getattr(inner_class, "needs_instances", False):
+        if inner_class.needs_instances:
             inner_options.setdefault("instances", options["instances"])
         self._use(inner_class(model, device, inner_options), device, options)
 
     def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
-        from ..batches import BatchRunner
+        from ..mapping.batches import BatchRunner
 
         self._inner, self._place, self._given = inner, device, options
         self._device = "%s:%d" % device

@@ -1,8 +1,8 @@
 """The engines of ``ascend-parallel map``: lists of files in, results kept or handed back.
 
-Both take one uint8 array and return one (see parcel.py). ``pipeline`` runs any pipeline, one process an instance, as
-nothing is known of its threads; ``modelfile`` runs a model file between two functions of the user's, and its
-instances share the weights as those of the engine inside do.
+Both take one uint8 array and return one (see mapping/parcel.py). ``pipeline`` runs any pipeline, one process an
+instance, as nothing is known of its threads; ``modelfile`` runs a model file between two functions of the user's, and
+its instances share the weights as those of the engine inside do.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..mapping.parcel import RECORDS, pack_records, pad, unpack_files
 from .base import Arrays, Engine
-from .parcel import RECORDS, pack_records, pad, unpack_files
 
 
 class PipelineEngine(Engine):
@@ -27,8 +27,8 @@ class PipelineEngine(Engine):
     options = None
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
-        from ..batches import BatchRunner
-        from ..pipelines import open_pipeline
+        from ..mapping.batches import BatchRunner
+        from ..mapping.pipelines import open_pipeline
 
         self._device = "%s:%d" % device
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)

@@ -8,9 +8,9 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
-from .engines.parcel import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .keepers import FileKeeper, LineKeeper, ValueKeeper
 from .pairing import ResultsDoNotPair, pair
+from .parcel import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .pipelines import Pipeline
 from .saving import CannotSave
 

@@ -7,8 +7,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .engines.parcel import ARRAY_KEY
 from .jsontext import JsonWriter
+from .parcel import ARRAY_KEY
 from .saving import Saver
 
 #: (position, page, result), as pairing.py yields them.

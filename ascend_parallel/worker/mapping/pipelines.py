@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
-from .engines.callable import find_predict, load_object
+from ..engines.callable import find_predict, load_object
 from .paddle_threads import paddleocr_keywords, paddlex_keywords
 
 #: What is called with a list of paths.

@@ -1,0 +1,1 @@
+"""Files through a pipeline: what a worker does for `ascend-parallel map`."""
