@@ -165,7 +165,7 @@ WRONG = {  # what is wrong -> arguments, of the test's own folder, and what is s
     ),
     "no MindSpore Lite": (
         lambda p: ["--engine", "mslite"],
-        "mindspore_lite cannot be imported by .*python.* \\(ModuleNotFoundError.*--worker-python",
+        "python.* cannot import mindspore_lite \\(ModuleNotFoundError.*--worker-python",
     ),
     "no interpreter": (
         lambda p: ["--engine", "mslite", "--worker-python", p / "python"],
