@@ -61,7 +61,8 @@ def list_folder(
         where = f"{root} and the folders in it" if recursive else root
         hint = "" if recursive else "; those in its sub-folders count with recursive"
         raise UsageError(f"no file in {where} matches {pattern!r}{hint}")
-    return [File(os.path.join(root, name), name) for name in names]
+    before = os.path.join(root, "")
+    return [File(before + name, name) for name in names]  # half the time of a join for each of millions
 
 
 def _walk(root: str, below: str, pattern: str, recursive: bool, skipped: str | None) -> Iterator[str]:
