@@ -3,18 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # paddle_models.py
-
-import paddle_models as models
-
 import ascend_parallel
+
+from . import folders
+from . import paddle_models as models
 
 pytestmark = pytest.mark.paddle
 
@@ -90,19 +88,8 @@ def alone(python, folder):
 
 
 def run_map(python, folder, *words, pipeline=PIPELINE, devices="cpu:0,1"):
-    """Run the command line under this Python, and its workers under Paddle's; return what it said and left."""
-    command = [sys.executable, "-m", "ascend_parallel", "map", pipeline, "--devices", devices, *map(str, words)]
-    return subprocess.run(
-        [*command, "--worker-python", python], cwd=folder, capture_output=True, text=True, timeout=100
-    )
-
-
-def manifest(folder):
-    """Return file -> its line; each file has one."""
-    lines = [json.loads(text) for text in (folder / "manifest.jsonl").read_text().splitlines()]
-    found = {line["file"]: line for line in lines}
-    assert len(found) == len(lines)
-    return found
+    """Run the command line under this Python, and its workers under Paddle's."""
+    return folders.command(pipeline, "--devices", devices, *words, "--worker-python", python, cwd=folder)
 
 
 def inputs(folder):
@@ -112,7 +99,7 @@ def inputs(folder):
 def test_a_pipeline_gives_what_it_gives_alone(python, folder, alone):
     words = ("--input-dir", "in", "--recursive", "--output-dir", "out", "--batch-size", 4)
     done = run_map(python, folder, *words)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, folders.said(done)
     paths = inputs(folder)
     wanted = alone("paddlex", paths)
     assert len(wanted) == PICTURES
@@ -122,7 +109,7 @@ def test_a_pipeline_gives_what_it_gives_alone(python, folder, alone):
         for path in (folder / "out").rglob("*.png.json")
     }
     assert saved == wanted
-    lines = manifest(folder / "out")
+    lines = folders.manifest(folder / "out")
     assert lines.keys() == {path.removeprefix("in/") for path in paths}
     assert {line["status"] for line in lines.values()} == {"ok"}
     assert {line["device"] for line in lines.values()} == {"cpu:0", "cpu:1"}
@@ -132,12 +119,12 @@ def test_a_class_gives_what_it_gives_alone(python, folder, alone):
     options = [word for name, value in OPTIONS.items() for word in ("--option", f"{name}={value}")]
     words = ("--input-dir", "in", "--recursive", "--output-dir", "lines", "--output-format", "jsonl", *options)
     done = run_map(python, folder, *words, pipeline=CLASS)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, folders.said(done)
     lines = [json.loads(text) for text in (folder / "lines/results.jsonl").read_text().splitlines()]
     assert len(lines) == PICTURES
     wanted = alone("paddleocr", inputs(folder))
     assert {f"in/{line['file']}": line["results"] for line in lines} == wanted
-    assert {line["device"] for line in manifest(folder / "lines").values()} == {"cpu:0", "cpu:1"}
+    assert {line["device"] for line in folders.manifest(folder / "lines").values()} == {"cpu:0", "cpu:1"}
 
 
 def test_bad_pictures_and_pages(python, folder, alone):
@@ -151,8 +138,8 @@ def test_bad_pictures_and_pages(python, folder, alone):
     words = ("--input-list", "list.txt", "--output-dir", "some", "--batch-size", len(names))
     done = run_map(python, folder, *words)
     assert done.returncode == 1
-    assert "3 of 7 files failed:" in done.stderr
-    lines = manifest(folder / "some")
+    assert "3 of 7 files failed:" in folders.said(done)
+    lines = folders.manifest(folder / "some")
     assert sorted(name for name, line in lines.items() if line["status"] == "error") == sorted(bad)
     assert "text.png" in lines["text.png"]["reason"]
     assert "there is no file" in lines["missing.png"]["reason"]
@@ -175,7 +162,7 @@ def test_paddle_is_told_the_device(python, folder, devices, said):
     """There are no such devices here; what Paddle says of them shows that it was asked for them."""
     done = run_map(python, folder, "--input-dir", "in", "--output-dir", "none", devices=devices)
     assert done.returncode == 3
-    assert said in done.stderr
+    assert said in folders.said(done)
     assert not (folder / "none").exists()
 
 
