@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+import ascend_parallel
 
 from .job import EXPECTED, WORKERS, Feeds
 from .session import open_session
@@ -175,9 +176,9 @@ def write_job(name: str, folder: Path, mslite_python: str) -> Path:
 
 
 def convert(source: Path, file: Path, shapes: dict[str, list[int]], python: str) -> Path:
-    """Convert by MindSpore Lite's own converter, as the Stable Diffusion example does."""
-    sys.path.append(str(SD21))
-    from convert_for_cpu import convert as convert_for_cpu
-
-    convert_for_cpu(onnx.load(str(source)), source, shapes, file, python)
+    """Convert by MindSpore Lite's own converter."""
+    told = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
+    ascend_parallel.convert(
+        source, devices="cpu:0", output=file, input_shape=told, worker_python=python, show=lambda line: None
+    )
     return file
