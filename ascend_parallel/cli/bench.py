@@ -12,7 +12,6 @@ import typer
 
 from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.files import check_writable, write_whole
-from ascend_parallel.master.trace_file import write_trace
 
 from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_batch_axes, read_options
 from .run import read_arrays
@@ -184,6 +183,7 @@ class Outputs(NamedTuple):
         from ascend_parallel.bench.plot import write_plot
         from ascend_parallel.bench.sweep import find_best
         from ascend_parallel.bench.table import show, show_best, show_breakdown
+        from ascend_parallel.master.trace_file import write_trace
 
         report = bench.report
         text = sys.stderr if self.prints_json else sys.stdout

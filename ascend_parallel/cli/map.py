@@ -54,7 +54,9 @@ def map_command(
     """Run a folder of files through a pipeline, over all devices.
 
     Results go to OUT, named by the whole name of their file; OUT/manifest.jsonl has a line for each file. The exit code
-    is 0 only if all files succeeded. After an interruption, --resume does the rest.
+    is 0 only if all files succeeded. After an interruption, --resume does the rest. Such as:
+
+    ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
     settings = MapSettings(
         pipeline=pipeline,
