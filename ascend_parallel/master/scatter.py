@@ -86,8 +86,8 @@ class Scatter:
 _Shared = tuple[Lease, int]
 #: What is to be written, by its position among the inputs, and how messages name all inputs.
 _InputForm = tuple[list[tuple[int, Stretch]], bytes]
-#: Forms that a plan keeps; more blocks than this in turn are rare, and forms are quickly made anew.
-_MAX_FORMS = 64
+#: Forms that a plan keeps: those of all blocks that are in use in turn, as the worker does (see ``worker/loop.py``).
+_MAX_FORMS = 2048
 _NO_PLACES = encode_part([])
 
 

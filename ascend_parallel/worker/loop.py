@@ -18,8 +18,9 @@ from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, encode_reply
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages whose stretches are kept, as they return with the blocks that they name.
-MAX_KEPT_PARTS = 256
+#: Parts of messages whose stretches are kept, as they return with the blocks that they name. A map over 256 devices has
+#: 513 calls in flight, each in two blocks; fewer than these, and every part would be made anew.
+MAX_KEPT_PARTS = 2048
 
 Engines = Dict[str, Engine]
 
