@@ -104,7 +104,9 @@ def bench(
     json_file: JsonFile = None,
     plot: PlotFile = None,
 ) -> None:
-    """Measure what the devices give: throughput, latency, and efficiency by number of devices.
+    """Measure what the devices give, and where the time goes.
+
+    Throughput, latency, and efficiency by number of devices.
 
     Each combination of batch sizes, instances and calls in flight is measured on 1, 2, 4, ... and all of the devices,
     with the same calls. Warm-up calls are not measured. Of a run that is interrupted, what was measured is shown.

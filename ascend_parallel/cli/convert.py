@@ -68,7 +68,9 @@ def convert(
     verify: Verify = False,
     tolerance: Tolerance = None,
 ) -> None:
-    """Convert an ONNX file to MINDIR, for the share of its batch that each device gets.
+    """Convert an ONNX file to MINDIR, for each device's share.
+
+    The batch is divided by the number of devices.
 
     converter_lite is used where it is on PATH, else mindspore_lite's Python Converter in --worker-python. Its command
     is printed; the result is written to a hidden folder first and gets its name when it is whole. X.mindir.json beside
