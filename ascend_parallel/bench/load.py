@@ -12,8 +12,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-#: Python sees a Ctrl-C that comes as a wait begins only when it ends.
-_SIGNAL_LATENCY_S = 1.0
+from ascend_parallel.master.listener import SIGNAL_LATENCY_S
 
 
 class Runner(Protocol):
@@ -97,7 +96,7 @@ class Load:
     def _await(self) -> tuple[int, int]:
         while True:
             try:
-                began_ns, ended_ns, future = self._ended.get(timeout=_SIGNAL_LATENCY_S)
+                began_ns, ended_ns, future = self._ended.get(timeout=SIGNAL_LATENCY_S)
             except Empty:
                 continue
             self._pending -= 1

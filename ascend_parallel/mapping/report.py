@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ascend_parallel.errors import DiskError, UsageError
+from ascend_parallel.errors import UsageError
+from ascend_parallel.files import write_whole
 
 from .outcome import Outcome
 from .progress import Tally, show_rate, show_time
@@ -75,13 +76,7 @@ class Report:
         picture = self._draw(title)
         target = Path(path)
         data = picture if target.suffix == ".png" else _page(title, tally, failures, picture).encode()
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(data)
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise DiskError(f"{path} could not be written: {error.strerror}") from error
+        write_whole(target, lambda file: file.write(data))
 
     def _draw(self, title: str) -> bytes:
         import matplotlib.figure
