@@ -29,6 +29,8 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 #: One thread a worker, for both: the documents' scripts leave that to the user, and lose where it is forgotten.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PADDLE_PDX_CPU_NUM_THREADS"), "1")
+#: ...and compiled files are kept, as they are for users: else each start would compile all of the package.
+ENVIRON = {**os.environ, **THREADS, "PYTHONDONTWRITEBYTECODE": ""}
 WORKERS = 2
 #: How ``ascend-parallel map`` is told what becomes of results; values are handed to a Python program.
 KEEP = {"files": [], "lines": ["--output-format", "jsonl"]}
@@ -85,7 +87,7 @@ def seconds_of(command: Sequence[str], case: Case, folder: Path, output: Path) -
     """Run a command in a fresh folder and return how long it took; its results are counted."""
     shutil.rmtree(output, ignore_errors=True)
     started_s = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **THREADS}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRON, timeout=300)
     seconds = time.perf_counter() - started_s
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with exit code {done.returncode}:\n{done.stderr}")

@@ -127,6 +127,17 @@ def test_importing_is_cheap():
     assert done.stdout == "[] False\n", done.stdout + done.stderr
 
 
+def test_the_command_line_imports_what_a_command_needs_when_it_runs():
+    """``--help`` and errors come at once, and ``map`` starts no later than it must."""
+    code = (
+        "import sys, ascend_parallel.cli\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'yaml', 'matplotlib', 'ascend_parallel.master'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 # ---- names
 
 

@@ -5,6 +5,7 @@ Errors are one line on stderr, with an exit code by their class (see errors.py);
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from typing import Annotated
@@ -80,6 +81,8 @@ def main() -> None:
         sys.exit(error.exit_code_of_cli)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        gc.freeze()  # or Python's end looks through all modules for cycles, thrice
 
 
 def one_line(error: AscendParallelError) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from ascend_parallel.errors import UsageError
 
@@ -42,6 +41,8 @@ def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -
     Raises:
         UsageError: a text has no ``=``, or its value is not YAML.
     """
+    import yaml
+
     options = {}
     for text in texts or ():
         name, equals, value = text.partition("=")

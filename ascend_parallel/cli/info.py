@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from ascend_parallel.conversion.onnx_file import read_onnx
-from ascend_parallel.worker.engines import TensorSpec
 
 from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_options
+
+if TYPE_CHECKING:
+    from ascend_parallel.worker.engines import TensorSpec
 
 
 def info(
@@ -33,6 +30,8 @@ def info(
     inputs: Sequence[TensorSpec] | None
     outputs: Sequence[TensorSpec] | None
     if model.endswith(".onnx") and engine in (None, "onnxruntime"):
+        from ascend_parallel.conversion.onnx_file import read_onnx
+
         found = read_onnx(Path(model))
         inputs, outputs = found.inputs, found.outputs
     else:
@@ -65,6 +64,10 @@ def _plain(specs: Sequence[TensorSpec] | None) -> Any:
 
 def show(model: str, inputs: Sequence[TensorSpec] | None, outputs: Sequence[TensorSpec] | None) -> None:
     """Print a table of a model's inputs and outputs."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("", "Name", "dtype", "Shape"):
         table.add_column(title)

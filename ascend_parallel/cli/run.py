@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from ascend_parallel.errors import UsageError
@@ -76,6 +75,8 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
     Raises:
         UsageError: there is no such file, it is no .npz file, or it holds Python objects.
     """
+    import numpy as np
+
     if not path.is_file():
         raise UsageError(f"{option} {path}: there is no such file; expected an .npz file with the model's inputs")
     try:
@@ -93,4 +94,6 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file, whole or not at all; raises DiskError where it could not be written."""
+    import numpy as np
+
     write_whole(path, lambda file: np.savez(file, **arrays))

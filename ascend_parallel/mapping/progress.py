@@ -5,22 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
+from collections.abc import Sequence
 
 from .outcome import Outcome
 
-__all__ = ["BarView", "LineView", "Tally", "View", "open_view"]
+__all__ = ["LineView", "Tally", "View", "open_view"]
 
 #: The rate that is shown is that of the last seconds, so that a slow start does not spoil it.
 _RATE_WINDOW_S = 20.0
 #: How often a line is printed where there is no terminal.
 _LINE_S = 10.0
-_REFRESHES_PER_S = 4
 
 
 class Tally:
@@ -136,61 +130,12 @@ class LineView(View):
             print(line, file=sys.stderr, flush=True)
 
 
-class BarView(View):
-    """A bar on the terminal; what workers print appears above it."""
-
-    def __init__(self, tally: Tally, console: Console) -> None:
-        super().__init__(tally)
-        self._progress = _Bar(
-            tally,
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Words(tally),
-            console=console,
-            refresh_per_second=_REFRESHES_PER_S,
-            redirect_stdout=False,
-        )
-        self._task = self._progress.add_task("files", total=tally.total, completed=tally.before)
-
-    def __enter__(self) -> View:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.update()
-        self._progress.stop()
-
-    def update(self) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=self._tally.before + self._tally.dealt_with)
-
-
-class _Words(ProgressColumn):
-    def __init__(self, tally: Tally) -> None:
-        super().__init__()
-        self._tally = tally
-
-    def render(self, task: Task) -> Text:
-        return Text(self._tally.describe(), style="red" if self._tally.failed else "")
-
-
-class _Bar(Progress):
-    """A bar, and under it what each device has done."""
-
-    def __init__(self, tally: Tally, *columns: ProgressColumn, **options: Any) -> None:
-        self._tally = tally
-        super().__init__(*columns, **options)
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        if self._tally.of_device:
-            yield Text(self._tally.describe_devices(), style="dim")
-
-
 def open_view(tally: Tally, *, quiet: bool) -> View:
     """Return how progress is to be shown on stderr."""
     if quiet:
         return View(tally)
-    console: Any = Console(stderr=True, markup=False, highlight=False)
-    return BarView(tally, console) if console.is_terminal else LineView(tally)
+    if not sys.stderr.isatty():
+        return LineView(tally)
+    from .bar import BarView
+
+    return BarView(tally)

@@ -184,3 +184,23 @@ def test_a_callable_under_another_python(factory):
         for x in (X, X.astype("float16"), X > 5):
             for _ in range(2):
                 np.testing.assert_array_equal(runner.predict({"x": x})["y"], x[:, ::-1])
+
+
+def test_what_a_model_leaves_open_is_written_at_the_end(tmp_path):
+    """A worker ends as Python programs do: files of the user's module are flushed, its atexit functions run."""
+    (tmp_path / "noting.py").write_text(
+        "import atexit, pathlib\n"
+        "folder = pathlib.Path(__file__).parent\n"
+        "log = open(folder / 'log', 'w')\n"
+        "atexit.register(lambda: (folder / 'atexit').write_text('ran'))\n"
+        "class Model:\n"
+        "    def __init__(self, device):\n"
+        "        self.log = open(folder / 'own', 'w')\n"
+        "    def predict(self, inputs):\n"
+        "        log.write('module')\n"
+        "        self.log.write('model')\n"
+        "        return inputs\n"
+    )
+    with ParallelPredictUtils(f"{tmp_path}/noting.py:Model", devices="cpu:0") as runner:
+        runner.predict({"x": X})
+    assert [(tmp_path / name).read_text() for name in ("log", "own", "atexit")] == ["module", "model", "ran"]
