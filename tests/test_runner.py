@@ -53,7 +53,7 @@ def test_workers_are_heard_while_the_rows_of_a_long_call_are_written(monkeypatch
 
     def note(supervisor, call, told):
         answered.append(supervisor.seats[0].stats()["tasks"])
-        wait(supervisor, call, told)
+        return wait(supervisor, call, told)
 
     monkeypatch.setattr(Supervisor, "wait", note)
     with ParallelPredictUtils("simulated", devices="simulated:0", chunk_size=1, engine="simulated") as runner:

@@ -50,20 +50,18 @@ class Call:
     Attributes:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
-        has_callbacks: whether telling its caller may run the caller's own code.
+        has_callbacks: whether telling its caller may run the caller's own code; its owner says so.
         is_recorded: whether it takes :meth:`note_answer`; see trace.py.
         timeout_s: how long each task may take; None: as the runner says.
     """
 
     is_recorded = False
 
-    def __init__(
-        self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None], *, has_callbacks: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]) -> None:
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
-        self.has_callbacks = has_callbacks
+        self.has_callbacks = False
         self.timeout_s: float | None = None
         self._on_done = on_done
         self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)

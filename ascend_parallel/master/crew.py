@@ -40,6 +40,7 @@ class Crew:
         exited: workers whose processes have ended, to be taken leave of; anyone may append.
         closing: the end of all workers, once it has begun.
         is_closing: the runner is to be closed: dead workers are not replaced.
+        over: calls whose callers are to be told, once the lock is released.
         is_torn: a Ctrl-C has hit in the middle of an entry.
         wake_at_s: when :meth:`keep_time` is to be called next (``time.monotonic``).
     """
@@ -75,6 +76,7 @@ class Crew:
         self._start = start
         self._wake = wake
         self._scheduler = Scheduler(pool, predict_timeout_s=limits.predict_timeout_s, max_retries=limits.max_retries)
+        self.over = self._scheduler.over
         self._seat_of: dict[int, Seat] = {}
         self._building: set[Worker] = set()
         self._heard: Worker | None = None
@@ -83,11 +85,6 @@ class Crew:
     def workers(self) -> list[Worker]:
         """Those that run, or are about to end."""
         return [seat.worker for seat in self.seats if seat.worker is not None]
-
-    @property
-    def over(self) -> list[Call]:
-        """Calls whose callers are to be told, once the lock is released."""
-        return self._scheduler.over
 
     @property
     def is_gone(self) -> bool:
@@ -140,10 +137,12 @@ class Crew:
     # ---- what workers say
 
     def has_to_hear(self) -> bool:
-        """Whether anything is owed; a call that was given up too, else its worker would be taken for hung."""
-        if self._scheduler.open_calls or self._building:
-            return True
-        return any(seat.worker is not None and seat.worker.owed for seat in self.seats)
+        """Whether anything is to be heard that nobody will come for."""
+        return self._scheduler.has_to_hear or bool(self._building)
+
+    def hear_for(self, call: Call) -> None:
+        """Note that nobody will come for a call's answers."""
+        self._scheduler.hear_for(call)
 
     def hear(self, fd: int) -> None:
         """Act on what came through a pipe."""

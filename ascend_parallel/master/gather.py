@@ -26,7 +26,7 @@ def gather(plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str
     Raises:
         ShapeError: an output cannot be put together out of several chunks.
     """
-    if all(result is None for result in results):  # an empty dict is an answer, too: nothing lies in its place
+    if results.count(None) == len(results):  # an empty dict is an answer, too: nothing lies in its place
         _check_axes_named(plan, list(whole))
         return {name: _detach_small(_trim(plan, array)) for name, array in whole.items()}
     chunks = [_chunk_of(plan, whole, i) if result is None else result for i, result in enumerate(results)]
@@ -40,10 +40,13 @@ def gather(plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str
 
 def _check_axes_named(plan: Plan, outputs: Sequence[str]) -> None:
     """Refuse a misspelt name in ``batch_axes``, of a model whose names are not known before its first outputs."""
+    if not plan.must_have:
+        return
     names = [*(region.name for region in plan.inputs), *outputs]
     for name in plan.must_have:
         if name not in names:
             raise ShapeError(f"batch_axes names {name!r}, but the model has {', '.join(names)}")
+    plan.must_have = ()
 
 
 def _trim(plan: Plan, array: Array) -> Array:

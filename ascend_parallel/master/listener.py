@@ -2,8 +2,9 @@
 
 A thread that waits for its own call might as well read the pipes itself: then an answer reaches it without a
 second thread being woken in between, which at small sizes is most of the time of a call. So there is one seat
-of the listener, and whoever waits takes it if it is free. When it leaves, with other calls still open, the
-background thread takes over; that one also listens for calls nobody waits for (``submit``) and for builds.
+of the listener, and whoever waits takes it if it is free. The background thread listens for what nobody comes for:
+calls of ``submit``, builds, answers that let a waiting task go. It takes over when the seat's owner leaves with any of
+that still owed. Who comes back for a call (``map``) leaves its answer in the pipe until then.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Listener:
         self._hear = hear
         self._is_needed = is_needed
         self._owner: int | None = None
+        self._is_wanted_next = False
         self._nudge_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll.register(self._nudge_fd, select.EPOLLIN)
         self._wanted = threading.Event()
@@ -66,7 +68,7 @@ class Listener:
         return True
 
     def glance(self) -> None:
-        """Hear what has been said already, without waiting; only for a thread that goes on to listen, or to want."""
+        """Hear what has been said already, without waiting; for a thread that will listen, or want, if need be."""
         if self._take_seat():
             try:
                 self._listen_once(0.0)
@@ -84,9 +86,11 @@ class Listener:
             self._leave_seat()
 
     def want(self) -> None:
-        """Have the background thread listen, if no thread does; the lock is held."""
+        """Have the background thread listen, at once or when the thread leaves that does; the lock is held."""
         if self._owner is None:
             self._wanted.set()
+        else:
+            self._is_wanted_next = True
 
     def nudge(self) -> None:
         """Have the listening thread, if it is another, look again whether it is done; the lock is held."""
@@ -116,7 +120,7 @@ class Listener:
                 threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self._thread]))
 
     def _listen_in_background(self) -> None:
-        if self._take_seat():
+        if self._take_seat(or_next=True):
             try:
                 while self._must_go_on():
                     self._listen_once()
@@ -127,9 +131,10 @@ class Listener:
         with self._lock:
             return self._is_needed() and not self._is_closing
 
-    def _take_seat(self) -> bool:
+    def _take_seat(self, *, or_next: bool = False) -> bool:
         with self._lock:
             if self._owner is not None or self._is_closing:
+                self._is_wanted_next = self._is_wanted_next or or_next
                 return False
             self._owner = threading.get_ident()
             return True
@@ -137,6 +142,8 @@ class Listener:
     def _leave_seat(self, *, hand_over: bool = True) -> None:
         with self._lock:
             self._owner = None
+            hand_over = hand_over or self._is_wanted_next
+            self._is_wanted_next = False
             if self._is_closing:
                 self._left.set()
             elif hand_over and self._is_needed():

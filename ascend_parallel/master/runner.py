@@ -203,18 +203,8 @@ class ParallelPredictUtils:
             WorkerTimeout: a worker did not answer in ``predict_timeout_s``.
         """
         supervisor = self._running()
-        if supervisor.is_busy_thread():
-            raise UsageError("predict was called in a future's callback, where it would wait for itself; use submit")
-        told = threading.Lock()
-        told.acquire()
-        call = self._open(inputs, model, in_place=True, on_done=lambda _: _release(told))
-        try:
-            supervisor.send(call, call.tasks())
-            supervisor.wait(call, told)
-        except BaseException:  # Ctrl-C
-            supervisor.abandon(call)
-            raise
-        return call.outputs()
+        _check_may_wait(supervisor, "predict")
+        return supervisor.wait(*self._begin(supervisor, inputs, model, in_place=True))
 
     def submit(
         self, inputs: Mapping[str, Any] | Sequence[Any], *, model: str | None = None, timeout_s: float | None = None
@@ -232,6 +222,7 @@ class ParallelPredictUtils:
             _check_seconds({"timeout_s": timeout_s})
         call = self._open(inputs, model, in_place=False, on_done=lambda call: _resolve(future, call))
         call.timeout_s = timeout_s
+        call.has_callbacks = True
         try:
             supervisor.send(call, call.tasks())
             supervisor.listen_for(call)
@@ -245,13 +236,17 @@ class ParallelPredictUtils:
 
         Only a few items ahead of the one that is yielded are taken from ``inputs``, so it may be endless.
         """
-        waiting: deque[Future[Any]] = deque()
+        supervisor = self._running()
+        _check_may_wait(supervisor, "map")
+        waiting: deque[tuple[Call, threading.Lock]] = deque()
         for item in inputs:
-            waiting.append(self.submit(item, model=model))
+            waiting.append(self._begin(supervisor, item, model, in_place=False))
             if len(waiting) > 2 * self._parts:
-                yield _await(waiting.popleft())
+                yield supervisor.wait(*waiting.popleft())
+            else:
+                supervisor.look_after()
         while waiting:
-            yield _await(waiting.popleft())
+            yield supervisor.wait(*waiting.popleft())
 
     def run_predict(self, inputs_of_each_device: Sequence[Sequence[Any]]) -> list[list[Array]]:
         """Run one call a device, as the tutorial's sample does: a list of input lists in, of output lists out.
@@ -291,6 +286,7 @@ class ParallelPredictUtils:
         Times are in seconds: ``busy_s`` is time spent in the engine.
         """
         supervisor = self._running()
+        supervisor.catch_up()
         leased, mapped = self._pool.held_bytes()
         return {
             "workers": {seat.post.label: seat.stats() for seat in supervisor.seats},
@@ -307,20 +303,33 @@ class ParallelPredictUtils:
 
     def _model(self, name: str | None) -> Model:
         self._running()
+        return self._find(name)
+
+    def _find(self, name: str | None) -> Model:
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise UsageError(f"model is {name!r}; this runner holds {', '.join(map(repr, self.models))}")
         return self.models[name]
 
+    def _begin(
+        self, supervisor: Supervisor, inputs: Any, model: str | None, *, in_place: bool
+    ) -> tuple[Call, threading.Lock]:
+        """Send a call whose caller will wait for it, and return what it waits with."""
+        told = threading.Lock()
+        told.acquire()
+        call = self._open(inputs, model, in_place=in_place, on_done=lambda _: _release(told))
+        supervisor.send(call, call.tasks())
+        return call, told
+
     def _open(self, inputs: Any, model: str | None, *, in_place: bool, on_done: Any) -> Call:
         trace = self.trace
         opened_ns = 0 if trace is None else perf_counter_ns()
-        plan, arrays = self._model(model).plan(inputs)
+        plan, arrays = self._find(model).plan(inputs)
         scattered = Scatter(plan, arrays, self._pool, in_place=in_place)
         if trace is not None:
-            return RecordedCall(trace, opened_ns, plan, scattered, on_done, has_callbacks=not in_place)
-        return Call(plan, scattered, on_done, has_callbacks=not in_place)
+            return RecordedCall(trace, opened_ns, plan, scattered, on_done)
+        return Call(plan, scattered, on_done)
 
     def _begin_trace(self, supervisor: Supervisor) -> Callable[[], None] | None:
         """Record calls from now on if a file is wanted; return what is to write it in the end."""
@@ -351,6 +360,11 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
     for name, value in seconds.items():
         if not isinstance(value, (int, float)) or not value > 0:
             raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")
+
+
+def _check_may_wait(supervisor: Supervisor, method: str) -> None:
+    if supervisor.is_busy_thread():
+        raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
 
 
 def _await(future: Future[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -96,11 +96,11 @@ def _input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None
     if block is None or any(shared):
         return _make_input_form(plan, block, shared)
     key = ("inputs", *block.at(0))
-    form = plan.forms.get(key)
+    form: _InputForm | None = plan.forms.get(key)
     if form is None:
         form = _make_input_form(plan, block, shared)
         _keep(plan, key, form)
-    return cast(_InputForm, form)
+    return form
 
 
 def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None]) -> _InputForm:
@@ -121,11 +121,12 @@ def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared |
 def _output_form(plan: Plan, regions: Sequence[Region], block: Lease) -> bytes:
     """Return how messages name the places of a plan's outputs in a block."""
     key = ("outputs", *block.at(0))
-    known_regions, form = plan.forms.get(key, (None, b""))
-    if known_regions is not regions:  # a new block, or other shapes were seen since
+    known: tuple[Sequence[Region], bytes] | None = plan.forms.get(key)
+    if known is None or known[0] is not regions:  # a new block, or other shapes were seen since
         form = encode_part([(r.name, (*block.at(r.offset), r.dtype, r.shape, r.axis)) for r in regions])
-        _keep(plan, key, (regions, form))
-    return cast(bytes, form)
+        known = (regions, form)
+        _keep(plan, key, known)
+    return known[1]
 
 
 def _keep(plan: Plan, key: Any, form: Any) -> None:
@@ -137,12 +138,12 @@ def _keep(plan: Plan, key: Any, form: Any) -> None:
 def _write(target: Array, source: Array, axis: int | None, start: int, stop: int) -> None:
     """Write some rows of an input, or, where it is not sliced, the whole.
 
-    The dtype was checked before: no value is lost, whatever numpy's casting rule.
+    The dtype was checked before: no value is lost, though assignment casts whatever it is given.
     """
     if axis is None:
-        np.copyto(target, source, "unsafe")
+        target[...] = source
     elif axis == 0 and len(target) == stop - start:
-        np.copyto(target, source[start:stop], "unsafe")
+        target[...] = source[start:stop]
     else:
         _write_rows(np.moveaxis(target, axis, 0), np.moveaxis(source, axis, 0), start, stop)
 
@@ -152,8 +153,8 @@ def _write_rows(target: Array, source: Array, start: int, stop: int) -> None:
 
     Zeros would not do as padding: they make NaN in some models' attention.
     """
-    np.copyto(target[: stop - start], source[start:stop], "unsafe")
-    np.copyto(target[stop - start :], source[stop - 1 : stop], "unsafe")
+    target[: stop - start] = source[start:stop]
+    target[stop - start :] = source[stop - 1 : stop]
 
 
 def _find_shared(region: Region, array: Array, span: int, in_place: bool) -> tuple[Lease, int] | None:

@@ -36,6 +36,8 @@ class Scheduler:
     def __init__(self, pool: BlockPool, *, predict_timeout_s: float, max_retries: int) -> None:
         self.open_calls: set[Call] = set()
         self.over: list[Call] = []
+        self._unattended: set[Call] = set()
+        self._orphans: set[Task] = set()
         self._pool = pool
         self._predict_timeout_s = predict_timeout_s
         self._max_retries = max_retries
@@ -44,6 +46,19 @@ class Scheduler:
         self._idle: OrderedDict[Worker, None] = OrderedDict()
         self._spare: OrderedDict[Worker, None] = OrderedDict()
         self._best_pace_s: dict[str, float] = {}
+
+    @property
+    def has_to_hear(self) -> bool:
+        """Whether an answer is owed that nobody will come for, or would let a task go that waits.
+
+        That to a task of a call which was given up is one too: until then its worker is not known to be free.
+        """
+        return bool(self._unattended or self._queue or self._orphans)
+
+    def hear_for(self, call: Call) -> None:
+        """Note that nobody will come for a call's answers."""
+        if call.is_open:
+            self._unattended.add(call)
 
     def put(self, task: Task) -> None:
         """Take a task, and send it if a worker has room."""
@@ -93,6 +108,7 @@ class Scheduler:
         """Give a call up, and what of it is waiting; its caller is to be told."""
         if call.fail(error):
             self._queue = deque(task for task in self._queue if task.call is not call)
+            self._orphans.update(t for worker in self._ready for t in worker.owed.values() if t.call is call)
             self._end(call)
 
     def is_overdue(self, worker: Worker, now_s: float) -> bool:
@@ -122,6 +138,7 @@ class Scheduler:
         """Queue a dead worker's tasks again, before all others; those that it was running count it as a failure."""
         tasks = list(worker.owed.values())
         worker.owed.clear()
+        self._orphans.difference_update(tasks)
         for task in tasks[: worker.capacity]:
             task.failures += 1
             if task.failures > self._max_retries:
@@ -130,11 +147,13 @@ class Scheduler:
 
     def _end(self, call: Call) -> None:
         self.open_calls.discard(call)
+        self._unattended.discard(call)
         self.over.append(call)
 
     def _settle(self, worker: Worker, number: int) -> Task:
         """Strike a task off what a worker owes."""
         task = worker.owed.pop(number)
+        self._orphans.discard(task)
         self._start_clock(worker)
         self.update(worker)
         return task

@@ -46,6 +46,7 @@ class Supervisor:
         self._logs = LogPump()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
+        self._own_threads = {self._listener.background}
 
     @property
     def seats(self) -> list[Seat]:
@@ -62,6 +63,7 @@ class Supervisor:
     def start(self) -> None:
         """Build all workers at the same time; raise the first failure, for the caller to close the others."""
         self._thread.start()
+        self._own_threads.add(self._thread.ident)
         while not self._crew.built.wait(SIGNAL_LATENCY_S):
             pass
         if self._crew.error is not None:
@@ -82,31 +84,50 @@ class Supervisor:
                     self._crew.put(task)
                 now_s = time.monotonic()
                 if now_s - heard_s > _GLANCE_S and not self.is_busy_thread():
-                    self._listener.glance()
+                    self.catch_up()
                     heard_s = time.monotonic()
         except BaseException:
             self.abandon(call)
             raise
 
-    def wait(self, call: Call, told: threading.Lock) -> None:
-        """Return when a call is over; ``told`` is a lock that its ``tell`` releases."""
-        if not self._listener.listen_until(lambda: not call.is_open):
-            while not told.acquire(timeout=SIGNAL_LATENCY_S):
-                pass
+    def wait(self, call: Call, told: threading.Lock) -> Any:
+        """Wait for a call and return its outputs, or raise its error; ``told`` is a lock that its ``tell`` releases."""
+        try:
+            if not self._listener.listen_until(lambda: not call.is_open):
+                self.listen_for(call)
+                while not told.acquire(timeout=SIGNAL_LATENCY_S):
+                    pass
+        except BaseException:  # Ctrl-C
+            self.abandon(call)
+            raise
+        return call.outputs()
 
     def listen_for(self, call: Call) -> None:
-        """Have a call's answers heard though nobody waits for it."""
+        """Have a call's answers heard though nobody comes for them, or whoever came cannot listen."""
         with self._lock:
-            if call.is_open:
-                self._listener.want()
+            self._crew.hear_for(call)
+            self._want()
+
+    def look_after(self) -> None:
+        """Have the tasks that wait sent in time, while whoever comes for their answers is about something else."""
+        if self._crew.has_to_hear():
+            with self._lock:
+                self._want()
+
+    def catch_up(self) -> None:
+        """Hear what workers have said already, and nobody came for yet."""
+        self._listener.glance()
 
     def abandon(self, call: Call) -> None:
         """Give a call up: what of it waits is not sent any more, and answers to the rest are dropped."""
         self._listener.leave()
         with self._lock:
             self._crew.fail(call, RunnerClosedError("the call was abandoned"))
-            if self._crew.has_to_hear():
-                self._listener.want()
+            self._want()
+
+    def _want(self) -> None:
+        if self._crew.has_to_hear():
+            self._listener.want()
 
     def check_open(self) -> None:
         """Raise RunnerClosedError, or what the last device failed with."""
@@ -119,7 +140,7 @@ class Supervisor:
 
     def is_busy_thread(self) -> bool:
         """Whether the caller is a future's callback, in the very thread that would have to hear the answer."""
-        return threading.get_ident() in (self._thread.ident, self._listener.background)
+        return threading.get_ident() in self._own_threads
 
     def close(self) -> None:
         """End all workers (see closing.py); open calls fail. Does nothing in a forked child."""
@@ -168,6 +189,7 @@ class Supervisor:
         while not self._crew.is_gone:
             self._wake.wait(self._sleep_s())
             self._wake.clear()
+            self.catch_up()  # who has answered, though nobody came to hear it, is not overdue
             with self._lock:
                 if self._crew.is_torn:
                     self._crew.mend()

@@ -107,16 +107,9 @@ class RecordedCall(Call):
     is_recorded = True
 
     def __init__(
-        self,
-        trace: Trace,
-        opened_ns: int,
-        plan: Plan,
-        scattered: Scatter,
-        on_done: Callable[[Call], None],
-        *,
-        has_callbacks: bool,
+        self, trace: Trace, opened_ns: int, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]
     ) -> None:
-        super().__init__(plan, scattered, on_done, has_callbacks=has_callbacks)
+        super().__init__(plan, scattered, on_done)
         self._trace = trace
         self._number = trace.next_number()
         self._opened_ns = opened_ns

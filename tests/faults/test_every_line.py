@@ -24,7 +24,7 @@ class InterruptAt:
     """Raises KeyboardInterrupt at the so-many-th line that this thread runs of the package.
 
     Not at lines of ``with`` and ``try``: there tracing can raise between two instructions that no signal comes
-    between, such as a lock's acquisition and the begin of its block.
+    between, such as a lock's acquisition and the begin of its block. Nor in destructors: Python drops what they raise.
     """
 
     def __init__(self, number, functions=None):
@@ -43,7 +43,7 @@ class InterruptAt:
         name = frame.f_code.co_filename
         if self._functions and frame.f_code.co_name not in self._functions:
             return self._trace if name.startswith(PACKAGE) else None
-        if not name.startswith(PACKAGE):
+        if not name.startswith(PACKAGE) or frame.f_code.co_name == "__del__":
             return None
         if event == "line" and not linecache.getline(name, frame.f_lineno).lstrip().startswith(("with ", "try:")):
             self._left -= 1

@@ -1,0 +1,110 @@
+"""``map``: nobody but its consumer listens, so what if that is about something else?"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from ascend_parallel import UsageError, WorkerTimeout
+
+from . import acting, procs, runners
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+PARTS = 2
+AHEAD = 2 * PARTS + 1
+
+
+def tasks_done(runner) -> int:
+    return sum(worker["tasks"] for worker in runner.stats()["workers"].values())
+
+
+def test_tasks_that_wait_are_sent_while_the_consumer_is_busy():
+    with runners.simulated(chunk_size=1) as runner:
+        results = runner.map(runners.batch(i) for i in range(100))
+        next(results)
+        procs.wait_until(lambda: tasks_done(runner) >= 4 * AHEAD - 2 * PARTS, "the queue is empty")
+        assert len(list(results)) == 99
+
+
+def test_tasks_that_wait_are_sent_while_the_producer_is_busy():
+    """The first item alone has more tasks than workers have room for; the second takes as long as it likes."""
+    with runners.simulated(chunk_size=1) as runner:
+
+        def items():
+            yield runners.batch(0, rows=40)
+            procs.wait_until(lambda: tasks_done(runner) >= 40 - 2 * PARTS, "the queue is empty")
+            yield runners.batch(1, rows=1)
+
+        assert len(list(runner.map(items()))) == 2
+
+
+def test_workers_that_have_answered_a_busy_consumer_are_not_overdue():
+    with runners.simulated(chunk_size=4, predict_timeout_s=0.2) as runner:
+        results = runner.map(runners.batch(i) for i in range(20))
+        next(results)
+        time.sleep(0.7)  # the time itself is what is tested: three limits
+        assert len(list(results)) == 19
+        assert runners.restarts(runner) == 0
+
+
+def test_a_hung_worker_is_found_while_the_consumer_is_busy():
+    items = [{"x": acting.rows((acting.HANG if i == 2 else acting.ECHO, 0, i))} for i in range(20)]
+    with runners.acting_runner(chunk_size=1, predict_timeout_s=0.3) as runner:
+        results = runner.map(items)
+        next(results)
+        procs.wait_until(lambda: runners.restarts(runner) == 1, "the hung worker was replaced")
+        next(results)
+        with pytest.raises(WorkerTimeout, match="did not answer in 0.3 s"):
+            next(results)
+
+
+def test_a_map_that_is_given_up_is_no_burden():
+    with runners.simulated(chunk_size=4) as runner:
+        for _ in runner.map(runners.batch(i) for i in range(100)):
+            break
+        for mark in range(10):
+            runners.assert_right(runner, mark)
+        procs.wait_until(lambda: runner.stats()["shared_memory"]["leased_bytes"] == 0, "no memory is held")
+
+
+def test_map_in_a_callback_is_refused():
+    """It would wait for the very thread that it runs in."""
+    with runners.simulated() as runner:
+        seen = []
+        told = threading.Event()
+
+        def callback(future):
+            with pytest.raises(UsageError, match="map was called in a future's callback") as error:
+                next(runner.map([runners.batch()]))
+            seen.append(error)
+            told.set()
+
+        runner.submit(runners.batch()).add_done_callback(callback)
+        assert told.wait(10) and seen
+        runners.assert_right(runner)
+
+
+def test_map_predict_and_submit_at_the_same_time():
+    """Whoever leaves the pipes hands them over to those who wait."""
+    marks = range(200)
+
+    def mapping():
+        for mark, outputs in zip(marks, runner.map(map(runners.batch, marks)), strict=True):
+            np.testing.assert_array_equal(outputs["output"], runners.batch(mark)["x"])
+
+    def predicting():
+        for mark in marks:
+            runners.assert_right(runner, mark)
+
+    def submitting():
+        futures = [runner.submit(runners.batch(mark)) for mark in marks]
+        for mark, future in zip(marks, futures, strict=True):
+            np.testing.assert_array_equal(future.result(30)["output"], runners.batch(mark)["x"])
+
+    work = [mapping, predicting, submitting, mapping, predicting]
+    with runners.simulated(chunk_size=2) as runner, ThreadPoolExecutor(len(work)) as pool:
+        for future in [pool.submit(job) for job in work]:
+            future.result(60)
