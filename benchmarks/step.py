@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--ms 40] [--calls 25] [--rounds 6]
 
-Beside us run two bare processes under a bare master: a few lines of Python each, 100 bytes over a pipe to either, a sleep,
-100 bytes back; and the same with the inputs copied row by row into memory, as whoever sends them must at least. The
-sides take turns in one run. A step's loss is its time less the devices' own. With --ms 0 calls follow each other at
-once, on caches that are warm.
+Beside us run two bare processes under a bare master: a few lines of Python each, 100 bytes over a pipe to either, a
+sleep, 100 bytes back; and the same with the inputs copied row by row into memory, as whoever sends them must at least.
+The sides take turns in one run. A step's loss is its time less the devices' own. With --ms 0 calls follow each other
+at once, on caches that are warm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PR_SET_TIMERSLACK = 29
 
 
 def serve(orders: int, answers: int, compute_s: float) -> None:
-    """Be a bare worker: a few lines that read, sleep and write; a sleep ends in time, as the simulated engine's does."""
+    """Be a bare worker: read, sleep, write; a sleep ends in time, as the simulated engine's does."""
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     while os.read(orders, len(MESSAGE)):
         if compute_s:
@@ -141,7 +141,7 @@ def main() -> None:
     compute_s = arguments.ms / 1000
     with open_sides(compute_s) as sides:
         found: dict[str, list[float]] = {name: [] for name in sides}
-        for name, step in sides.items():
+        for step in sides.values():
             losses_us(step, 5, compute_s)
         for _ in range(arguments.rounds):
             for name, step in sides.items():

@@ -50,6 +50,7 @@ class Call:
     Attributes:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
+        is_open: whether anything is still owed.
         has_callbacks: whether telling its caller may run the caller's own code; its owner says so.
         is_recorded: whether it takes :meth:`note_answer`; see trace.py.
         timeout_s: how long each task may take; None: as the runner says.
@@ -61,16 +62,12 @@ class Call:
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
+        self.is_open = True
         self.has_callbacks = False
         self.timeout_s: float | None = None
         self._on_done = on_done
         self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
         self._missing = len(plan.chunks)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything is still owed."""
-        return self.error is None and self._missing > 0
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, each when its inputs have been written."""
@@ -88,13 +85,17 @@ class Call:
             self.plan.learn(task.fed_rows, seen)
             self.scattered.place_outputs()
         self._missing -= 1
-        return self._missing == 0 and self.error is None
+        if self._missing or self.error is not None:
+            return False
+        self.is_open = False
+        return True
 
     def fail(self, error: Exception) -> bool:
         """Give the call up; return whether it was open until now."""
         if not self.is_open:
             return False
         self.error = error
+        self.is_open = False
         return True
 
     def tell(self) -> None:

@@ -48,6 +48,7 @@ class Model:
         self.name = name
         self.inputs = _to_specs(description["inputs"])
         self.outputs = _to_specs(description["outputs"])
+        self._names = tuple(spec.name for spec in self.inputs or ())
         self._warm_up = description["seen"]
         self._batch_axes = batch_axes
         self._chunk_size = chunk_size
@@ -131,8 +132,8 @@ class Model:
     def _in_order(self, inputs: Any) -> tuple[tuple[str, ...], list[Array]]:
         """Return names and arrays in the model's order."""
         if isinstance(inputs, (dict, Mapping)):  # a dict first: asking an abstract class takes ten times as long
-            names = tuple(inputs) if self.inputs is None else tuple([spec.name for spec in self.inputs])
-            if len(names) != len(inputs) or not all([name in inputs for name in names]):
+            names = self._names or tuple(inputs)
+            if len(names) != len(inputs) or not inputs.keys() >= set(names):
                 raise _wrong_names(inputs, names)
             values = [inputs[name] for name in names]
         elif isinstance(inputs, (list, tuple)):
@@ -145,15 +146,14 @@ class Model:
             )
         if not values:
             raise ShapeError("there are no inputs; a call needs at least one")
-        return names, [to_array(name, value) for name, value in zip(names, values, strict=True)]
+        return names, list(map(to_array, names, values))
 
     def _names_of_list(self, count: int) -> tuple[str, ...]:
         if self.inputs is None:
             return tuple([f"input{i}" for i in range(count)])
-        names = tuple([spec.name for spec in self.inputs])
-        if count != len(names):
-            raise ShapeError(f"{count} inputs were given, the model takes {len(names)}: {', '.join(names)}")
-        return names
+        if count != len(self._names):
+            raise ShapeError(f"{count} inputs were given, the model takes {len(self._names)}: {', '.join(self._names)}")
+        return self._names
 
 
 def _wrong_names(inputs: Mapping[Any, Any], names: Sequence[str]) -> ShapeError:
