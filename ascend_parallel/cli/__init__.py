@@ -6,6 +6,7 @@ Errors are one line on stderr, with an exit code by their class (see errors.py);
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import traceback
 from typing import Annotated
@@ -23,6 +24,7 @@ from .run import run
 
 __all__ = ["app", "main"]
 
+_PYTHON_NAME = re.compile(r"""(?<![\w/.'"-])[a-z]+(?:_[a-z]+)+(?![\w/.'"-])""")
 #: What a shell reports for a process ended by Ctrl-C.
 INTERRUPTED = 130
 
@@ -89,7 +91,17 @@ def one_line(error: AscendParallelError) -> str:
     """Return an error's message as one line; a worker's own lines were shown already, as they came."""
     message = str(error).split("\n  its last lines:")[0]
     hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
-    return " ".join(message.split()) + hint
+    return name_options(" ".join(message.split())) + hint
+
+
+def name_options(text: str) -> str:
+    """Return a message with options as they are typed here: ``--batch-size`` where Python says ``batch_size``.
+
+    Only words with an underscore are looked at, and not within paths or quotes.
+    """
+    commands = typer.main.get_group(app).commands.values()
+    options = {param.name: param.opts[-1] for command in commands for param in command.params}
+    return _PYTHON_NAME.sub(lambda word: options.get(word[0], word[0]), text)
 
 
 if __name__ == "__main__":

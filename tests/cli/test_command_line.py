@@ -110,6 +110,23 @@ def test_errors_are_one_line_with_an_exit_code(tmp_path, double_onnx, inputs, wo
     assert not (tmp_path / "out.npz").exists()
 
 
+def test_errors_name_options_as_they_are_typed(tmp_path, double_onnx, inputs):
+    words = [
+        "run",
+        "double.onnx",
+        "--input",
+        "in.npz",
+        "--output",
+        "out.npz",
+        "--worker-python",
+        "no_worker/batch_size",
+    ]
+    done = command(*words, cwd=tmp_path)
+    assert "--worker-python='no_worker/batch_size' is not an executable" in done.stderr
+    done = command("bench", "double.onnx", "--batch-size", "x", cwd=tmp_path)
+    assert "error: --batch-size is 'x'; expected whole numbers" in done.stderr
+
+
 def test_debug_shows_both_tracebacks(tmp_path, inputs):
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is no model")
     done = command("--debug", "run", "broken.onnx", *USAGE, cwd=tmp_path)
