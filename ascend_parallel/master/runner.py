@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path as FilePath
 from time import perf_counter_ns
 from types import TracebackType
@@ -24,7 +24,6 @@ from ascend_parallel.worker.engines import TensorSpec
 from . import order
 from .batch import Array, BatchAxes
 from .call import Call
-from .listener import SIGNAL_LATENCY_S
 from .model import Model
 from .pool import BlockPool
 from .scatter import Scatter
@@ -255,9 +254,11 @@ class ParallelPredictUtils:
         over ``sample[0]``, without its batch dimension, and a 0-d timestep.
         """
         model = self._model(None)
+        supervisor = self._running()
+        _check_may_wait(supervisor, "run_predict")
         shaped = [shape_like_model(model, inputs) for inputs in inputs_of_each_device]
-        futures = [self.submit(inputs) for inputs in shaped]
-        return [_await(future) for future in futures]
+        begun = [self._begin(supervisor, inputs, None, in_place=True) for inputs in shaped]
+        return [supervisor.wait(*call) for call in begun]
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
         """Return an uninitialised array in shared memory: given to predict or submit, it is not copied.
@@ -365,13 +366,6 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
 def _check_may_wait(supervisor: Supervisor, method: str) -> None:
     if supervisor.is_busy_thread():
         raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
-
-
-def _await(future: Future[Any]) -> Any:
-    """Return a future's result, with an ear for Ctrl-C (see listener.py)."""
-    while not future.done():
-        wait([future], SIGNAL_LATENCY_S)
-    return future.result()
 
 
 def _release(told: threading.Lock) -> None:

@@ -18,6 +18,8 @@ from . import acting, procs, runners
 pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.timeout(280)]
 
 INTERRUPTS = 200
+#: Some of them must come while an answer is read; where none does by chance, there are more, up to so many.
+MOST_INTERRUPTS = 5_000
 MAIN = threading.main_thread().ident
 
 
@@ -108,16 +110,18 @@ def test_ctrl_c_at_any_moment(others, fine_grained):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = [pool.submit(_call_on, runner, stop) for _ in range(others)]
             try:
-                for number in range(INTERRUPTS):
+                for number in range(MOST_INTERRUPTS):
                     _be_interrupted(runner, interrupter, number)
                     runners.assert_right(runner, -number)
+                    if number >= INTERRUPTS and runners.restarts(runner) > 0:
+                        break
             finally:
                 stop.set()
                 interrupter.stop()
             for other in running:
                 assert other.result(30) > 0
         assert runners.states(runner) == ["ready"]
-        assert runners.restarts(runner) > 0  # else none came while an answer was read, which is what this is about
+        assert runners.restarts(runner) > 0  # of one that came while an answer was read, which is what this is about
 
 
 def _be_interrupted(runner, interrupter, number):

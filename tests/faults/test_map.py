@@ -1,8 +1,7 @@
 """``map``: nobody but its consumer listens, so what if that is about something else?"""
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,20 +69,25 @@ def test_a_map_that_is_given_up_is_no_burden():
         procs.wait_until(lambda: runner.stats()["shared_memory"]["leased_bytes"] == 0, "no memory is held")
 
 
-def test_map_in_a_callback_is_refused():
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("map", lambda runner: next(runner.map([runners.batch()]))),
+        ("run_predict", lambda runner: runner.run_predict([[runners.batch()["x"]]])),
+    ],
+)
+def test_waiting_in_a_callback_is_refused(name, call):
     """It would wait for the very thread that it runs in."""
     with runners.simulated() as runner:
-        seen = []
-        told = threading.Event()
+        told = Future()
 
-        def callback(future):
-            with pytest.raises(UsageError, match="map was called in a future's callback") as error:
-                next(runner.map([runners.batch()]))
-            seen.append(error)
-            told.set()
+        def callback(_):
+            with pytest.raises(UsageError) as error:
+                call(runner)
+            told.set_result(str(error.value))
 
         runner.submit(runners.batch()).add_done_callback(callback)
-        assert told.wait(10) and seen
+        assert told.result(10).startswith(f"{name} was called in a future's callback")
         runners.assert_right(runner)
 
 
