@@ -57,7 +57,7 @@ def test_workers_are_heard_while_the_rows_of_a_long_call_are_written(monkeypatch
 
     monkeypatch.setattr(Supervisor, "wait", note)
     with ParallelPredictUtils("simulated", devices="simulated:0", chunk_size=1, engine="simulated") as runner:
-        x = rows(5_000)  # takes tens of times as long to write as the worker may have to wait
+        x = rows(20_000)  # takes hundreds of times as long to write as the worker may have to wait
         np.testing.assert_array_equal(runner.predict({"x": x})["output"], x)
     assert answered[0] > 2  # more than what it was sent at first
 
