@@ -90,13 +90,11 @@ class Call:
         self.is_open = False
         return True
 
-    def fail(self, error: Exception) -> bool:
-        """Give the call up; return whether it was open until now."""
-        if not self.is_open:
-            return False
-        self.error = error
-        self.is_open = False
-        return True
+    def fail(self, error: Exception) -> None:
+        """Give the call up, unless it is over."""
+        if self.is_open:
+            self.error = error
+            self.is_open = False
 
     def tell(self) -> None:
         """Tell the caller that the call is over, without locks held; twice, if need be, where it has no callbacks."""

@@ -25,6 +25,8 @@ from .worker import Post, Worker
 
 #: How long the last lines of a dead worker may take to arrive.
 _TAIL_GRACE_S = 0.5
+#: How often the supervisor looks at least: answers that nobody comes for, of a map that was given up, hold memory.
+_LOOK_S = 1.0
 #: How long a worker may live on after it has closed its pipe: an exit is seen within milliseconds.
 _HANG_UP_GRACE_S = 1.0
 
@@ -71,7 +73,7 @@ class Crew:
         self.is_torn = False
         self.is_closing = False
         self.wake_at_s = float("inf")
-        self._look_every_s = limits.predict_timeout_s
+        self._look_every_s = min(_LOOK_S, limits.predict_timeout_s)
         self._limits = limits
         self._start = start
         self._wake = wake
@@ -167,6 +169,12 @@ class Crew:
             self._scheduler.update(worker)
             self.wake_at_s = min(self.wake_at_s, worker.deadline_s)
             self._wake()
+            return
+        except Exception as error:  # whatever pickle makes of it
+            worker.hang_up()
+            text = f"the worker of {seat.post.label} sent what is no message ({error}) and was killed; does its model "
+            text += "write to descriptors that are not its own?"
+            self._kill(worker, WorkerError(text, device=seat.post.device))
             return
         for message in messages:
             self._take(seat, worker, message)

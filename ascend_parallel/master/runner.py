@@ -239,7 +239,7 @@ class ParallelPredictUtils:
         _check_may_wait(supervisor, "map")
         waiting: deque[tuple[Call, threading.Lock]] = deque()
         for item in inputs:
-            waiting.append(self._begin(supervisor, item, model, in_place=False))
+            waiting.append(self._begin(self._running(), item, model, in_place=False))
             if len(waiting) > 2 * self._parts:
                 yield supervisor.wait(*waiting.popleft())
             else:
@@ -366,6 +366,8 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
 def _check_may_wait(supervisor: Supervisor, method: str) -> None:
     if supervisor.is_busy_thread():
         raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
+    if supervisor.is_listening():
+        raise UsageError(f"{method} was called in the handler of a signal, and would wait for the call that this hit")
 
 
 def _release(told: threading.Lock) -> None:

@@ -106,7 +106,8 @@ class Scheduler:
 
     def fail(self, call: Call, error: Exception) -> None:
         """Give a call up, and what of it is waiting; its caller is to be told."""
-        if call.fail(error):
+        call.fail(error)
+        if call in self.open_calls:  # one, too, that an interrupt hit between its last answer and its end
             self._queue = deque(task for task in self._queue if task.call is not call)
             self._orphans.update(t for worker in self._ready for t in worker.owed.values() if t.call is call)
             self._end(call)
@@ -146,9 +147,9 @@ class Scheduler:
         self._queue.extendleft(task for task in reversed(tasks) if task.call.is_open)
 
     def _end(self, call: Call) -> None:
-        self.open_calls.discard(call)
+        self.over.append(call)  # the first: a call that an interrupt hits here is told twice, and not never
         self._unattended.discard(call)
-        self.over.append(call)
+        self.open_calls.discard(call)
 
     def _settle(self, worker: Worker, number: int) -> Task:
         """Strike a task off what a worker owes."""

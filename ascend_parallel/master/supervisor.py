@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,7 @@ class Supervisor:
 
     def wait(self, call: Call, told: threading.Lock) -> Any:
         """Wait for a call and return its outputs, or raise its error; ``told`` is a lock that its ``tell`` releases."""
+        self._check_own()
         try:
             if not self._listener.listen_until(lambda: not call.is_open):
                 self.listen_for(call)
@@ -116,7 +118,13 @@ class Supervisor:
 
     def catch_up(self) -> None:
         """Hear what workers have said already, and nobody came for yet."""
-        self._listener.glance()
+        try:
+            self._listener.glance()
+        except BaseException:  # Ctrl-C
+            self._listener.leave()
+            with self._lock:
+                self._want()
+            raise
 
     def abandon(self, call: Call) -> None:
         """Give a call up: what of it waits is not sent any more, and answers to the rest are dropped."""
@@ -131,12 +139,19 @@ class Supervisor:
 
     def check_open(self) -> None:
         """Raise RunnerClosedError, or what the last device failed with."""
-        if self._pid != os.getpid():
-            raise RunnerClosedError("this runner was built in another process; build one after the fork")
+        self._check_own()
         if self._crew.is_closing:
             raise RunnerClosedError("the runner is closed; build a new one")
         if self._crew.error is not None:
             raise copy.copy(self._crew.error)  # one instance would collect the tracebacks of all who get it
+
+    def _check_own(self) -> None:
+        if self._pid != os.getpid():
+            raise RunnerClosedError("this runner was built in another process; build one after the fork")
+
+    def is_listening(self) -> bool:
+        """Whether the caller is the handler of a signal, in the very thread that would have to hear the answer."""
+        return self._listener.owner == threading.get_ident()
 
     def is_busy_thread(self) -> bool:
         """Whether the caller is a future's callback, in the very thread that would have to hear the answer."""
@@ -156,7 +171,7 @@ class Supervisor:
 
         A handler may have interrupted its own thread in the middle of an entry in the books.
         """
-        if self.is_busy_thread() or self._listener.owner == threading.get_ident():
+        if self.is_busy_thread() or self.is_listening():
             return True
         is_free = self._lock.acquire(timeout=_LOCK_S)
         if is_free:
@@ -189,16 +204,23 @@ class Supervisor:
         while not self._crew.is_gone:
             self._wake.wait(self._sleep_s())
             self._wake.clear()
-            self.catch_up()  # who has answered, though nobody came to hear it, is not overdue
+            self._catch_up_or_report()  # who has answered, though nobody came to hear it, is not overdue
             with self._lock:
                 if self._crew.is_torn:
                     self._crew.mend()
                 self._crew.bury()
                 self._crew.keep_time()
+                self._want()
                 if self._crew.is_closing and self._crew.closing is None:
                     self._crew.begin_to_close()
             self._tell()
         self._leave()
+
+    def _catch_up_or_report(self) -> None:
+        try:
+            self.catch_up()
+        except Exception:  # such as a message that is none; the books are torn, and about to be mended
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self._thread]))
 
     def _sleep_s(self) -> float | None:
         if self._crew.wake_at_s == float("inf"):

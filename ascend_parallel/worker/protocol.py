@@ -153,9 +153,13 @@ class Channel:
     def receive_ready(self) -> List[Any]:
         """Return the messages that have arrived in full; raises EOFError where the other end is closed."""
         try:
-            self._read()
+            while self._read() == _READ_BYTES:
+                pass
         except BlockingIOError:
             pass
+        except EOFError:
+            if not self._ready:
+                raise
         messages = list(self._ready)
         self._ready.clear()
         return messages
@@ -166,14 +170,15 @@ class Channel:
         except BlockingIOError:
             return 0
 
-    def _read(self) -> None:
-        """Read what is there, and take the whole messages out of it."""
+    def _read(self) -> int:
+        """Read what is there, as far as one read goes, and take the whole messages out of it; return its size."""
         try:
             data = os.read(self.fd, _READ_BYTES)
         except ConnectionResetError:
             data = b""
         if not data:
             raise EOFError("the other end of the pipe is closed")
+        size = len(data)
         if self._rest:
             data = self._rest + data
         start = 0
@@ -184,3 +189,4 @@ class Channel:
             self._ready.append(decode(data[start + _LENGTH.size : end]))
             start = end
         self._rest = data[start:]
+        return size

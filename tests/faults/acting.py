@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import time
 
 import numpy as np
 
-ECHO, SLEEP, KILL, EXIT, RAISE, HANG, HOLD_GIL, STOP, HANG_UP, FORK_AND_DIE, SAY = range(11)
+ECHO, SLEEP, KILL, EXIT, RAISE, HANG, HOLD_GIL, STOP, HANG_UP, FORK_AND_DIE, SAY, RAISE_AT_LENGTH, BABBLE = range(13)
 MODEL = f"{__file__}:make"
 
 
@@ -78,6 +79,15 @@ def _fork_and_die(_, seconds):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _raise_at_length(*_):
+    raise ValueError("\u6c49" * 16_000)  # text and traceback: 96 kB of UTF-8, more than one read takes
+
+
+def _babble(*_):
+    """Send a message that is none."""
+    os.write(int(sys.argv[1]), struct.pack("!i", 3) + b"\xff" * 3)
+
+
 ACTIONS = {
     ECHO: lambda *_: None,
     SLEEP: lambda _, seconds: time.sleep(seconds),
@@ -90,4 +100,6 @@ ACTIONS = {
     HANG_UP: _hang_up,
     FORK_AND_DIE: _fork_and_die,
     SAY: Acting.say,
+    RAISE_AT_LENGTH: _raise_at_length,
+    BABBLE: _babble,
 }

@@ -54,7 +54,7 @@ class InterruptAt:
         return self._trace
 
 
-@pytest.mark.parametrize("what", ["predict", "submit"])
+@pytest.mark.parametrize("what", ["predict", "submit", "map", "stats"])
 def test_interrupt_at_each_line(what):
     with runners.simulated("simulated:0", max_restarts=0, predict_timeout_s=20) as runner:
         runners.assert_right(runner)
@@ -72,7 +72,7 @@ def test_interrupt_at_each_line(what):
                     runners.assert_right(runner, number + 0.5)
                 except BaseException as error:
                     raise AssertionError(f"after an interrupt at {interrupt.where}: {error!r}") from error
-        assert number > 40
+        assert number > (20 if what == "stats" else 40)
         assert runners.states(runner) == ["ready"]
 
 
@@ -110,5 +110,9 @@ def _call_until(runner, stop):
 def _call(runner, what, mark):
     if what == "predict":
         runners.assert_right(runner, mark)
+    elif what == "stats":
+        runner.stats()
+    elif what == "map":
+        list(runner.map([runners.batch(mark)]))
     else:
         runner.submit(runners.batch(mark)).result(10)

@@ -1,12 +1,13 @@
 """``map``: nobody but its consumer listens, so what if that is about something else?"""
 
+import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from ascend_parallel import UsageError, WorkerTimeout
+from ascend_parallel import EngineError, RunnerClosedError, UsageError, WorkerError, WorkerTimeout
 
 from . import acting, procs, runners
 
@@ -64,9 +65,52 @@ def test_a_map_that_is_given_up_is_no_burden():
     with runners.simulated(chunk_size=4) as runner:
         for _ in runner.map(runners.batch(i) for i in range(100)):
             break
+        procs.wait_until(lambda: runner._pool.held_bytes()[0] == 0, "its memory is free, though nobody calls again")
         for mark in range(10):
             runners.assert_right(runner, mark)
-        procs.wait_until(lambda: runner.stats()["shared_memory"]["leased_bytes"] == 0, "no memory is held")
+
+
+def test_a_long_error_is_no_hang():
+    """It is longer than one read takes; whoever looks for workers that are overdue must have read all of it."""
+    items = [{"x": acting.rows((what, 0, 0))} for what in (acting.ECHO, acting.RAISE_AT_LENGTH, acting.ECHO)]
+    with runners.acting_runner("cpu:0", predict_timeout_s=0.3) as runner:
+        results = runner.map(items)
+        next(results)
+        time.sleep(1)  # the time itself is what is tested
+        with pytest.raises(EngineError):
+            next(results)
+        assert runners.restarts(runner) == 0
+
+
+def test_a_message_that_is_none_costs_no_more_than_the_open_calls():
+    items = [{"x": acting.rows((what, 0, 0))} for what in (acting.ECHO, acting.ECHO, acting.BABBLE, acting.ECHO)]
+    with runners.acting_runner("cpu:0", max_retries=0) as runner:
+        results = runner.map(items)
+        next(results)
+        procs.wait_until(lambda: runners.restarts(runner) == 1, "the worker was replaced")
+        with pytest.raises(WorkerError, match="sent what is no message.*descriptors that are not its own"):
+            list(results)
+        runners.wait_ready(runner)
+        runners.assert_acts(runner)
+
+
+def test_a_fork_cannot_go_on_with_a_map():
+    """Neither into the parent's memory, nor with the parent's answers."""
+    with runners.acting_runner(chunk_size=1) as runner:
+        results = runner.map([{"x": acting.rows((acting.ECHO, 0, i))} for i in range(10)])
+        for i in range(10):  # first there are items left, then answers only
+            (mark,) = next(results)["y"][:, 2]
+            assert mark == i
+            child = os.fork()
+            if child == 0:
+                try:
+                    next(results)
+                except RunnerClosedError:
+                    os._exit(0)
+                finally:
+                    os._exit(0 if i == 9 else 1)  # after the last there is nothing to go on with
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert runners.restarts(runner) == 0
 
 
 @pytest.mark.parametrize(
