@@ -233,7 +233,8 @@ class ParallelPredictUtils:
     def map(self, inputs: Iterable[Any], *, model: str | None = None) -> Iterator[Any]:
         """Yield the result of each item in order, keeping all devices busy.
 
-        Only a few items ahead of the one that is yielded are taken from ``inputs``, so it may be endless.
+        Only a few items ahead of the one that is yielded are taken from ``inputs``, so it may be endless. Each is
+        copied before the next is taken. Raises what :meth:`predict` raises; what is in flight then is given up.
         """
         supervisor = self._running()
         _check_may_wait(supervisor, "map")
