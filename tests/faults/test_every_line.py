@@ -96,6 +96,23 @@ def test_interrupt_while_telling_another_caller():
                 assert other.result(20) > 0
 
 
+ENDING = {"finish", "fail", "_end"}
+
+
+def test_interrupt_while_another_s_call_ends():
+    """The consumer of a map is interrupted as it takes the last answer to a call of submit: its future is told, too."""
+    with runners.simulated("simulated:0,1", {"ms_per_row": 1}, max_restarts=1000, predict_timeout_s=20) as runner:
+        for number in range(1, 25):
+            future = runner.submit(runners.batch(1))
+            with InterruptAt(number, ENDING), contextlib.suppress(KeyboardInterrupt, WorkerError):
+                list(runner.map(runners.batch(i) for i in range(3)))
+            with contextlib.suppress(WorkerError):
+                future.result(10)
+            with contextlib.suppress(WorkerError):  # the interrupt may have torn the books only just now
+                runners.assert_right(runner)
+            runners.assert_right(runner)
+
+
 def _call_until(runner, stop):
     right = 0
     while not stop.is_set():

@@ -1,6 +1,7 @@
 """``map``: nobody but its consumer listens, so what if that is about something else?"""
 
 import os
+import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -59,6 +60,18 @@ def test_a_hung_worker_is_found_while_the_consumer_is_busy():
         next(results)
         with pytest.raises(WorkerTimeout, match="did not answer in 0.3 s"):
             next(results)
+
+
+def test_a_dead_worker_s_tasks_are_done_while_the_consumer_is_busy():
+    """Its device is out, so that nobody builds, and nobody would listen for that."""
+    items = [{"x": acting.rows((acting.SLEEP, 0.2 * (i > 0), i))} for i in range(AHEAD)]
+    with runners.acting_runner(chunk_size=1, max_restarts=0) as runner:
+        results = runner.map(items)
+        next(results)
+        seats = runner._supervisor.seats  # whose numbers are those of answers heard; stats() would hear more
+        os.kill(seats[0].worker.pid, signal.SIGKILL)
+        procs.wait_until(lambda: sum(seat.stats()["tasks"] for seat in seats) == AHEAD, "all answers were heard")
+        assert [result["y"][0, 2] for result in results] == [1, 2, 3, 4]
 
 
 def test_a_map_that_is_given_up_is_no_burden():
