@@ -5,7 +5,6 @@ Errors are one line on stderr, with an exit code by their class (see errors.py);
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 import traceback
@@ -83,8 +82,6 @@ def main() -> None:
         sys.exit(error.exit_code_of_cli)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    finally:
-        gc.freeze()  # or Python's end looks through all modules for cycles, thrice
 
 
 def one_line(error: AscendParallelError) -> str:

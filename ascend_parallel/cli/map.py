@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +76,10 @@ def map_command(
         input_dir=input_dir,
     )
     files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
-    _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
+    try:
+        _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
+    finally:
+        gc.freeze()  # or Python's end looks through all modules for cycles, thrice: a tenth of a short run
 
 
 def list_inputs(
