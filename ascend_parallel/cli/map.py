@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Sequence
@@ -76,10 +77,7 @@ def map_command(
         input_dir=input_dir,
     )
     files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
-    try:
-        _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
-    finally:
-        gc.freeze()  # or Python's end looks through all modules for cycles, thrice: a tenth of a short run
+    _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
 
 
 def list_inputs(
@@ -137,6 +135,7 @@ class _Job:
 
     def run(self) -> None:
         """Do the work and say what came of it."""
+        atexit.register(gc.freeze)  # or Python's end looks for cycles in all modules, thrice: a tenth of a short run
         if self._verbose:
             self._say_plan()
         try:
