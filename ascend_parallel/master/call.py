@@ -50,7 +50,6 @@ class Call:
     Attributes:
         scattered: the shared memory that its tasks name; held until the last worker is done with it.
         error: why it failed; None while it did not.
-        is_open: whether anything is still owed.
         has_callbacks: whether telling its caller may run the caller's own code; its owner says so.
         is_recorded: whether it takes :meth:`note_answer`; see trace.py.
         timeout_s: how long each task may take; None: as the runner says.
@@ -62,12 +61,16 @@ class Call:
         self.plan = plan
         self.scattered = scattered
         self.error: Exception | None = None
-        self.is_open = True
         self.has_callbacks = False
         self.timeout_s: float | None = None
         self._on_done = on_done
         self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
         self._missing = len(plan.chunks)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is still owed."""
+        return self.error is None and self._missing > 0
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks, each when its inputs have been written."""
@@ -85,16 +88,12 @@ class Call:
             self.plan.learn(task.fed_rows, seen)
             self.scattered.place_outputs()
         self._missing -= 1
-        if self._missing or self.error is not None:
-            return False
-        self.is_open = False
-        return True
+        return self._missing == 0 and self.error is None
 
     def fail(self, error: Exception) -> None:
         """Give the call up, unless it is over."""
         if self.is_open:
             self.error = error
-            self.is_open = False
 
     def tell(self) -> None:
         """Tell the caller that the call is over, without locks held; twice, if need be, where it has no callbacks."""

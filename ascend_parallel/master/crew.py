@@ -42,7 +42,6 @@ class Crew:
         exited: workers whose processes have ended, to be taken leave of; anyone may append.
         closing: the end of all workers, once it has begun.
         is_closing: the runner is to be closed: dead workers are not replaced.
-        over: calls whose callers are to be told, once the lock is released.
         is_torn: a Ctrl-C has hit in the middle of an entry.
         wake_at_s: when :meth:`keep_time` is to be called next (``time.monotonic``).
     """
@@ -78,7 +77,6 @@ class Crew:
         self._start = start
         self._wake = wake
         self._scheduler = Scheduler(pool, predict_timeout_s=limits.predict_timeout_s, max_retries=limits.max_retries)
-        self.over = self._scheduler.over
         self._seat_of: dict[int, Seat] = {}
         self._building: set[Worker] = set()
         self._heard: Worker | None = None
@@ -87,6 +85,11 @@ class Crew:
     def workers(self) -> list[Worker]:
         """Those that run, or are about to end."""
         return [seat.worker for seat in self.seats if seat.worker is not None]
+
+    @property
+    def over(self) -> list[Call]:
+        """Calls whose callers are to be told, once the lock is released."""
+        return self._scheduler.over
 
     @property
     def is_gone(self) -> bool:

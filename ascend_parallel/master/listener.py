@@ -117,7 +117,7 @@ class Listener:
             try:
                 self._listen_in_background()
             except BaseException:  # a fault of ours, or of a callback: whoever waits must not wait for ever
-                threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self._thread]))
+                report_exception()
 
     def _listen_in_background(self) -> None:
         if self._take_seat(or_next=True):
@@ -155,3 +155,8 @@ class Listener:
                 os.eventfd_read(fd)
             else:
                 self._hear(fd)
+
+
+def report_exception() -> None:
+    """Print the exception that is handled as Python prints one that ends a thread, where it is not to end it."""
+    threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))

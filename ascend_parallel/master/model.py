@@ -132,7 +132,7 @@ class Model:
     def _in_order(self, inputs: Any) -> tuple[tuple[str, ...], list[Array]]:
         """Return names and arrays in the model's order."""
         if isinstance(inputs, (dict, Mapping)):  # a dict first: asking an abstract class takes ten times as long
-            names = self._names or tuple(inputs)
+            names = tuple(inputs) if self.inputs is None else self._names
             if len(names) != len(inputs) or not inputs.keys() >= set(names):
                 raise _wrong_names(inputs, names)
             values = [inputs[name] for name in names]

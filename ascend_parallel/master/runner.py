@@ -24,6 +24,7 @@ from ascend_parallel.worker.engines import TensorSpec
 from . import order
 from .batch import Array, BatchAxes
 from .call import Call
+from .listener import report_exception
 from .model import Model
 from .pool import BlockPool
 from .scatter import Scatter
@@ -254,9 +255,9 @@ class ParallelPredictUtils:
         Here, and only here, an input needs not have the model's shape, if it has as many elements: the sample hands
         over ``sample[0]``, without its batch dimension, and a 0-d timestep.
         """
-        model = self._model(None)
         supervisor = self._running()
         _check_may_wait(supervisor, "run_predict")
+        model = self._find(None)
         shaped = [shape_like_model(model, inputs) for inputs in inputs_of_each_device]
         begun = [self._begin(supervisor, inputs, None, in_place=True) for inputs in shaped]
         return [supervisor.wait(*call) for call in begun]
@@ -388,7 +389,7 @@ def _resolve(future: Future[Any], call: Call) -> None:
         else:
             future.set_result(outputs)
     except BaseException:  # a callback's sys.exit, which must not end a thread of ours; the future logs other errors
-        threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+        report_exception()
 
 
 def _end(supervisor: Supervisor, pool: BlockPool, save_trace: Callable[[], None] | None) -> None:

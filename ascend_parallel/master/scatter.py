@@ -38,10 +38,7 @@ class Scatter:
         self._arrays = arrays
         self._pool = pool
         self._whole: dict[str, Array] = {}
-        shared = [
-            None if array.base is None else _find_shared(region, array, plan.span, in_place)
-            for region, array in zip(plan.inputs, arrays, strict=True)
-        ]
+        shared = [_find_shared(r, a, plan.span, in_place) for r, a in zip(plan.inputs, arrays, strict=True)]
         block = None if all(shared) else pool.lease(plan.input_bytes)
         self._targets, self.inputs = _input_form(plan, block, shared)
         self.leases = [place[0] for place in shared if place is not None]
@@ -162,7 +159,7 @@ def _write_rows(target: Array, source: Array, start: int, stop: int) -> None:
 
 def _find_shared(region: Region, array: Array, span: int, in_place: bool) -> tuple[Lease, int] | None:
     """Return the block in which an input lies already, and where, if its chunks can be named as they lie."""
-    if array.dtype.str != region.dtype or not array.flags.c_contiguous or array.size == 0:
+    if array.base is None or array.dtype.str != region.dtype or not array.flags.c_contiguous or array.size == 0:
         return None
     if region.axis is not None and (region.axis != 0 or span != array.shape[0]):
         return None  # other than along axis 0, or padded

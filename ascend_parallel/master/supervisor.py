@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from ascend_parallel.errors import RunnerClosedError, WorkerError
 
 from .call import Call, Task
 from .crew import Crew
-from .listener import SIGNAL_LATENCY_S, Listener
+from .listener import SIGNAL_LATENCY_S, Listener, report_exception
 from .logs import LogPump
 from .pool import BlockPool
 from .seat import Limits, Seat
@@ -47,7 +46,6 @@ class Supervisor:
         self._logs = LogPump()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
-        self._own_threads = {self._listener.background}
 
     @property
     def seats(self) -> list[Seat]:
@@ -64,7 +62,6 @@ class Supervisor:
     def start(self) -> None:
         """Build all workers at the same time; raise the first failure, for the caller to close the others."""
         self._thread.start()
-        self._own_threads.add(self._thread.ident)
         while not self._crew.built.wait(SIGNAL_LATENCY_S):
             pass
         if self._crew.error is not None:
@@ -155,7 +152,7 @@ class Supervisor:
 
     def is_busy_thread(self) -> bool:
         """Whether the caller is a future's callback, in the very thread that would have to hear the answer."""
-        return threading.get_ident() in self._own_threads
+        return threading.get_ident() in (self._thread.ident, self._listener.background)
 
     def close(self) -> None:
         """End all workers (see closing.py); open calls fail. Does nothing in a forked child."""
@@ -219,8 +216,8 @@ class Supervisor:
     def _catch_up_or_report(self) -> None:
         try:
             self.catch_up()
-        except Exception:  # such as a message that is none; the books are torn, and about to be mended
-            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), self._thread]))
+        except Exception:  # a fault of ours: the books are torn, and about to be mended
+            report_exception()
 
     def _sleep_s(self) -> float | None:
         if self._crew.wake_at_s == float("inf"):

@@ -70,23 +70,25 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def encode(message: Any) -> bytes:
     """Return the frame of a message of plain builtins."""
-    body = pickle.dumps(message, _PICKLE_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
+    return _frame(pickle.dumps(message, _PICKLE_PROTOCOL))
 
 
 def encode_predict(task: int, inputs: bytes, places: bytes, start: int, rows: int, retired: Sequence[int]) -> bytes:
     """Return the frame of a PREDICT."""
     if retired:
         return encode((PREDICT, task, inputs, places, start, rows, retired))
-    size = _PREDICT.size + len(inputs) + len(places)
-    return _LENGTH.pack(size) + _PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + places
+    return _frame(_PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + places)
 
 
 def encode_reply(task: int, outputs: Any, started_ns: int, finished_ns: int) -> bytes:
     """Return the frame of a REPLY."""
     if outputs is not None:
         return encode((REPLY, task, outputs, started_ns, finished_ns))
-    return _LENGTH.pack(_REPLY.size) + _REPLY.pack(REPLY, task, started_ns, finished_ns)
+    return _frame(_REPLY.pack(REPLY, task, started_ns, finished_ns))
+
+
+def _frame(body: bytes) -> bytes:
+    return _LENGTH.pack(len(body)) + body
 
 
 def decode(body: bytes) -> Any:

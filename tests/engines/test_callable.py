@@ -204,3 +204,17 @@ def test_what_a_model_leaves_open_is_written_at_the_end(tmp_path):
     with ParallelPredictUtils(f"{tmp_path}/noting.py:Model", devices="cpu:0") as runner:
         runner.predict({"x": X})
     assert [(tmp_path / name).read_text() for name in ("log", "own", "atexit")] == ["module", "model", "ran"]
+
+
+def test_a_model_that_tells_of_no_inputs_takes_none(tmp_path):
+    (tmp_path / "none.py").write_text(
+        "class Model:\n"
+        "    inputs = []\n"
+        "    def __init__(self, device): pass\n"
+        "    def predict(self, inputs): return inputs\n"
+    )
+    with (
+        ParallelPredictUtils(f"{tmp_path}/none.py:Model", devices="cpu:0") as runner,
+        pytest.raises(ShapeError, match="inputs do not fit the model: 'x' unknown"),
+    ):
+        runner.predict({"x": X})
