@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ascend_parallel.conversion.convert import convert
     from ascend_parallel.devices import Device, parse_devices
-    from ascend_parallel.discovery import discover
+    from ascend_parallel.devices.discovery import discover
     from ascend_parallel.errors import (
         AscendParallelError,
         ConversionError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from ascend_parallel.mapping.api import parallel_map
     from ascend_parallel.mapping.outcome import Outcome
-    from ascend_parallel.master.runner import ParallelPredictUtils
+    from ascend_parallel.runner.runner import ParallelPredictUtils
     from ascend_parallel.worker.engines import TensorSpec
     from ascend_parallel.worker.engines.mslite import MSLitePredict
 
@@ -48,7 +48,7 @@ _HOMES = {
     "EngineError": "errors",
     "MSLitePredict": "worker.engines.mslite",
     "Outcome": "mapping.outcome",
-    "ParallelPredictUtils": "master.runner",
+    "ParallelPredictUtils": "runner.runner",
     "RunnerClosedError": "errors",
     "ShapeError": "errors",
     "TensorSpec": "worker.engines",
@@ -57,7 +57,7 @@ _HOMES = {
     "WorkerError": "errors",
     "WorkerTimeout": "errors",
     "convert": "conversion.convert",
-    "discover": "discovery",
+    "discover": "devices.discovery",
     "parallel_map": "mapping.api",
     "parse_devices": "devices",
 }

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ascend_parallel import ParallelPredictUtils
-from ascend_parallel.master.phases import find_phases
-from ascend_parallel.master.trace import Trace
+from ascend_parallel.runner.phases import find_phases
+from ascend_parallel.runner.trace import Trace
 
 #: A UNet step of Stable Diffusion 2.1 takes about 40 ms on one chip of an Atlas 300I Duo.
 UNET_STEP_MS = 40.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ascend_parallel.files import check_writable
-from ascend_parallel.master.trace_file import write_trace
+from ascend_parallel.runner.trace_file import write_trace
 
 from .data import read_shapes
 from .measure import Bench, Effort, Space

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ascend_parallel.master.phases import Phases, find_phases, tasks_by_lane
-from ascend_parallel.master.trace import CallRecord
+from ascend_parallel.runner.phases import Phases, find_phases, tasks_by_lane
+from ascend_parallel.runner.trace import CallRecord
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Breakdown:
 
     Attributes:
         calls: how many calls these are the shares of.
-        call: phase (see ``master/phases.py``) -> its share of the time of all calls together.
+        call: phase (see ``runner/phases.py``) -> its share of the time of all calls together.
         devices: device -> {"compute": share of the time, "idle": the rest}; of several instances, the mean.
     """
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from ascend_parallel.master.listener import SIGNAL_LATENCY_S
+from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
 
 
 class Runner(Protocol):

@@ -10,9 +10,9 @@ from typing import Any
 
 from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.errors import UsageError
-from ascend_parallel.master.order import choose_engine
-from ascend_parallel.master.trace import Trace
-from ascend_parallel.master.trace_file import Section
+from ascend_parallel.runner.options import choose_engine
+from ascend_parallel.runner.trace import Trace
+from ascend_parallel.runner.trace_file import Section
 
 from . import figures
 from .breakdown import break_down, host_overhead_us

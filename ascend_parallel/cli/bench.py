@@ -185,7 +185,7 @@ class Outputs(NamedTuple):
         from ascend_parallel.bench.plot import write_plot
         from ascend_parallel.bench.sweep import find_best
         from ascend_parallel.bench.table import show, show_best, show_breakdown
-        from ascend_parallel.master.trace_file import write_trace
+        from ascend_parallel.runner.trace_file import write_trace
 
         report = bench.report
         text = sys.stderr if self.prints_json else sys.stdout

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ascend_parallel.discovery import Discovery, FoundDevice, default_devices, discover
+from ascend_parallel.devices.discovery import Discovery, FoundDevice, default_devices, discover
 
 __all__ = ["devices_command"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import ConversionError, DiskError, UsageError
-from ascend_parallel.manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
+from ascend_parallel.model_manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
 
 from .converter import assume_converter, find_converter, run_converter
 from .job import MINDIR, Job, Request, prepare, strip_suffix
@@ -159,7 +159,7 @@ def find_up_to_date(job: Job) -> Path | None:
 
 def _make_digestible(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
     """Return the ONNX file for the converter, and what was changed: the user's own where nothing had to be."""
-    from .digestible import make_digestible, needs_work
+    from .cpu_rewrite import make_digestible, needs_work
 
     if job.target != "cpu" or not needs_work(job.onnx.operators):
         return job.onnx.path, {}

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ascend_parallel.errors import ConversionError, UsageError
-from ascend_parallel.manifest import hash_files
+from ascend_parallel.model_manifest import hash_files
 from ascend_parallel.worker import convert as program
-from ascend_parallel.worker import lifeline
+from ascend_parallel.worker import parent_watch
 
 COMMAND = "converter_lite"
 PYTHON_CONVERTER = "mindspore_lite"
@@ -149,7 +149,7 @@ def run_converter(command: Sequence[str], source: Path) -> None:
     """
     environ = {"GLOG_v": "3", **os.environ}  # errors only; read when mindspore_lite is loaded, never later
     try:
-        done = _run([sys.executable, lifeline.__file__, str(os.getpid()), *command], None, environ)
+        done = _run([sys.executable, parent_watch.__file__, str(os.getpid()), *command], None, environ)
     except OSError as error:
         raise ConversionError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:

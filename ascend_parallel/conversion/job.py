@@ -13,7 +13,7 @@ from typing import Any
 
 from ascend_parallel.devices import Device, default_devices, parse_devices
 from ascend_parallel.errors import UsageError
-from ascend_parallel.manifest import DEVICE_TYPES, hash_files
+from ascend_parallel.model_manifest import DEVICE_TYPES, hash_files
 
 from .converter import Converter, show_command, write_command
 from .onnx_file import OnnxFile, read_onnx
@@ -119,11 +119,11 @@ class Job:
 
     def hash_recipe(self) -> str:
         """Return a hash of all that the result depends on but the ONNX file."""
-        from . import digestible
+        from . import cpu_rewrite
 
         told = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
         files = [self.config_file] if self.config_file else []
-        files += [Path(digestible.__file__)] if self.target == "cpu" else []
+        files += [Path(cpu_rewrite.__file__)] if self.target == "cpu" else []
         return hashlib.sha256(json.dumps([told, hash_files(files)]).encode()).hexdigest()
 
 
@@ -183,7 +183,7 @@ def _choose_target(request: Request) -> tuple[list[Device], str]:
     elif request.target is not None and request.batch_per_device:
         devices = [Device(request.target, 0)]
     else:
-        from ascend_parallel.discovery import discover
+        from ascend_parallel.devices.discovery import discover
 
         devices = default_devices(discover())
     kinds = sorted({device.type for device in devices})
@@ -204,7 +204,7 @@ def _check_target(onnx: OnnxFile, target: str, request: Request) -> None:
             "in PyTorch with torch.onnx.export(..., opset_version=16, dynamo=False)"
         )
     if target == "cpu":
-        from .digestible import check_operators, check_simplifier, check_size
+        from .cpu_rewrite import check_operators, check_simplifier, check_size
 
         check_operators(onnx.operators)
         check_size(onnx.path, onnx.size_bytes, onnx.operators)
@@ -296,7 +296,7 @@ def _infer_rows(onnx_file: OnnxFile, shapes: Mapping[str, Sequence[Any]]) -> dic
     """Return the size of each output's axis 0 for inputs of these shapes; 0 where it cannot be inferred."""
     import onnx
 
-    from .digestible import fix_shapes
+    from .cpu_rewrite import fix_shapes
 
     model = onnx_file.load(weights=False)
     for tensor in model.graph.initializer:

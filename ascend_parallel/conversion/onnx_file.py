@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ascend_parallel.errors import UsageError
-from ascend_parallel.manifest import hash_files
+from ascend_parallel.model_manifest import hash_files
 from ascend_parallel.worker.engines import HEAD_BYTES, TensorSpec
 from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
 

@@ -52,7 +52,7 @@ def check_can_verify(job: Job, worker_python: str | None) -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError("--verify runs the ONNX file with onnxruntime: pip install 'ascend-parallel[cpu]'")
     if job.device.type != "cpu":
-        from ascend_parallel.discovery import discover
+        from ascend_parallel.devices.discovery import discover
 
         if job.device not in [found.device for found in discover().devices]:
             raise UsageError(

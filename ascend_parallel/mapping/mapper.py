@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
-from ascend_parallel.master.listener import SIGNAL_LATENCY_S
-from ascend_parallel.master.runner import ParallelPredictUtils
-from ascend_parallel.worker.mapping.parcel import (
+from ascend_parallel.runner.runner import ParallelPredictUtils
+from ascend_parallel.worker.pipelines.payload import (
     BROKEN,
     BUNDLE_LIMIT_S,
     DONE,

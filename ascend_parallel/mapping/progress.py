@@ -136,6 +136,6 @@ def open_view(tally: Tally, *, quiet: bool) -> View:
         return View(tally)
     if not sys.stderr.isatty():
         return LineView(tally)
-    from .bar import BarView
+    from .progress_bar import BarView
 
     return BarView(tally)

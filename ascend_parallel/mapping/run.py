@@ -6,13 +6,13 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ascend_parallel.master import order
-from ascend_parallel.master.runner import ParallelPredictUtils
+from ascend_parallel.runner.options import THREAD_VARIABLES, check_devices, environment, threads_of_each
+from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import ENGINES
-from ascend_parallel.worker.mapping.parcel import FILES, RECORDS
+from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
 from .files import File
-from .journal import Journal
+from .manifest import Journal
 from .mapper import Mapper
 from .outcome import Outcome
 from .settings import MapSettings
@@ -46,7 +46,7 @@ class MapRun:
         self._settings = settings
         self._runner = _make_runner(spec, settings)
         self.devices = self._runner.devices
-        order.check_devices(self.devices, ENGINES[spec.options.get("engine", spec.engine)])
+        check_devices(self.devices, ENGINES[spec.options.get("engine", spec.engine)])
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)
@@ -65,9 +65,9 @@ class MapRun:
     @property
     def threads(self) -> tuple[int, dict[str, str]]:
         """How many threads each worker is told to use, and what the environment says otherwise: variable -> value."""
-        threads = order.threads_of_each(self.workers)
-        told = order.environment(threads)
-        return threads, {name: told[name] for name in order.THREAD_VARIABLES if told[name] != str(threads)}
+        threads = threads_of_each(self.workers)
+        told = environment(threads)
+        return threads, {name: told[name] for name in THREAD_VARIABLES if told[name] != str(threads)}
 
     def run(self) -> Generator[list[Outcome], None, None]:
         """Start the workers and yield outcomes as they come, some at a time, each in the manifest already.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ascend_parallel.errors import UsageError
-from ascend_parallel.master import order
+from ascend_parallel.runner.options import check_files, check_options
 from ascend_parallel.worker.engines import ENGINES
 
 __all__ = ["PipelineSpec", "read_pipeline"]
@@ -64,12 +64,12 @@ def read_pipeline(
 def _read_model_file(
     path: str, engine: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
 ) -> PipelineSpec:
-    order.check_files([path], ENGINES[engine])
+    check_files([path], ENGINES[engine])
     for name, function in (("preprocess", preprocess), ("postprocess", postprocess)):
         if function is not None and not all(function.rpartition(":")[::2]):
             raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
     told = {
-        "pipeline_options": order.check_options(ENGINES[engine], options),
+        "pipeline_options": check_options(ENGINES[engine], options),
         "engine": engine,
         "preprocess": preprocess,
         "postprocess": postprocess,

@@ -40,10 +40,10 @@ def main(argv: List[str]) -> None:
     pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
     for fd in (pipe_fd, side_fd):
         os.set_inheritable(fd, False)  # a child of the engine's must not keep the pipe open
-    from ascend_parallel_worker import lifeline, loop, memory, protocol  # type: ignore[import-not-found]
+    from ascend_parallel_worker import loop, memory, parent_watch, protocol  # type: ignore[import-not-found]
 
-    lifeline.tie_to_parent(parent_pid)
-    lifeline.watch(pipe_fd)
+    parent_watch.tie_to_parent(parent_pid)
+    parent_watch.watch(pipe_fd)
     side = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=side_fd)
     try:
         loop.live(protocol.Channel(pipe_fd), memory.MappedSegments(side))

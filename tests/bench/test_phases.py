@@ -5,8 +5,8 @@ import random
 import pytest
 
 from ascend_parallel.bench.breakdown import break_down, host_overhead_us
-from ascend_parallel.master.phases import Phases, find_phases, share_lanes, tasks_by_lane
-from ascend_parallel.master.trace import CallRecord, TaskRecord
+from ascend_parallel.runner.phases import Phases, find_phases, share_lanes, tasks_by_lane
+from ascend_parallel.runner.trace import CallRecord, TaskRecord
 
 
 def task(worker, written, started, finished, start=0, rows=1):

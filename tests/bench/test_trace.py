@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ascend_parallel import DiskError, EngineError, ParallelPredictUtils, UsageError
-from ascend_parallel.master import trace as trace_module
+from ascend_parallel.runner import trace as trace_module
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 X = {"x": np.zeros((7, 3), np.float32)}

@@ -8,7 +8,7 @@ import pytest
 
 from ascend_parallel.cli import devices as command
 from ascend_parallel.devices import Device
-from ascend_parallel.discovery import Discovery, FoundDevice
+from ascend_parallel.devices.discovery import Discovery, FoundDevice
 
 CHIP = FoundDevice(
     Device("ascend", 0),

@@ -10,8 +10,8 @@ import pytest
 from models import mslite_python
 
 from ascend_parallel import Device, ParallelPredictUtils, UsageError, convert
-from ascend_parallel.manifest import check_manifest, read_manifest
-from ascend_parallel.master import worker
+from ascend_parallel.backends.processes import worker_process as worker
+from ascend_parallel.model_manifest import check_manifest, read_manifest
 
 CPUS = [Device("cpu", 0), Device("cpu", 1)]
 

@@ -23,7 +23,7 @@ def unknown_hardware(monkeypatch):
     """A machine of which nothing is known, so that no device can be refused beforehand."""
     from ascend_parallel.devices import Discovery
 
-    monkeypatch.setattr("ascend_parallel.discovery.discover", Discovery)
+    monkeypatch.setattr("ascend_parallel.devices.discovery.discover", Discovery)
 
 
 def fails(kind, words, model, **options):

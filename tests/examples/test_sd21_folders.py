@@ -40,7 +40,7 @@ def folder(tmp_path):
     ],
 )
 def test_of_both_kinds_the_one_that_fits_the_machine_is_taken(folder, monkeypatch, device, engine, taken, runs):
-    monkeypatch.setattr("ascend_parallel.discovery.discover", lambda: found(device))
+    monkeypatch.setattr("ascend_parallel.devices.discovery.discover", lambda: found(device))
     add_mindir(folder)
     models = find_models(folder, engine)
     assert {file.suffix for file in models.files.values()} == {taken}

@@ -80,7 +80,7 @@ def test_cpu_numbers_are_workers_and_paddle_hears_cpu(tmp_path, devices, paddle)
 
 
 def test_devices_as_paddle_calls_them():
-    from ascend_parallel.worker.mapping.pipelines import paddle_device
+    from ascend_parallel.worker.pipelines.opening import paddle_device
 
     assert [paddle_device(device) for device in [("cpu", 1), ("gpu", 2), ("ascend", 0)]] == ["cpu", "gpu:2", "npu:0"]
 

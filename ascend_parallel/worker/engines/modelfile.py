@@ -42,7 +42,7 @@ class ModelFileEngine(PipelineEngine):
         self._use(inner_class(model, device, inner_options), device, options)
 
     def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
-        from ..mapping.batches import BatchRunner
+        from ..pipelines.batches import BatchRunner
 
         self._inner, self._place, self._given = inner, device, options
         self._device = "%s:%d" % device

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..mapping.parcel import RECORDS, pack_records, pad, unpack_files
+from ..pipelines.payload import RECORDS, pack_records, pad, unpack_files
 from .base import Arrays, Engine
 
 
@@ -27,8 +27,8 @@ class PipelineEngine(Engine):
     options = None
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
-        from ..mapping.batches import BatchRunner
-        from ..mapping.pipelines import open_pipeline
+        from ..pipelines.batches import BatchRunner
+        from ..pipelines.opening import open_pipeline
 
         self._device = "%s:%d" % device
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)

@@ -1,0 +1,1 @@
+"""Backends: who runs the tasks of a call, behind one interface."""

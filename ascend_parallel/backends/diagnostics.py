@@ -1,0 +1,87 @@
+"""Why a worker failed, in words that help."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ascend_parallel.errors import EngineError, WorkerDied, WorkerError
+
+if TYPE_CHECKING:
+    from .processes.worker_process import Post
+
+#: What a signal usually means where models run.
+_LIKELY = {
+    signal.SIGKILL: "often the out-of-memory killer: see dmesg",
+    signal.SIGSEGV: "a crash in the engine or its driver",
+    signal.SIGABRT: "the engine or its driver gave up",
+    signal.SIGBUS: "memory that is not there: is /dev/shm or the machine's memory full?",
+    signal.SIGILL: "an instruction that this processor does not have: is the engine built for it?",
+}
+
+#: Words in what engines print -> what they mean. Codes: Ascend's, as users meet them.
+_KNOWN = {
+    "507033": "Ascend error 507033: the device is occupied or could not be opened; is another process using it "
+    "(npu-smi info)?",
+    "207004": "Ascend error 207004: the device is not available; is ASCEND_RT_VISIBLE_DEVICES right (ascending "
+    "ids, commas, no spaces)?",
+    "100002": "Ascend error 100002: ACL was initialised twice in one process",
+    "500001": "Ascend error 500001: an operator failed",
+    "INVALID_PROTOBUF": "the file is cut off, or is no ONNX model",
+}
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """Return an exit code in words: "SIGKILL, often the out-of-memory killer: see dmesg", "exit code 0"."""
+    if exit_code is None:
+        return "its pipe closed"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        number = signal.Signals(-exit_code)
+    except ValueError:
+        return f"signal {-exit_code}"
+    return f"{number.name}, {_LIKELY[number]}" if number in _LIKELY else number.name
+
+
+def explain(text: str) -> str:
+    """Return what is known about an engine's error text, as a sentence to append; "" where nothing is."""
+    found = [meaning for word, meaning in _KNOWN.items() if word in text]
+    return "".join(f"\n  {meaning}" for meaning in found)
+
+
+def explain_start(python: str, text: str) -> str:
+    """Return why a worker's program may have ended before its engine came up, likewise, from what it printed."""
+    if "SyntaxError" in text:
+        return f"\n  {python} is too old: workers need Python 3.7 or newer; see worker_python"
+    if "No module named 'numpy'" in text:
+        return f"\n  {python} has no numpy: install numpy (1.21 or newer) there; see worker_python"
+    if "Traceback" not in text and python != sys.executable:
+        return f"\n  {python} may be no Python interpreter (3.7 or newer): see worker_python"
+    return ""
+
+
+def quote(lines: Sequence[str]) -> str:
+    """Return a worker's last lines, to append to a message; "" where there are none."""
+    if not lines:
+        return ""
+    return "\n  its last lines:\n" + "\n".join(f"  | {line}" for line in lines)
+
+
+def engine_error(post: Post, doing: str, kind: str, text: str, trace: str) -> EngineError:
+    """Return the error for what an engine raised in a worker."""
+    order = post.order
+    models = ", ".join(order["models"].values())
+    message = f"{post.label} failed while {doing} {models} with {order['engine']}: {kind}: {text}{explain(text)}"
+    return EngineError(message, device=post.device, remote_traceback=trace)
+
+
+def no_device_left(failure: WorkerError) -> WorkerDied:
+    """Return the error for all calls after the last device was given up."""
+    return WorkerDied(
+        f"no device is left, each failed more often than max_restarts allows; the last: {failure}",
+        device=failure.device,
+        exit_code=getattr(failure, "exit_code", None),
+    )

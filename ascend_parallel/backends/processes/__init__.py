@@ -1,0 +1,1 @@
+"""The process backend: one worker process a device, fed through shared memory."""

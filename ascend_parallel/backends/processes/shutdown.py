@@ -1,0 +1,51 @@
+"""How workers are ended: asked, then told, then killed, each for a bounded time; own processes only."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+
+from .worker_process import Worker
+
+#: How long an idle worker may take to leave after EXIT.
+EXIT_GRACE_S = 5.0
+#: How long after SIGTERM, which is all that a busy one is told.
+TERMINATE_GRACE_S = 2.0
+#: How long after SIGKILL; a process stuck in a driver survives even that, and is left to the system.
+KILL_GRACE_S = 5.0
+
+
+class Closing:
+    """The end of all workers of a runner; it never waits itself, its owner calls :meth:`advance` in time.
+
+    Attributes:
+        due_s: when it is to be called next (``time.monotonic``).
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        """Say EXIT to idle workers; end those that build or predict, whose answers nobody will hear."""
+        for worker in workers:
+            if worker.is_ready and not worker.owed:
+                worker.say_exit()
+            else:
+                worker.signal(signal.SIGTERM)
+        self._stages = [
+            (EXIT_GRACE_S, signal.SIGTERM),
+            (TERMINATE_GRACE_S, signal.SIGKILL),
+            (KILL_GRACE_S, None),
+        ]
+        if all(worker.owed or not worker.is_ready for worker in workers):
+            del self._stages[0]
+        self.due_s = time.monotonic() + self._stages[0][0]
+        self.has_given_up = False
+
+    def advance(self, workers: Sequence[Worker]) -> None:
+        """Go on to the next stage with the workers that are still there."""
+        _, number = self._stages.pop(0)
+        if number is None:
+            self.has_given_up = True
+            return
+        for worker in workers:
+            worker.signal(number)
+        self.due_s = time.monotonic() + self._stages[0][0]

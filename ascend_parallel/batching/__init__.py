@@ -1,0 +1,1 @@
+"""Pure array arithmetic: which axis holds the rows, which rows make a task, padding, joining."""

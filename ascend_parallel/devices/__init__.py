@@ -1,0 +1,27 @@
+"""Devices: how they are named, and what the machine has."""
+
+from __future__ import annotations
+
+from .spec import (
+    DEVICE_TYPES,
+    Device,
+    Discovery,
+    FoundDevice,
+    check_devices_exist,
+    default_devices,
+    parse_devices,
+    parse_visible_ascend,
+    usable_cores,
+)
+
+__all__ = [
+    "DEVICE_TYPES",
+    "Device",
+    "Discovery",
+    "FoundDevice",
+    "check_devices_exist",
+    "default_devices",
+    "parse_devices",
+    "parse_visible_ascend",
+    "usable_cores",
+]

@@ -1,0 +1,292 @@
+"""Which devices this machine has, asked of its tools and never of a driver's library.
+
+Ascend: ``npu-smi info -m`` (numbers) and ``npu-smi info`` (health, memory), else ``/dev/davinciN``;
+GPUs: ``nvidia-smi``; each as the process will see them, by ``ASCEND_RT_VISIBLE_DEVICES`` and
+``CUDA_VISIBLE_DEVICES``. A tool may be missing, hang, fail or print rubbish: the next source is
+asked, and a note or a warning says so. Importing ``acl`` or ``torch`` here would bind the master
+to a device for good, and CANN does not survive the fork that could come later.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ascend_parallel.devices.spec import (
+    Device,
+    Discovery,
+    FoundDevice,
+    check_devices_exist,
+    default_devices,
+    parse_visible_ascend,
+    usable_cores,
+)
+
+__all__ = ["Discovery", "FoundDevice", "check_devices_exist", "default_devices", "discover"]
+
+TOOL_TIMEOUT_S = 10.0  # a healthy npu-smi answers in 1 to 3 s, even with 16 chips
+KILL_TIMEOUT_S = 1.0  # a tool stuck inside the driver cannot even be killed: do not wait for it
+SHOWN_OUTPUT_CHARS = 200
+HEALTHS = {"OK", "Warning", "Alarm", "Critical", "UNKNOWN"}
+NVIDIA_QUERY = "--query-gpu=index,name,memory.used,memory.total,pci.bus_id"
+
+Run = Callable[[Sequence[str]], str]
+
+
+class NpuChip(NamedTuple):
+    """One chip as npu-smi prints it; ``id``, the device id, is None where the table lacks it."""
+
+    card: int
+    chip: int
+    id: int | None
+    name: str | None = None
+    health: str | None = None
+    memory_used_mb: int | None = None
+    memory_total_mb: int | None = None
+    bus_id: str | None = None
+
+
+def run_tool(command: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S) -> str:
+    """Run a vendor's tool in the C locale and return what it prints, errors included.
+
+    Raises:
+        OSError: it is missing (FileNotFoundError), hangs (TimeoutError) or fails.
+    """
+    shown = " ".join(word for word in command if not word.startswith("--"))
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{command[0]} is not on the PATH") from None
+    try:
+        output = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
+    except KeyboardInterrupt:
+        _kill(process)
+        raise
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise TimeoutError(f"{shown} did not answer in {timeout_s:g} s") from None
+    if process.returncode:
+        raise OSError(f"{shown} failed (exit code {process.returncode}): {_shorten(output)}")
+    return output
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout:
+        process.stdout.close()
+    try:
+        process.wait(KILL_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.returncode = -signal.SIGKILL  # given up, so that nothing waits for it later either
+
+
+def _shorten(output: str) -> str:
+    return " ".join(output.split())[:SHOWN_OUTPUT_CHARS] or "it printed nothing"
+
+
+def discover(
+    run: Run = run_tool,
+    environ: Mapping[str, str] = os.environ,
+    dev_dir: Path = Path("/dev"),
+) -> Discovery:
+    """Find the Ascend devices, the GPUs and the CPU of this machine, as this process sees them.
+
+    Arguments are for tests. Never fails for a tool's sake.
+
+    Raises:
+        DeviceSpecError: ``ASCEND_RT_VISIBLE_DEVICES`` is set to what CANN would partly ignore.
+    """
+    ascend, gpus = _find_ascend(run, environ, dev_dir), _find_gpus(run, environ)
+    cores = f"{usable_cores()} usable cores"
+    cpu = FoundDevice(Device("cpu", 0), platform.machine(), source="system", note=cores)
+    return Discovery(
+        [*ascend.devices, *gpus.devices, cpu],
+        [*ascend.warnings, *_ill_health(ascend.devices), *gpus.warnings],
+        ascend.complete | gpus.complete,
+    )
+
+
+def _ill_health(devices: list[FoundDevice]) -> list[str]:
+    ill = [found for found in devices if found.health not in (None, "OK")]
+    advice = "leave it out if its worker fails"
+    return [f"{found.device} reports health {found.health}: {advice}" for found in ill]
+
+
+def _find_ascend(run: Run, environ: Mapping[str, str], dev_dir: Path) -> Discovery:
+    variable = "ASCEND_RT_VISIBLE_DEVICES"
+    # CANN takes a variable that is set but empty as one that is not set.
+    visible = parse_visible_ascend(environ[variable]) if environ.get(variable) else None
+    found, problem = _ask_npu_smi(run)
+    complete = bool(found)
+    found = [replace(one, note=problem) for one in found or _davinci_nodes(dev_dir)]
+    missing = problem.endswith("not on the PATH")  # on most machines: not worth a warning
+    warnings = [problem] if problem and not missing and not found else []
+    if visible is None:
+        return Discovery(found, warnings, frozenset({"ascend"} if complete else ()))
+    seen, lost = _restrict("ascend", found, list(map(str, visible)), variable, complete)
+    return Discovery(seen, warnings + lost, frozenset({"ascend"}))
+
+
+def _ask_npu_smi(run: Run) -> tuple[list[FoundDevice], str]:
+    """The devices that npu-smi names, and what went wrong on the way ("" for nothing)."""
+    outputs, problems = [], []
+    for command in (["npu-smi", "info", "-m"], ["npu-smi", "info"]):
+        try:
+            outputs.append(run(command))
+        except OSError as error:
+            outputs.append("")
+            problems.append(str(error))
+            if isinstance(error, FileNotFoundError | TimeoutError):
+                break  # the second call would fare no better, and hanging twice takes twice as long
+    found = _merge(parse_npu_smi_mapping(outputs[0]), parse_npu_smi_info(outputs[-1]))
+    if not found and not problems:
+        problems.append(f"npu-smi printed no device ids: {_shorten(''.join(outputs))}")
+    return found, "; ".join(problems)
+
+
+def _merge(mapped: list[NpuChip], listed: list[NpuChip]) -> list[FoundDevice]:
+    """Ids of ``npu-smi info -m``, where it has them, with the rest from ``npu-smi info``."""
+    details = {(chip.card, chip.chip): chip for chip in listed}
+    for chip in mapped:
+        detail = details.get((chip.card, chip.chip), chip)
+        details[chip.card, chip.chip] = detail._replace(id=chip.id, name=chip.name or detail.name)
+    chips = [details[chip.card, chip.chip] for chip in mapped] or listed
+    by_id = {chip.id: chip for chip in reversed(chips) if chip.id is not None}
+    facts = [by_id[number]._asdict() for number in sorted(by_id)]
+    return [FoundDevice(Device("ascend", f.pop("id")), source="npu-smi", **f) for f in facts]
+
+
+def _davinci_nodes(dev_dir: Path) -> list[FoundDevice]:
+    names = (re.fullmatch(r"davinci(\d+)", node.name) for node in dev_dir.glob("davinci*"))
+    ids = sorted(int(name[1]) for name in names if name)
+    return [FoundDevice(Device("ascend", i), source=f"{dev_dir}/davinci{i}") for i in ids]
+
+
+def _find_gpus(run: Run, environ: Mapping[str, str]) -> Discovery:
+    variable = "CUDA_VISIBLE_DEVICES"
+    visible = environ.get(variable)
+    if visible is not None and visible.strip() in ("", "-1"):
+        return Discovery([], [f"{variable}={visible!r} hides all GPUs"], frozenset({"gpu"}))
+    try:
+        output = run(["nvidia-smi", NVIDIA_QUERY, "--format=csv,noheader,nounits"])
+    except OSError as error:
+        return Discovery([], [] if isinstance(error, FileNotFoundError) else [str(error)])
+    found = parse_nvidia_smi(output)
+    if not found:
+        return Discovery([], [f"nvidia-smi printed no GPUs: {_shorten(output)}"])
+    if visible is None:
+        return Discovery(found, [], frozenset({"gpu"}))
+    seen, lost = _restrict("gpu", found, visible.split(","), variable, complete=True)
+    return Discovery(seen, lost, frozenset({"gpu"}))
+
+
+def _restrict(
+    kind: str, found: list[FoundDevice], entries: list[str], variable: str, complete: bool
+) -> tuple[list[FoundDevice], list[str]]:
+    """The devices that ``variable`` leaves visible: device i is its i-th entry.
+
+    CANN and CUDA both ignore an entry that does not exist, and all entries after it.
+    """
+    by_id = {str(one.device.id): one for one in found}
+    devices: list[FoundDevice] = []
+    for entry in map(str.strip, entries):
+        if complete and entry not in by_id and not entry.startswith(("GPU-", "MIG-")):
+            lost = f"{variable} names {kind} {entry!r}, which is not on this machine"
+            return devices, [f"{lost}: it and all after it are ignored"]
+        one = by_id.get(entry, FoundDevice(Device(kind, 0), source="environment"))
+        note = "; ".join(filter(None, [f"{entry} in {variable}", one.note]))
+        devices.append(replace(one, device=Device(kind, len(devices)), note=note))
+    return devices, []
+
+
+def parse_nvidia_smi(text: str) -> list[FoundDevice]:
+    """Read what ``nvidia-smi`` prints for :data:`NVIDIA_QUERY` as csv, memory in MiB."""
+    found = []
+    for line in text.splitlines():
+        row = re.fullmatch(r"\s*(\d+), (.+), ([^,]+), ([^,]+), ([^,]+?)\s*", line)
+        if row:
+            facts = (row[2], None, _int(row[3]), _int(row[4]), row[5])
+            found.append(FoundDevice(Device("gpu", int(row[1])), *facts, source="nvidia-smi"))
+    return found
+
+
+def parse_npu_smi_mapping(text: str) -> list[NpuChip]:
+    """Read ``npu-smi info -m``: the chips that have a device id, which excludes each card's Mcu."""
+    labels: list[str] = []
+    chips = []
+    for line in text.splitlines():
+        if "NPU ID" in line:
+            labels = re.findall(r"\w+(?: \w+)?? (?:Phy-)?(?:ID|Name)", line)
+            continue
+        # Only the last column, the chip's name, can hold a space.
+        row = dict(zip(labels, line.strip().split(None, max(0, len(labels) - 1)), strict=False))
+        card, chip = _int(row.get("NPU ID")), _int(row.get("Chip ID", "0"))
+        number = _int(row.get("Chip Logic ID", row.get("Chip Phy-ID")))
+        if card is not None and chip is not None and number is not None and min(card, number) >= 0:
+            chips.append(NpuChip(card, chip, number, row.get("Chip Name")))
+    return chips
+
+
+def parse_npu_smi_info(text: str) -> list[NpuChip]:
+    """Read ``npu-smi info``: two rows a chip, by the labels in the two rows of its header."""
+    header: list[list[str]] = []
+    upper: dict[str, str] | None = None
+    chips = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if "Process id" in cells:
+            break
+        if "|" not in line:  # a rule between rows, which some captures lack
+            continue
+        if "Health" in cells or len(header) == 1:
+            header.append(cells)
+        elif header:
+            row = _columns(header[0], cells)
+            if row.get("health") in HEALTHS or upper is None:
+                upper = row
+            else:
+                chips.append(_chip({**upper, **_columns(header[1], cells)}))
+                upper = None
+    return [chip for chip in chips if chip]
+
+
+def _columns(header: list[str], cells: list[str]) -> dict[str, str]:
+    """Label (lower case, without its unit) -> value, for one row under one row of the header."""
+    row: dict[str, str] = {}
+    for title, cell in zip(header, cells, strict=False):
+        labels = re.sub(r"\(.*?\)", "", title).lower().split()
+        if "-Usage" in title:  # counted from the right: "1529 / 44280" is one value, power may lack
+            values = re.sub(r"\s*/\s*", "/", cell).split()
+            row.update(zip(reversed(labels), reversed(values), strict=False))
+        else:  # counted from the left: the name may hold a space, and the id after it may lack
+            row.update(zip(labels, cell.split(None, max(0, len(labels) - 1)), strict=False))
+    return row
+
+
+def _chip(row: Mapping[str, str]) -> NpuChip | None:
+    card, chip = _int(row.get("npu")), _int(row.get("chip", "0"))
+    if card is None or chip is None or card < 0:
+        return None
+    usages = (re.fullmatch(r"(\d+)/([1-9]\d*)", row.get(f"{kind}-usage", "")) for kind in ("hbm", "memory"))
+    used, total = next((map(int, usage.groups()) for usage in usages if usage), (None, None))
+    number = _int(row.get("device", row.get("phy-id")))
+    bus_id = row.get("bus-id") if ":" in row.get("bus-id", "") else None
+    return NpuChip(card, chip, number, row.get("name"), row.get("health"), used, total, bus_id)
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"-?\d{1,9}", text, re.ASCII) else None

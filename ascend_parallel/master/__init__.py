@@ -1,1 +1,0 @@
-"""The master: owns workers, shared memory and tasks. ``runner.py`` is its face."""

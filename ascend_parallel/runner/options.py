@@ -1,0 +1,320 @@
+"""What the user asked for, checked before anything is started: models, engine, devices, workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ascend_parallel.backends.processes.worker_process import Post
+from ascend_parallel.devices import Device, parse_devices, usable_cores
+from ascend_parallel.errors import DeviceSpecError, UsageError
+from ascend_parallel.files import check_writable
+from ascend_parallel.model_manifest import check_manifest
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
+from ascend_parallel.worker.protocol import decode, encode_part
+
+#: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "PADDLE_PDX_CPU_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
+
+
+def name_models(model: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
+    """Return model name -> path or ``module:factory``; a single model is called "".
+
+    Raises:
+        UsageError: there is none, or a name or path is not a string.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    if not models:
+        raise UsageError("model is an empty dict; expected at least one name -> path")
+    for name, path in models.items():
+        if not isinstance(name, str):
+            raise UsageError(f"model has the name {name!r}; expected a dict of name -> path, with strings as names")
+        if not isinstance(path, (str, os.PathLike)):
+            which = f"model {name!r}" if isinstance(model, Mapping) else "model"
+            raise UsageError(f"{which} is {path!r}; expected the path of a file, or 'module:factory'")
+    return {name: os.fspath(path) for name, path in models.items()}
+
+
+def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
+    """Return the engine that the user named, or that the models' suffixes tell.
+
+    Raises:
+        UsageError: the engine is unknown, cannot be told, or does not take a model's kind of file.
+    """
+    chosen = {engine or _engine_of(model) for model in models}
+    if len(chosen) > 1:
+        told = " and ".join(sorted(chosen))
+        raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
+    name = chosen.pop()
+    if name not in ENGINES:
+        raise UsageError(f"engine {name!r} is unknown; expected one of {', '.join(ENGINES)}")
+    for model in models:
+        _check_suffix(model, ENGINES[name])
+    return ENGINES[name]
+
+
+def _engine_of(model: str) -> str:
+    for name, engine in ENGINES.items():
+        if model.endswith(engine.suffixes or ("\0",)):
+            return name
+    if ":" in model:
+        return "callable"
+    raise UsageError(
+        f"the engine for {model!r} cannot be told from its name; expected a .mindir or .onnx file or "
+        "'module:factory', or say which: engine=..."
+    )
+
+
+def _check_suffix(model: str, engine: type[Engine]) -> None:
+    if engine.name == "callable" and not all(model.rpartition(":")[::2]):
+        raise UsageError(f"{model!r} does not name a callable; expected 'module:factory' or 'path/to/file.py:factory'")
+    for other in ENGINES.values():
+        if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
+            raise UsageError(
+                f"{model} is a model for the engine {other.name}, not for {engine.name}: leave engine out, or "
+                f"convert the model to {' or '.join(engine.suffixes)}"
+            )
+
+
+def check_files(models: Iterable[str], engine: type[Engine]) -> None:
+    """Check that the engine's model files can be read.
+
+    Raises:
+        UsageError: a file is missing, empty, a directory, not readable, or surely of another kind.
+    """
+    if not engine.suffixes:
+        return
+    for model in models:
+        path = Path(model)
+        if not path.exists():
+            raise UsageError(f"there is no model file {model} (in {Path.cwd()})")
+        if not path.is_file():
+            raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
+        if path.stat().st_size == 0:
+            raise UsageError(f"{model} is empty; was its conversion or download interrupted?")
+        with path.open("rb") as file:
+            kind_error = engine.find_wrong_kind(file.read(HEAD_BYTES))
+        if kind_error:
+            raise UsageError(f"{model} {kind_error}")
+
+
+def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
+    """Check that the engine runs on devices of these types; raises DeviceSpecError."""
+    for device in devices:
+        if device.type not in engine.device_types:
+            raise DeviceSpecError(
+                f"the engine {engine.name} does not run on {device}; it runs on "
+                f"{', '.join(engine.device_types)} devices"
+            )
+
+
+def check_manifests(
+    models: Mapping[str, str], devices: Sequence[Device], engine: type[Engine]
+) -> dict[str, dict[str, int | None]]:
+    """Check, by the manifests beside MINDIR files, that they are for these devices; without one all is well.
+
+    Returns:
+        Model name -> the batch axes that its manifest tells.
+
+    Raises:
+        UsageError: a model was converted for other devices, or is not the one that was converted.
+    """
+    if engine.name != "mslite":
+        return {}
+    manifests = {name: check_manifest(path, devices) for name, path in models.items()}
+    return {name: manifest.batch_axes for name, manifest in manifests.items() if manifest is not None}
+
+
+def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the engine's options, each known and of its type; raises UsageError."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"engine_options is {options!r}; expected a dict of option -> value")
+    for option, value in options.items():
+        known = engine.options
+        if known is not None and option not in known:
+            told = ", ".join(known) or "none"
+            raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
+        if known is not None and (not isinstance(value, known[option]) or isinstance(value, bool)):
+            kinds = " or ".join(kind.__name__ for kind in known[option])
+            raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
+    try:
+        decode(encode_part(dict(options)))
+    except Exception as error:
+        raise UsageError(
+            f"engine_options cannot be sent to a worker ({error}); use plain numbers, strings, lists and dicts"
+        ) from None
+    return dict(options)
+
+
+def add_share_weights(
+    options: Mapping[str, Any],
+    share_weights: bool,
+    engine: type[Engine],
+    models: Iterable[str],
+    devices: Iterable[Device],
+) -> dict[str, Any]:
+    """Return the engine's options, with what tells it to share weights where that is wanted.
+
+    Raises:
+        UsageError: it is wanted, and these models' weights cannot be shared between processes; or no yes or no.
+    """
+    if not isinstance(share_weights, bool):
+        raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
+    if not share_weights:
+        return dict(options)
+    reason = engine.find_unshareable(models, [device.type for device in devices], dict(options))
+    if reason:
+        raise UsageError(f"{reason}: leave share_weights out")
+    return {**options, "share_weights": True}
+
+
+def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return it as a dict of name -> whole number or None; raises UsageError."""
+    if not isinstance(batch_axes, Mapping):
+        raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
+    for name, axis in batch_axes.items():
+        if axis is not None and type(axis) is not int:
+            raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
+    return dict(batch_axes)
+
+
+def check_trace(trace: str | os.PathLike[str] | None, models: Iterable[str]) -> tuple[Path, str] | None:
+    """Return where a trace is to be written at the end, and its title; raises UsageError where it cannot be."""
+    if trace is None:
+        return None
+    if not isinstance(trace, (str, os.PathLike)):
+        raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
+    check_writable("trace", Path(trace), [".json"])
+    # It is written at the end, maybe after a chdir.
+    return Path(os.path.abspath(trace)), ", ".join(map(os.path.basename, models))
+
+
+def find_python(worker_python: str | os.PathLike[str] | None) -> str:
+    """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
+    if worker_python is None:
+        return sys.executable
+    if not isinstance(worker_python, (str, os.PathLike)):
+        raise UsageError(f"worker_python is {worker_python!r}; expected the path of a Python interpreter")
+    found = shutil.which(os.fspath(worker_python))
+    if found is None:
+        raise UsageError(
+            f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
+            "as /path/to/venv/bin/python"
+        )
+    return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
+
+
+def write_posts(
+    models: Mapping[str, str],
+    engine: type[Engine],
+    devices: Sequence[Device],
+    options: Mapping[str, Any],
+    instances: int,
+    python: str,
+    warmup: int,
+) -> list[Post]:
+    """Return one post a worker.
+
+    A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
+    instance.
+    """
+    per_device = 1 if engine.can_share else instances
+    threads = threads_of_each(len(devices) * instances)
+    posts = []
+    for device in devices:
+        for instance in range(per_device):
+            order = {
+                "engine": engine.name,
+                "models": {name: _absolute(path, engine) for name, path in models.items()},
+                "device": (device.type, device.id),
+                "options": _complete(engine, options, threads, instances // per_device),
+                "instances": instances // per_device,
+                "warmup": warmup,
+                "import_path": import_path(),
+            }
+            label = str(device) if per_device == 1 else f"{device}#{instance}"
+            posts.append(Post(str(device), label, python, environment(threads), order))
+    return posts
+
+
+def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:
+    """Return the engine's options with what the runner adds: its share of the cores, unless the user said otherwise."""
+    completed: dict[str, Any] = {"threads": threads} if engine.spreads_over_cores else {}
+    if engine.needs_instances:
+        completed["instances"] = instances
+    return {**completed, **options}
+
+
+def _absolute(path: str, engine: type[Engine]) -> str:
+    return os.path.abspath(path) if engine.suffixes else path
+
+
+def threads_of_each(workers: int) -> int:
+    """Return how many threads each worker is to use: its share of the usable cores, at least one."""
+    return max(1, usable_cores() // workers)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return a worker's environment: this one's, with its share of the cores where the user set none."""
+    environ = dict(os.environ)
+    for variable in THREAD_VARIABLES:
+        environ.setdefault(variable, str(threads))
+    environ["PYTHONUNBUFFERED"] = "1"  # what a worker prints before it crashes must not be lost
+    environ.setdefault("GLOG_v", "3")  # MindSpore Lite reads it when it is imported, never later
+    return environ
+
+
+def import_path() -> list[str]:
+    """Return where a callable's module is looked for, after the worker's own path: where the master would find it.
+
+    Without the master's standard library and site-packages, which may be another Python's.
+    """
+    own = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    places = [os.path.abspath(entry or ".") for entry in (*sys.path, "")]
+    outside = [p for p in places if not any(os.path.realpath(p).startswith(prefix + os.sep) for prefix in own)]
+    return list(dict.fromkeys(place for place in outside if os.path.isdir(place)))
+
+
+def choose_devices(
+    devices: str | Iterable[str | Device] | None, device_num: int | None, engine: type[Engine]
+) -> list[Device]:
+    """Return the devices that the user named; else the first ``device_num`` of the machine's best type; else all.
+
+    A number of devices with a MINDIR model means ``ascend:0``, ``ascend:1``, ..., as in MindSpore Lite's tutorial.
+
+    Raises:
+        DeviceSpecError: the specification is malformed, or names a device that this machine does not have, or that
+            the engine does not run on.
+        UsageError: both or a number below one were given.
+    """
+    from ascend_parallel.devices.discovery import check_devices_exist, default_devices, discover
+
+    if devices is not None and device_num is not None:
+        raise UsageError("device_num and devices were both given; say which devices with devices alone")
+    if device_num is not None and (type(device_num) is not int or device_num < 1):
+        raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
+    if devices is not None:
+        chosen = parse_devices(devices)
+    elif device_num is not None and engine.name == "mslite":
+        chosen = [Device("ascend", i) for i in range(device_num)]
+    else:
+        found = [d for d in default_devices(discover()) if d.type in engine.device_types]
+        kind = found[0].type if found else engine.device_types[-1]
+        chosen = [Device(kind, i) for i in range(device_num)] if device_num else found or [Device(kind, 0)]
+    if any(device.type in ("ascend", "gpu") for device in chosen):
+        check_devices_exist(chosen, discover())
+    check_devices(chosen, engine)
+    return chosen
