@@ -191,7 +191,7 @@ def test_everything_says_what_it_is(path):
 
 
 def test_no_user_s_mistake_is_caught_by_assert_alone():
-    """What -O takes away must not be what stands between a user and wrong numbers: order.py and batch.py have none."""
+    """What -O takes away must not be the only check of what a user gives."""
     for name in (
         "runner/options.py",
         "runner/tutorial.py",

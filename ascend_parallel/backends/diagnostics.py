@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ascend_parallel.errors import EngineError, WorkerDied, WorkerError
 
 if TYPE_CHECKING:
-    from .processes.worker_process import Post
+    from .processes.worker_process import WorkerSpec
 
 #: What a signal usually means where models run.
 _LIKELY = {
@@ -33,7 +33,7 @@ _KNOWN = {
 }
 
 
-def cause_of_death(exit_code: int | None) -> str:
+def exit_reason(exit_code: int | None) -> str:
     """Return an exit code in words: "SIGKILL, often the out-of-memory killer: see dmesg", "exit code 0"."""
     if exit_code is None:
         return "its pipe closed"
@@ -70,7 +70,7 @@ def quote(lines: Sequence[str]) -> str:
     return "\n  its last lines:\n" + "\n".join(f"  | {line}" for line in lines)
 
 
-def engine_error(post: Post, doing: str, kind: str, text: str, trace: str) -> EngineError:
+def engine_error(post: WorkerSpec, doing: str, kind: str, text: str, trace: str) -> EngineError:
     """Return the error for what an engine raised in a worker."""
     order = post.order
     models = ", ".join(order["models"].values())

@@ -20,10 +20,10 @@ from ascend_parallel.files import check_writable
 from ascend_parallel.runner.trace_file import write_trace
 
 from .data import read_shapes
-from .measure import Bench, Effort, Space
+from .measure import Bench, MeasurementLimits, SearchSpace
 from .report import Report, Row, Setting
 
-__all__ = ["Bench", "Effort", "Report", "Row", "Setting", "Space", "bench", "read_shapes"]
+__all__ = ["Bench", "MeasurementLimits", "Report", "Row", "SearchSpace", "Setting", "bench", "read_shapes"]
 
 Numbers = int | Sequence[int]
 
@@ -65,9 +65,11 @@ def bench(
         DiskError: the trace could not be written.
     """
     batch_sizes = None if batch_size is None else _to_list(batch_size)
-    space = Space(batch_sizes=batch_sizes, instances=_to_list(instances), in_flight=_to_list(in_flight))
-    effort = Effort(duration_s, requests, warmup, percentiles)
-    measured = Bench(model, space=space, effort=effort, data=data, shapes=read_shapes(input_shape), **options)
+    search_space = SearchSpace(batch_sizes=batch_sizes, instances=_to_list(instances), in_flight=_to_list(in_flight))
+    limits = MeasurementLimits(duration_s, requests, warmup, percentiles)
+    measured = Bench(
+        model, search_space=search_space, limits=limits, data=data, shapes=read_shapes(input_shape), **options
+    )
     if trace is None:
         return measured.run()
     check_writable("trace", Path(trace), [".json"])

@@ -39,7 +39,7 @@ def read_shapes(text: str | None) -> dict[str, Shape]:
     return shapes
 
 
-class Maker:
+class InputGenerator:
     """Makes the inputs of calls of any number of rows."""
 
     def __init__(

@@ -46,7 +46,7 @@ class Samples:
         return len(self.ends_ns)
 
 
-class Load:
+class LoadGenerator:
     """Keeps so many calls in flight, from one run to the next too."""
 
     def __init__(self, runner: Runner, inputs: Mapping[str, Any], in_flight: int) -> None:

@@ -12,12 +12,12 @@ from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import choose_engine
 from ascend_parallel.runner.trace import Trace
-from ascend_parallel.runner.trace_file import Section
+from ascend_parallel.runner.trace_file import TraceSection
 
 from . import figures
 from .breakdown import break_down, host_overhead_us
-from .data import Maker, Shape
-from .load import Load, Samples
+from .data import InputGenerator, Shape
+from .load import LoadGenerator, Samples
 from .report import Report, Row, Setting
 
 #: The measured time of a setting where the user says nothing.
@@ -31,7 +31,7 @@ _MAX_TRACED = 1000
 
 
 @dataclass
-class Effort:
+class MeasurementLimits:
     """How much is measured.
 
     Attributes:
@@ -75,7 +75,7 @@ class Effort:
 
 
 @dataclass
-class Space:
+class SearchSpace:
     """What is measured: each combination.
 
     Attributes:
@@ -118,8 +118,8 @@ class Bench:
         self,
         model: str,
         *,
-        space: Space,
-        effort: Effort,
+        search_space: SearchSpace,
+        limits: MeasurementLimits,
         data: str | Mapping[str, Any] = "random",
         shapes: Mapping[str, Shape] | None = None,
         on_row: Callable[[Row], None] | None = None,
@@ -129,8 +129,8 @@ class Bench:
 
         Args:
             model: as of :class:`ParallelPredictUtils`.
-            space: what is measured.
-            effort: how much.
+            search_space: what is measured.
+            limits: how much.
             data: "random", "zero", or arrays by name.
             shapes: shapes of inputs that the model leaves open; see data.py.
             on_row: called with each row when it was measured.
@@ -139,20 +139,20 @@ class Bench:
         Raises:
             UsageError: an argument is wrong.
         """
-        space.check()
-        effort.check()
-        self._space = space
-        self._effort = effort
+        search_space.check()
+        limits.check()
+        self._search_space = search_space
+        self._limits = limits
         self._data = data
         self._shapes = shapes
         self._on_row = on_row
         self._model = model
         self._options = options
         self._devices = [str(device) for device in ParallelPredictUtils(model, **options).devices]
-        self._maker: Maker | None = None
+        self._generator: InputGenerator | None = None
         engine = choose_engine([model], options.get("engine")).name
         self.report = Report(model, engine, self._devices)
-        self.sections: list[Section] = []
+        self.sections: list[TraceSection] = []
         self.inputs = ""
 
     def run(self) -> Report:
@@ -163,8 +163,8 @@ class Bench:
         Raises:
             UsageError: inputs cannot be made for the model, or too few calls ended in the time.
         """
-        for instances in self._space.instances:
-            for count in [len(self._devices)] if self._space.is_all else numbers_of_devices(len(self._devices)):
+        for instances in self._search_space.instances:
+            for count in [len(self._devices)] if self._search_space.is_all else numbers_of_devices(len(self._devices)):
                 options = {**self._options, "devices": self._devices[:count], "instances": instances}
                 with ParallelPredictUtils(self._model, **options) as runner:
                     for setting in self._settings(runner, count, instances):
@@ -172,18 +172,18 @@ class Bench:
         return self.report
 
     def _settings(self, runner: ParallelPredictUtils, devices: int, instances: int) -> Iterator[Setting]:
-        if self._maker is None:
+        if self._generator is None:
             axes = self._options.get("batch_axes")
-            self._maker = Maker(runner.inputs, kind=self._data, shapes=self._shapes, batch_axes=axes)
-        for batch_size in self._batch_sizes(self._maker):
-            for in_flight in self._space.in_flight:
+            self._generator = InputGenerator(runner.inputs, kind=self._data, shapes=self._shapes, batch_axes=axes)
+        for batch_size in self._batch_sizes(self._generator):
+            for in_flight in self._search_space.in_flight:
                 yield Setting(devices, batch_size, instances, in_flight)
 
-    def _batch_sizes(self, maker: Maker) -> Sequence[int]:
-        wanted, given = self._space.batch_sizes, maker.given_rows
+    def _batch_sizes(self, generator: InputGenerator) -> Sequence[int]:
+        wanted, given = self._search_space.batch_sizes, generator.given_rows
         if given is None:
-            factors = self._space.batch_factors or [max(self._space.instances)]
-            return wanted or [maker.rows_at_a_time * len(self._devices) * factor for factor in factors]
+            factors = self._search_space.batch_factors or [max(self._search_space.instances)]
+            return wanted or [generator.rows_at_a_time * len(self._devices) * factor for factor in factors]
         if wanted and list(wanted) != [given]:
             raise UsageError(
                 f"the batch size is {', '.join(map(str, wanted))}, but the inputs that were given have {given} rows; "
@@ -193,16 +193,16 @@ class Bench:
 
     def _measure(self, runner: ParallelPredictUtils, setting: Setting) -> None:
         """Measure a setting and take its row; of an interrupted one too, if it has enough calls."""
-        assert self._maker is not None
-        inputs = self._maker.make(setting.batch_size)
+        assert self._generator is not None
+        inputs = self._generator.make(setting.batch_size)
         self.inputs = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in inputs.items())
-        load = Load(runner, inputs, setting.in_flight)
+        load = LoadGenerator(runner, inputs, setting.in_flight)
         samples = Samples()
-        warmup = max(_MIN_WARMUP, 2 * setting.in_flight) if self._effort.warmup is None else self._effort.warmup
+        warmup = max(_MIN_WARMUP, 2 * setting.in_flight) if self._limits.warmup is None else self._limits.warmup
         started_ns = load.warm_up(warmup)
         before = runner.stats()["workers"]
         try:
-            load.run(samples, started_ns, self._effort.is_enough)
+            load.run(samples, started_ns, self._limits.is_enough)
         except KeyboardInterrupt:
             if len(samples) >= figures.MIN_CALLS:
                 self._take(self._row(setting, samples, before, runner, is_partial=True))
@@ -212,7 +212,7 @@ class Bench:
         row = self._row(setting, samples, before, runner)
         try:
             load.drain()
-            if self._effort.with_trace:
+            if self._limits.with_trace:
                 self._trace(runner, load, row)
         finally:
             self._take(row)
@@ -234,7 +234,7 @@ class Bench:
             rows_per_s=rows_per_s,
             calls_per_s=calls_per_s,
             spread=figures.spread(started_ns, samples.ends_ns),
-            latency_ms=figures.percentiles_ms(samples.latencies_ns, self._effort.percentiles),
+            latency_ms=figures.percentiles_ms(samples.latencies_ns, self._limits.percentiles),
             efficiency=self._efficiency(setting, rows_per_s),
             rows_per_s_of=figures.share_out(rows_per_s, rows_of),
             restarts=sum(told["restarts"] - before[worker]["restarts"] for worker, told in after.items()),
@@ -247,7 +247,7 @@ class Bench:
         alone = [row.rows_per_s for row in self.report.rows if row.setting == setting._replace(devices=1)]
         return figures.efficiency(rows_per_s, setting.devices, alone[0]) if alone else None
 
-    def _trace(self, runner: ParallelPredictUtils, load: Load, row: Row) -> None:
+    def _trace(self, runner: ParallelPredictUtils, load: LoadGenerator, row: Row) -> None:
         """Make some of the calls again, with their times recorded; measuring itself goes without."""
         trace = runner.trace = Trace()
         try:
@@ -260,7 +260,7 @@ class Bench:
         calls = trace.calls()
         row.host_overhead_us = host_overhead_us(calls)
         row.breakdown = break_down(calls, dict.fromkeys(map(str, runner.devices), row.setting.instances))
-        self.sections.append(Section(row.setting.in_words(), calls, trace.dropped))
+        self.sections.append(TraceSection(row.setting.in_words(), calls, trace.dropped))
 
     def _take(self, row: Row) -> None:
         self.report.rows.append(row)
@@ -272,6 +272,6 @@ class Bench:
         needed_s = math.ceil(2 * figures.MIN_CALLS * took_s / len(samples))
         calls = "1 call" if len(samples) == 1 else f"{len(samples)} calls"
         return UsageError(
-            f"only {calls} ended in {self._effort.duration_s:g} s with {setting.in_words()}; figures need at least "
+            f"only {calls} ended in {self._limits.duration_s:g} s with {setting.in_words()}; figures need at least "
             f"{figures.MIN_CALLS}: give --duration-s {needed_s}, or --requests {figures.MIN_CALLS}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .measure import Space
+from .measure import SearchSpace
 from .report import Row
 
 #: How long each setting runs where the user says nothing.
@@ -20,9 +20,9 @@ _BEST = 3
 
 def search_space(
     batch_sizes: Sequence[int] | None, instances: Sequence[int] | None, in_flight: Sequence[int] | None
-) -> Space:
+) -> SearchSpace:
     """Return what is to be tried: what the user says, and the usual where that is None."""
-    return Space(
+    return SearchSpace(
         is_all=True,
         batch_sizes=batch_sizes,
         instances=instances or INSTANCES,

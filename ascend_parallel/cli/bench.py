@@ -17,7 +17,7 @@ from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, 
 from .run import read_arrays
 
 if TYPE_CHECKING:
-    from ascend_parallel.bench import Bench, Effort, Row, Space
+    from ascend_parallel.bench import Bench, MeasurementLimits, Row, SearchSpace
 
 _STDOUT = "-"
 
@@ -133,7 +133,7 @@ def bench(
     memory), queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply
     (until the caller knows), gather (outputs are put together).
     """
-    outputs = Outputs(breakdown, sweep, trace, json_file, plot)
+    outputs = OutputFiles(breakdown, sweep, trace, json_file, plot)
     outputs.check()
     from ascend_parallel.bench import Bench, read_shapes
 
@@ -142,8 +142,8 @@ def bench(
     measure(
         Bench(
             model,
-            space=choose_space(sweep, batch_size, instances, in_flight),
-            effort=choose_effort(outputs, duration_s, requests, warmup, percentiles),
+            search_space=choose_search_space(sweep, batch_size, instances, in_flight),
+            limits=choose_limits(outputs, duration_s, requests, warmup, percentiles),
             data=read_data(data),
             shapes=read_shapes(input_shape),
             on_row=tell,
@@ -153,7 +153,7 @@ def bench(
     )
 
 
-class Outputs(NamedTuple):
+class OutputFiles(NamedTuple):
     """What is wanted beside the table, as the options say it."""
 
     breakdown: bool
@@ -205,7 +205,7 @@ class Outputs(NamedTuple):
             write_trace(self.trace, bench.sections)
 
 
-def measure(bench: Bench, outputs: Outputs) -> None:
+def measure(bench: Bench, outputs: OutputFiles) -> None:
     """Measure, and put out what was measured, whatever happened meanwhile."""
     report = bench.report
     try:
@@ -227,29 +227,31 @@ def tell(row: Row) -> None:
     print(f"{row.setting.in_words()}: {row.rows_per_s:.4g} rows/s", file=sys.stderr)
 
 
-def choose_space(sweep: bool, batch_size: str | None, instances: str | None, in_flight: str | None) -> Space:
+def choose_search_space(
+    sweep: bool, batch_size: str | None, instances: str | None, in_flight: str | None
+) -> SearchSpace:
     """Return what is to be measured."""
-    from ascend_parallel.bench import Space
+    from ascend_parallel.bench import SearchSpace
     from ascend_parallel.bench.sweep import search_space
 
     batch_sizes = read_numbers("--batch-size", batch_size)
     others = (read_numbers("--instances", instances), read_numbers("--in-flight", in_flight))
     if sweep:
         return search_space(batch_sizes, *others)
-    return Space(batch_sizes=batch_sizes, instances=others[0] or [1], in_flight=others[1] or [1])
+    return SearchSpace(batch_sizes=batch_sizes, instances=others[0] or [1], in_flight=others[1] or [1])
 
 
-def choose_effort(
-    outputs: Outputs, duration_s: float | None, requests: int | None, warmup: int | None, percentiles: str
-) -> Effort:
+def choose_limits(
+    outputs: OutputFiles, duration_s: float | None, requests: int | None, warmup: int | None, percentiles: str
+) -> MeasurementLimits:
     """Return how much is to be measured: shorter runs for a sweep, and records of calls where they are shown."""
-    from ascend_parallel.bench import Effort
+    from ascend_parallel.bench import MeasurementLimits
     from ascend_parallel.bench.measure import USUAL_DURATION_S
     from ascend_parallel.bench.sweep import DURATION_S
 
     with_trace = not outputs.sweep or outputs.breakdown or outputs.trace is not None
     usual_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
-    return Effort(duration_s, requests, warmup, read_percentiles(percentiles), with_trace, usual_s)
+    return MeasurementLimits(duration_s, requests, warmup, read_percentiles(percentiles), with_trace, usual_s)
 
 
 def read_numbers(option: str, text: str | None) -> list[int] | None:

@@ -18,8 +18,9 @@ from . import map_options as opt
 from .arguments import WorkerPython, read_options
 
 if TYPE_CHECKING:
+    from ascend_parallel.mapping.counts import RunCounts
     from ascend_parallel.mapping.files import File
-    from ascend_parallel.mapping.progress import Tally
+    from ascend_parallel.mapping.progress_view import ProgressView
 
 __all__ = ["map_command"]
 
@@ -114,7 +115,7 @@ class _Job:
         self, files: Sequence[File], settings: MapSettings, report: Path | None, *, quiet: bool, verbose: bool
     ) -> None:
         """Check all that can be checked; raises UsageError."""
-        from ascend_parallel.mapping.progress import Tally
+        from ascend_parallel.mapping.counts import RunCounts
         from ascend_parallel.mapping.report import Report, check_report
         from ascend_parallel.mapping.run import MapRun
 
@@ -123,14 +124,14 @@ class _Job:
         if report is not None:
             check_report(report)
         run = MapRun(files, settings)
-        assert run.journal is not None
+        assert run.manifest is not None
         self._run = run
-        self._journal = run.journal
+        self._manifest = run.manifest
         self._title = settings.pipeline
         self._report = (Report(), report) if report is not None else None
         self._quiet = quiet
         self._verbose = verbose
-        self._tally = Tally(run.total, run.total - len(run.files))
+        self._counts = RunCounts(run.total, run.total - len(run.files))
         self._failures = dict(run.failures)
 
     def run(self) -> None:
@@ -144,7 +145,7 @@ class _Job:
             self._say(f"interrupted: {self._done_so_far()}", always=True)
             raise typer.Exit(INTERRUPTED) from None
         except WorkerError:
-            if self._tally.dealt_with:
+            if self._counts.dealt_with:
                 self._say(self._done_so_far(), always=True)
             raise
         self._say_end()
@@ -153,11 +154,9 @@ class _Job:
             raise typer.Exit(SOME_FAILED)
 
     def _work(self) -> None:
-        from ascend_parallel.mapping.progress import open_view
-
-        with open_view(self._tally, quiet=self._quiet) as view:
+        with open_view(self._counts, quiet=self._quiet) as view:
             for outcomes in self._run.run():
-                self._tally.add(outcomes)
+                self._counts.add(outcomes)
                 if self._report is not None:
                     self._report[0].add(outcomes)
                 for outcome in outcomes:
@@ -172,10 +171,10 @@ class _Job:
         if self._report is None:
             return
         report, path = self._report
-        if not self._tally.dealt_with:
+        if not self._counts.dealt_with:
             self._say(f"nothing was done in this run, so that there is no report: {path} was not written")
             return
-        report.write(path, self._title, self._tally, self._failures)
+        report.write(path, self._title, self._counts, self._failures)
         self._say(f"the report is in {path}")
 
     # ---- what is said
@@ -192,37 +191,50 @@ class _Job:
         self._say(f"{_count(run.workers, 'worker')}, {_count(threads, 'thread')} each{told}")
 
     def _done_so_far(self) -> str:
-        done = self._tally.before + self._tally.dealt_with
+        done = self._counts.before + self._counts.dealt_with
         if not done:
             return "nothing was done yet"
-        return f"{done:,} of {self._tally.total:,} files are done; the same command with --resume does the rest"
+        return f"{done:,} of {self._counts.total:,} files are done; the same command with --resume does the rest"
 
     def _say_end(self) -> None:
-        tally = self._tally
-        rate = _rate(tally)
-        before = f"; {tally.before:,} were done before" if tally.before else ""
-        if tally.dealt_with:
-            self._say(f"{tally.dealt_with:,} files in {rate}: {tally.describe_devices()}{before}")
+        counts = self._counts
+        rate = _rate(counts)
+        before = f"; {counts.before:,} were done before" if counts.before else ""
+        if counts.dealt_with:
+            self._say(f"{counts.dealt_with:,} files in {rate}: {counts.describe_devices()}{before}")
         else:
-            self._say(f"nothing is left to be done of {tally.total:,} files")
-        self._say(f"outputs are in {self._journal.folder}")
+            self._say(f"nothing is left to be done of {counts.total:,} files")
+        self._say(f"outputs are in {self._manifest.folder}")
         if self._failures:
             self._say_failures()
 
     def _say_failures(self) -> None:
-        self._say(f"{len(self._failures):,} of {self._tally.total:,} files failed:", always=True)
+        self._say(f"{len(self._failures):,} of {self._counts.total:,} files failed:", always=True)
         shown = list(self._failures.items())[:_FAILURES_SHOWN]
         for name, reason in shown:
             self._say(f"  {_show(name)}: {reason}", always=True)
         if len(self._failures) > len(shown):
             more = len(self._failures) - len(shown)
-            self._say(f"  and {more:,} more: see {self._journal.folder}/manifest.jsonl", always=True)
+            self._say(f"  and {more:,} more: see {self._manifest.folder}/manifest.jsonl", always=True)
 
 
-def _rate(tally: Tally) -> str:
-    from ascend_parallel.mapping.progress import show_rate, show_time
+def open_view(counts: RunCounts, *, quiet: bool) -> ProgressView:
+    """Return how progress is shown on stderr: not at all, as a bar on a terminal, elsewhere as lines."""
+    from ascend_parallel.mapping.progress_view import ProgressLines, ProgressView
 
-    return f"{show_time(tally.elapsed_s)} ({show_rate(tally.dealt_with / tally.elapsed_s)} files/s)"
+    if quiet:
+        return ProgressView(counts)
+    if not sys.stderr.isatty():
+        return ProgressLines(counts)
+    from ascend_parallel.mapping.progress_bar import ProgressBar  # rich takes a while to import
+
+    return ProgressBar(counts)
+
+
+def _rate(counts: RunCounts) -> str:
+    from ascend_parallel.mapping.counts import show_rate, show_time
+
+    return f"{show_time(counts.elapsed_s)} ({show_rate(counts.dealt_with / counts.elapsed_s)} files/s)"
 
 
 def _show(name: str) -> str:

@@ -134,7 +134,7 @@ def make(job: Job, check: Check) -> Path:
     _tell(f"converting {job.onnx.path} for {job.target} with {converter.name} {converter.version}: {job.output}")
     folder = job.output.parent
     with work_folder(folder) as work:
-        source, changes = _make_digestible(job, work)
+        source, changes = _rewrite_for_cpu(job, work)
         made = _run(job, source, work / "made")
         check(job, made[0])
         manifest = _describe(job, changes, made)
@@ -157,15 +157,15 @@ def find_up_to_date(job: Job) -> Path | None:
     return job.output if is_whole else None
 
 
-def _make_digestible(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
+def _rewrite_for_cpu(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
     """Return the ONNX file for the converter, and what was changed: the user's own where nothing had to be."""
-    from .cpu_rewrite import make_digestible, needs_work
+    from .cpu_rewrite import needs_work, rewrite_for_cpu
 
     if job.target != "cpu" or not needs_work(job.onnx.operators):
         return job.onnx.path, {}
     import onnx
 
-    model, changes = make_digestible(job.onnx.load(weights=True), job.shapes)
+    model, changes = rewrite_for_cpu(job.onnx.load(weights=True), job.shapes)
     if not changes:
         return job.onnx.path, {}
     told = ", ".join(f"{count} {kind}" for kind, count in changes.items())

@@ -1,4 +1,4 @@
-"""Makes an ONNX graph digestible for MindSpore Lite 2.0.0 on the CPU, without changing what it computes.
+"""Rewrites an ONNX graph for MindSpore Lite 2.0.0's CPU kernels, without changing what it computes.
 
 Each rule below replaces an operator, which the converter or the CPU kernels refuse or compute wrongly, by others that
 they take. Found by running the real thing; ONNX Runtime gives the same numbers before and after. A model that needs
@@ -27,8 +27,8 @@ FOLDED = frozenset({"ConstantOfShape", "Expand", "Range", "Shape", "Size", "Tril
 MAX_BYTES = 2**31 - 1
 
 
-class Digest(NamedTuple):
-    """A digestible model; ``changes`` tells what was replaced: operator -> how many, nothing where all was well."""
+class Rewrite(NamedTuple):
+    """A rewritten model. ``changes`` says what was replaced, operator -> count; it is empty where nothing was."""
 
     model: onnx.ModelProto
     changes: dict[str, int]
@@ -39,7 +39,7 @@ def needs_work(operators: frozenset[str]) -> bool:
     return not operators.isdisjoint(FOLDED | set(RULES))
 
 
-def make_digestible(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Digest:
+def rewrite_for_cpu(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Rewrite:
     """Return a model of fixed shapes that MindSpore Lite converts and runs on the CPU.
 
     Args:
@@ -65,7 +65,7 @@ def make_digestible(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]])
     changes.update(sorted(graph.changes.items()))
     if changes:
         onnx.checker.check_model(graph.model)
-    return Digest(graph.model, changes)
+    return Rewrite(graph.model, changes)
 
 
 def fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -184,7 +184,7 @@ class _Graph:
     def new_name(self) -> str:
         """Return a name that nothing in the model has."""
         self._count += 1
-        return f"digestible_{self._count}"
+        return f"cpu_rewrite_{self._count}"
 
     def node(self, op_type: str, inputs: list[str], output: str = "", **attributes: Any) -> onnx.NodeProto:
         """Return a node with a name of its own; its only output has one too, unless told."""

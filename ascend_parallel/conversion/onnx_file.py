@@ -65,7 +65,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
     try:
         with path.open("rb") as file:
-            wrong = OnnxRuntimeEngine.find_wrong_kind(file.read(HEAD_BYTES))
+            wrong = OnnxRuntimeEngine.why_wrong_kind(file.read(HEAD_BYTES))
         if wrong:
             raise UsageError(f"{path} {wrong}")
         model = onnx.load(str(path), load_external_data=False)

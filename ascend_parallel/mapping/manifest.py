@@ -21,14 +21,14 @@ from ascend_parallel.worker.pipelines.saving import PARTIAL
 
 from .outcome import Outcome
 
-__all__ = ["Journal"]
+__all__ = ["RunManifest"]
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.yaml"
 RESULTS = "results.jsonl"
 
 
-class Journal:
+class RunManifest:
     """The manifest of one output folder.
 
     Attributes:

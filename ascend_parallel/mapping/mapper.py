@@ -35,7 +35,7 @@ from ascend_parallel.worker.pipelines.payload import (
 from .files import File
 from .outcome import Outcome
 
-__all__ = ["Done", "Mapper"]
+__all__ = ["BundleResult", "Mapper"]
 
 #: A bundle is to take about so long: a message costs less than a hundredth of it, and progress is still seen.
 _BUNDLE_S = 0.05
@@ -49,7 +49,7 @@ _MAX_DEATHS = 2
 _MAX_DEATHS_IN_A_ROW = 40
 
 
-class Done(NamedTuple):
+class BundleResult(NamedTuple):
     """What came of one bundle.
 
     Attributes:
@@ -116,7 +116,7 @@ class Mapper:
         self._bundle_files = batch_size
         self._pace_s: float | None = None
 
-    def run(self) -> Iterator[Done]:
+    def run(self) -> Iterator[BundleResult]:
         """Yield what comes of the files, in the order in which bundles are done.
 
         Raises:
@@ -189,7 +189,7 @@ class Mapper:
 
     # ---- from the workers
 
-    def _settle(self, bundle: _Bundle) -> Done:
+    def _settle(self, bundle: _Bundle) -> BundleResult:
         error = bundle.future.exception()
         if isinstance(error, WorkerError):
             return self._lose(bundle.positions, error)
@@ -216,13 +216,13 @@ class Mapper:
         tried = [seconds for status, seconds, _ in records if status in (DONE, FAILED)]
         if tried:
             self._note_pace(sum(tried) / len(tried))
-        return Done(outcomes, text if self._keep == "lines" else b"")
+        return BundleResult(outcomes, text if self._keep == "lines" else b"")
 
-    def _lose(self, positions: Sequence[int], error: WorkerError) -> Done:
+    def _lose(self, positions: Sequence[int], error: WorkerError) -> BundleResult:
         """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
         if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # none of them was tried
             self._rest.extend(positions)
-            return Done([])
+            return BundleResult([])
         self._runner.stats()  # raises where no device is left: then no file is to blame
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
@@ -241,7 +241,7 @@ class Mapper:
                 self._is_settled[position] = True
                 seconds = self._timeout_s if isinstance(error, WorkerTimeout) else 0.0
                 outcomes.append(Outcome(file.name, file.path, False, self._blame(error), seconds, error.device))
-        return Done(outcomes)
+        return BundleResult(outcomes)
 
     def _blame(self, error: WorkerError) -> str:
         """Return why a file is set aside."""

@@ -9,31 +9,32 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from .progress import Tally, View
+from .counts import RunCounts
+from .progress_view import ProgressView
 
-__all__ = ["BarView"]
+__all__ = ["ProgressBar"]
 
 _REFRESHES_PER_S = 4
 
 
-class BarView(View):
+class ProgressBar(ProgressView):
     """A bar on the terminal; what workers print appears above it."""
 
-    def __init__(self, tally: Tally) -> None:
-        super().__init__(tally)
+    def __init__(self, counts: RunCounts) -> None:
+        super().__init__(counts)
         self._progress = _Bar(
-            tally,
+            counts,
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _Words(tally),
+            _CountsColumn(counts),
             console=Console(stderr=True, markup=False, highlight=False),
             refresh_per_second=_REFRESHES_PER_S,
             redirect_stdout=False,
         )
-        self._task = self._progress.add_task("files", total=tally.total, completed=tally.before)
+        self._task = self._progress.add_task("files", total=counts.total, completed=counts.before)
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> ProgressView:
         self._progress.start()
         return self
 
@@ -43,26 +44,26 @@ class BarView(View):
 
     def update(self) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=self._tally.before + self._tally.dealt_with)
+        self._progress.update(self._task, completed=self._counts.before + self._counts.dealt_with)
 
 
-class _Words(ProgressColumn):
-    def __init__(self, tally: Tally) -> None:
+class _CountsColumn(ProgressColumn):
+    def __init__(self, counts: RunCounts) -> None:
         super().__init__()
-        self._tally = tally
+        self._counts = counts
 
     def render(self, task: Task) -> Text:
-        return Text(self._tally.describe(), style="red" if self._tally.failed else "")
+        return Text(self._counts.describe(), style="red" if self._counts.failed else "")
 
 
 class _Bar(Progress):
     """A bar, and under it what each device has done."""
 
-    def __init__(self, tally: Tally, *columns: ProgressColumn, **options: Any) -> None:
-        self._tally = tally
+    def __init__(self, counts: RunCounts, *columns: ProgressColumn, **options: Any) -> None:
+        self._counts = counts
         super().__init__(*columns, **options)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        if self._tally.of_device:
-            yield Text(self._tally.describe_devices(), style="dim")
+        if self._counts.of_device:
+            yield Text(self._counts.describe_devices(), style="dim")

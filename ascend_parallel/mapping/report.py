@@ -18,8 +18,8 @@ import numpy as np
 from ascend_parallel.errors import UsageError
 from ascend_parallel.files import write_whole
 
+from .counts import RunCounts, show_rate, show_time
 from .outcome import Outcome
-from .progress import Tally, show_rate, show_time
 
 __all__ = ["Report", "check_report"]
 
@@ -61,13 +61,13 @@ class Report:
         self._devices.extend([outcome.device for outcome in outcomes])
         self._files.extend([outcome.file for outcome in outcomes])
 
-    def write(self, path: str | os.PathLike[str], title: str, tally: Tally, failures: Mapping[str, str]) -> None:
+    def write(self, path: str | os.PathLike[str], title: str, counts: RunCounts, failures: Mapping[str, str]) -> None:
         """Draw the report and write it, whole or not at all.
 
         Args:
             path: ends in .html or .png.
             title: the pipeline.
-            tally: the numbers of the run.
+            counts: the numbers of the run.
             failures: name -> reason of all files that failed.
 
         Raises:
@@ -75,7 +75,7 @@ class Report:
         """
         picture = self._draw(title)
         target = Path(path)
-        data = picture if target.suffix == ".png" else _page(title, tally, failures, picture).encode()
+        data = picture if target.suffix == ".png" else _page(title, counts, failures, picture).encode()
         write_whole(target, lambda file: file.write(data))
 
     def _draw(self, title: str) -> bytes:
@@ -136,7 +136,7 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _LABEL_CHARS else "..." + name[-_LABEL_CHARS + 3 :]
 
 
-def _page(title: str, tally: Tally, failures: Mapping[str, str], picture: bytes) -> str:
+def _page(title: str, counts: RunCounts, failures: Mapping[str, str], picture: bytes) -> str:
     """Return the report as a page that holds its picture."""
     rows = "".join(
         f"<tr><td>{_text(name)}</td><td>{_text(reason)}</td></tr>"
@@ -148,10 +148,10 @@ def _page(title: str, tally: Tally, failures: Mapping[str, str], picture: bytes)
     )
     if more > 0:
         table += f"<p>and {more:,} more: see manifest.jsonl</p>"
-    rate = tally.dealt_with / tally.elapsed_s
-    facts = f"{tally.dealt_with:,} files in {show_time(tally.elapsed_s)} ({show_rate(rate)} files/s)"
-    if tally.before:
-        facts += f"; {tally.before:,} were done before"
+    rate = counts.dealt_with / counts.elapsed_s
+    facts = f"{counts.dealt_with:,} files in {show_time(counts.elapsed_s)} ({show_rate(rate)} files/s)"
+    if counts.before:
+        facts += f"; {counts.before:,} were done before"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title><style>
 body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
@@ -159,7 +159,7 @@ img {{ max-width: 100%; }} table {{ border-collapse: collapse; }}
 td, th {{ text-align: left; padding: 2px 12px 2px 0; border-bottom: 1px solid #ddd; vertical-align: top; }}
 </style></head><body>
 <h1>{_text(title)}</h1>
-<p>{facts}; {_text(tally.describe_devices())}</p>
+<p>{facts}; {_text(counts.describe_devices())}</p>
 <img alt="throughput over time, work of each device, slowest files"
  src="data:image/png;base64,{base64.b64encode(picture).decode()}">
 {table}

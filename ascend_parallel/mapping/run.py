@@ -12,7 +12,7 @@ from ascend_parallel.worker.engines import ENGINES
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
 from .files import File
-from .manifest import Journal
+from .manifest import RunManifest
 from .mapper import Mapper
 from .outcome import Outcome
 from .settings import MapSettings
@@ -31,7 +31,7 @@ class MapRun:
         files: what is to be done; without what an earlier run has done.
         total: how many files there are with those.
         failures: name -> reason of those among them that failed in an earlier run.
-        journal: the manifest; None where results are handed back.
+        manifest: the manifest; None where results are handed back.
         devices: where workers run.
         workers: how many.
     """
@@ -51,15 +51,15 @@ class MapRun:
         self.total = len(files)
         self.files = list(files)
         self.failures: dict[str, str] = {}
-        self.journal: Journal | None = None
+        self.manifest: RunManifest | None = None
         if settings.output_dir is not None:
-            self.journal = Journal(
+            self.manifest = RunManifest(
                 settings.output_dir, _settings_of_results(spec, settings), with_results=settings.keep == "lines"
             )
-            self.journal.read(resume=settings.resume, retry_failed=settings.retry_failed)
-            done = self.journal.done
+            self.manifest.read(resume=settings.resume, retry_failed=settings.retry_failed)
+            done = self.manifest.done
             self.files = [file for file in files if file.name not in done]
-            failed = self.journal.failures
+            failed = self.manifest.failures
             self.failures = {file.name: failed[file.name] for file in files if file.name in failed}
 
     @property
@@ -81,8 +81,8 @@ class MapRun:
         settings = self._settings
         try:
             with self._runner as runner:
-                if self.journal is not None:
-                    self.journal.open()
+                if self.manifest is not None:
+                    self.manifest.open()
                 mapper = Mapper(
                     runner,
                     self.files,
@@ -93,12 +93,12 @@ class MapRun:
                     max_ahead=settings.max_ahead,
                 )
                 for done in mapper.run():
-                    if self.journal is not None:
-                        self.journal.add(done.outcomes, done.lines)
+                    if self.manifest is not None:
+                        self.manifest.add(done.outcomes, done.lines)
                     yield done.outcomes
         finally:
-            if self.journal is not None:
-                self.journal.close()
+            if self.manifest is not None:
+                self.manifest.close()
 
 
 class _Runner(ParallelPredictUtils):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel.backends.processes.worker_process import Post
+from ascend_parallel.backends.processes.worker_process import WorkerSpec
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.files import check_writable
@@ -106,7 +106,7 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
         if path.stat().st_size == 0:
             raise UsageError(f"{model} is empty; was its conversion or download interrupted?")
         with path.open("rb") as file:
-            kind_error = engine.find_wrong_kind(file.read(HEAD_BYTES))
+            kind_error = engine.why_wrong_kind(file.read(HEAD_BYTES))
         if kind_error:
             raise UsageError(f"{model} {kind_error}")
 
@@ -175,7 +175,7 @@ def add_share_weights(
         raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
     if not share_weights:
         return dict(options)
-    reason = engine.find_unshareable(models, [device.type for device in devices], dict(options))
+    reason = engine.why_not_shareable(models, [device.type for device in devices], dict(options))
     if reason:
         raise UsageError(f"{reason}: leave share_weights out")
     return {**options, "share_weights": True}
@@ -217,7 +217,7 @@ def find_python(worker_python: str | os.PathLike[str] | None) -> str:
     return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
 
 
-def write_posts(
+def make_worker_specs(
     models: Mapping[str, str],
     engine: type[Engine],
     devices: Sequence[Device],
@@ -225,7 +225,7 @@ def write_posts(
     instances: int,
     python: str,
     warmup: int,
-) -> list[Post]:
+) -> list[WorkerSpec]:
     """Return one post a worker.
 
     A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
@@ -233,7 +233,7 @@ def write_posts(
     """
     per_device = 1 if engine.can_share else instances
     threads = threads_of_each(len(devices) * instances)
-    posts = []
+    worker_specs = []
     for device in devices:
         for instance in range(per_device):
             order = {
@@ -246,8 +246,8 @@ def write_posts(
                 "import_path": import_path(),
             }
             label = str(device) if per_device == 1 else f"{device}#{instance}"
-            posts.append(Post(str(device), label, python, environment(threads), order))
-    return posts
+            worker_specs.append(WorkerSpec(str(device), label, python, environment(threads), order))
+    return worker_specs
 
 
 def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:

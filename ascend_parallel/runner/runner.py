@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ascend_parallel.backends.call import Call
-from ascend_parallel.backends.processes.allocator import BlockPool
-from ascend_parallel.backends.processes.backend import Supervisor
+from ascend_parallel.backends.processes.allocator import Allocator
+from ascend_parallel.backends.processes.backend import ProcessBackend
 from ascend_parallel.backends.processes.leader import report_exception
 from ascend_parallel.backends.processes.scatter import Scatter
 from ascend_parallel.backends.processes.worker_slot import Limits
@@ -29,7 +29,7 @@ from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
-from . import options as order
+from . import options as checks
 from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
@@ -53,7 +53,7 @@ class ParallelPredictUtils:
     """
 
     trace: Trace | None = None
-    _supervisor: Supervisor | None = None
+    _supervisor: ProcessBackend | None = None
     _end: weakref.finalize[Any, Any] | None = None
 
     def __init__(
@@ -109,22 +109,23 @@ class ParallelPredictUtils:
         _check_numbers(1, instances=instances, chunk_size=1 if chunk_size is None else chunk_size)
         _check_numbers(0, max_retries=max_retries, max_restarts=max_restarts, warmup=warmup)
         _check_seconds({"build_timeout_s": build_timeout_s, "predict_timeout_s": predict_timeout_s})
-        self._batch_axes = order.check_batch_axes(batch_axes or {})
-        models = order.name_models(model)
-        self._engine = order.choose_engine(models.values(), engine)
-        order.check_files(models.values(), self._engine)
-        options = order.check_options(self._engine, engine_options or {})
-        self.devices = order.choose_devices(devices, device_num, self._engine)
-        options = order.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
-        self._told_axes = order.check_manifests(models, self.devices, self._engine)
+        self._batch_axes = checks.check_batch_axes(batch_axes or {})
+        models = checks.name_models(model)
+        self._engine = checks.choose_engine(models.values(), engine)
+        checks.check_files(models.values(), self._engine)
+        options = checks.check_options(self._engine, engine_options or {})
+        self.devices = checks.choose_devices(devices, device_num, self._engine)
+        options = checks.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
+        self._told_axes = checks.check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
-        self._trace_file = order.check_trace(trace, models.values())
-        python = order.find_python(worker_python)
-        self._posts = order.write_posts(models, self._engine, self.devices, options, instances, python, warmup)
+        self._trace_file = checks.check_trace(trace, models.values())
+        self._worker_specs = checks.make_worker_specs(
+            models, self._engine, self.devices, options, instances, checks.find_python(worker_python), warmup
+        )
         self._limits = Limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances
-        self._pool = BlockPool()
+        self._pool = Allocator()
 
     # ---- life
 
@@ -139,8 +140,8 @@ class ParallelPredictUtils:
             return
         if sys.platform != "linux":
             raise AscendParallelError(f"workers need Linux (memfd, epoll); this is {sys.platform}")
-        self._pool = BlockPool()
-        supervisor = Supervisor(self._posts, self._limits, self._pool)
+        self._pool = Allocator()
+        supervisor = ProcessBackend(self._worker_specs, self._limits, self._pool)
         # Runs too when the runner is forgotten, or the interpreter ends: no worker outlives its use.
         self._end = weakref.finalize(self, _end, supervisor, self._pool, self._begin_trace(supervisor))
         try:
@@ -188,7 +189,7 @@ class ParallelPredictUtils:
         """Run the model on a batch, its rows shared out over all devices; wait for the result.
 
         Args:
-            inputs: a dict of name -> array, or a list of arrays in the model's order. The inputs that hold the
+            inputs: a dict of name -> array, or a list of arrays in the model's checks. The inputs that hold the
                 batch are cut along their batch axis, by default axis 0; the others go whole to every device.
             model: which, where the runner holds several.
 
@@ -298,7 +299,7 @@ class ParallelPredictUtils:
 
     # ---- inside
 
-    def _running(self) -> Supervisor:
+    def _running(self) -> ProcessBackend:
         if self._supervisor is None:
             raise RunnerClosedError("the runner is not built; call build_model(), or use it in a with statement")
         self._supervisor.check_open()
@@ -316,7 +317,7 @@ class ParallelPredictUtils:
         return self.models[name]
 
     def _begin(
-        self, supervisor: Supervisor, inputs: Any, model: str | None, *, in_place: bool
+        self, supervisor: ProcessBackend, inputs: Any, model: str | None, *, in_place: bool
     ) -> tuple[Call, threading.Lock]:
         """Send a call whose caller will wait for it, and return what it waits with."""
         told = threading.Lock()
@@ -334,7 +335,7 @@ class ParallelPredictUtils:
             return RecordedCall(trace, opened_ns, plan, scattered, on_done)
         return Call(plan, scattered, on_done)
 
-    def _begin_trace(self, supervisor: Supervisor) -> Callable[[], None] | None:
+    def _begin_trace(self, supervisor: ProcessBackend) -> Callable[[], None] | None:
         """Record calls from now on if a file is wanted; return what is to write it in the end."""
         if self._trace_file is None:
             return None
@@ -365,7 +366,7 @@ def _check_seconds(seconds: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")
 
 
-def _check_may_wait(supervisor: Supervisor, method: str) -> None:
+def _check_may_wait(supervisor: ProcessBackend, method: str) -> None:
     if supervisor.is_busy_thread():
         raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
     if supervisor.is_listening():
@@ -373,7 +374,7 @@ def _check_may_wait(supervisor: Supervisor, method: str) -> None:
 
 
 def _release(told: threading.Lock) -> None:
-    """Let a waiting caller go on; a caller may be told twice (see Supervisor._tell)."""
+    """Let a waiting caller go on; a caller may be told twice (see ProcessBackend._tell)."""
     if told.locked():
         told.release()
 
@@ -392,7 +393,7 @@ def _resolve(future: Future[Any], call: Call) -> None:
         report_exception()
 
 
-def _end(supervisor: Supervisor, pool: BlockPool, save_trace: Callable[[], None] | None) -> None:
+def _end(supervisor: ProcessBackend, pool: Allocator, save_trace: Callable[[], None] | None) -> None:
     if supervisor.is_own:  # a forked child that ends must leave its parent's memory alone
         supervisor.close()
         pool.close()
@@ -400,9 +401,9 @@ def _end(supervisor: Supervisor, pool: BlockPool, save_trace: Callable[[], None]
             save_trace()
 
 
-def _save(path: FilePath, title: str, trace: Trace, supervisor: Supervisor) -> None:
+def _save(path: FilePath, title: str, trace: Trace, supervisor: ProcessBackend) -> None:
     """Write the trace of a runner that was built; of another there is nothing to tell."""
-    from .trace_file import Section, write_trace
+    from .trace_file import TraceSection, write_trace
 
     if supervisor.descriptions:
-        write_trace(path, [Section(title, trace.calls(), trace.dropped)])
+        write_trace(path, [TraceSection(title, trace.calls(), trace.dropped)])

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 _BATCH = 1000
 
 
-class Section(NamedTuple):
+class TraceSection(NamedTuple):
     """Calls that are shown together, under one title.
 
     Attributes:
@@ -35,7 +35,7 @@ class Section(NamedTuple):
     dropped: int = 0
 
 
-def write_trace(path: Path, sections: Sequence[Section]) -> None:
+def write_trace(path: Path, sections: Sequence[TraceSection]) -> None:
     """Write a trace file; raises DiskError where it could not be written."""
     opened = [call.opened_ns for section in sections for call in section.calls]
     origin_ns = min(opened, default=0)
@@ -56,18 +56,18 @@ def _write(file: IO[bytes], events: Iterator[Event], about: Any) -> None:
     file.write("".join(lines).encode() + b"\n]}\n")
 
 
-def _events(sections: Sequence[Section], origin_ns: int) -> Iterator[Event]:
+def _events(sections: Sequence[TraceSection], origin_ns: int) -> Iterator[Event]:
     for place, section in enumerate(sections):
-        writer = _Section(section, 2 * place + 1, origin_ns)
+        writer = _SectionWriter(section, 2 * place + 1, origin_ns)
         yield from writer.names()
         yield from writer.calls()
         yield from writer.tasks()
 
 
-class _Section:
+class _SectionWriter:
     """One section: two "processes" of the format, its calls and its devices, of lines called "threads"."""
 
-    def __init__(self, section: Section, number: int, origin_ns: int) -> None:
+    def __init__(self, section: TraceSection, number: int, origin_ns: int) -> None:
         self._section = section
         self._pid = number
         self._origin_ns = origin_ns

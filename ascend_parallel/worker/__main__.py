@@ -46,7 +46,7 @@ def main(argv: List[str]) -> None:
     parent_watch.watch(pipe_fd)
     side = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=side_fd)
     try:
-        loop.live(protocol.Channel(pipe_fd), memory.MappedSegments(side))
+        loop.run(protocol.Channel(pipe_fd), memory.MappedSegments(side))
     except (EOFError, BrokenPipeError):
         pass  # the master is gone
 

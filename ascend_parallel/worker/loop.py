@@ -13,42 +13,41 @@ import numpy as np
 
 from .engines import ENGINES
 from .engines.base import Arrays, Engine, TensorSpec
-from .memory import MappedSegments, Stretch
+from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, encode_reply
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages whose stretches are kept, as they return with the blocks that they name. A map over 256 devices has
+#: Parts of messages whose arrays are kept, as they return with the blocks that they name. A map over 256 devices has
 #: 513 calls in flight, each in two blocks; fewer than these, and every part would be made anew.
 MAX_KEPT_PARTS = 2048
 
 Engines = Dict[str, Engine]
 
 
-def live(channel: Channel, memory: MappedSegments) -> None:
+def run(channel: Channel, memory: MappedSegments) -> None:
     """Build what the master orders, then serve until it says EXIT."""
-    order = channel.receive()
+    build_request = channel.receive()
     try:
-        engines = build(order)
-        description = {name: describe(engine, order["warmup"]) for name, engine in engines.items()}
+        engines = build(build_request)
+        description = {name: describe(engine, build_request["warmup"]) for name, engine in engines.items()}
     except Exception as error:
-        channel.send((ERROR, None) + tell(error))
+        channel.send((ERROR, None) + describe_error(error))
         return
     server = Server(channel, memory)
-    for _ in range(order["instances"] - 1):
+    for _ in range(build_request["instances"] - 1):
         shared = {name: engine.share() for name, engine in engines.items()}
         threading.Thread(target=server.serve_or_die, args=(shared,), daemon=True).start()
     channel.send((BUILD_FINISH, description))
     server.serve(engines)
 
 
-def build(order: Dict[str, Any]) -> Engines:
-    """Return the engines of a build order, by model name."""
-    sys.path.extend(path for path in order["import_path"] if path not in sys.path)
-    engine_class = ENGINES[order["engine"]]
-    return {
-        name: engine_class(path, tuple(order["device"]), order["options"]) for name, path in order["models"].items()
-    }
+def build(request: Dict[str, Any]) -> Engines:
+    """Return the engines of a build request, by model name."""
+    sys.path.extend(path for path in request["import_path"] if path not in sys.path)
+    engine_class = ENGINES[request["engine"]]
+    device = tuple(request["device"])
+    return {name: engine_class(path, device, request["options"]) for name, path in request["models"].items()}
 
 
 def describe(engine: Engine, warmup: int) -> Dict[str, Any]:
@@ -83,14 +82,14 @@ def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
     return zeros or None
 
 
-class Job(NamedTuple):
-    """One PREDICT message, its arrays in place."""
+class Request(NamedTuple):
+    """One PREDICT message, its arrays mapped."""
 
     task: int
     model: str
     names: Optional[Sequence[str]]
     inputs: Sequence[np.ndarray]
-    places: Arrays
+    destinations: Arrays
 
 
 class Server:
@@ -102,25 +101,25 @@ class Server:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._leaving = False
-        self._inputs: Dict[bytes, Tuple[str, Any, Sequence[Stretch]]] = {}
-        self._places: Dict[bytes, Dict[str, Stretch]] = {}
+        self._inputs: Dict[bytes, Tuple[str, Any, Sequence[SharedArray]]] = {}
+        self._destinations: Dict[bytes, Dict[str, SharedArray]] = {}
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
         while True:
-            job = self._next_job()
-            if job is None:
+            request = self._next_request()
+            if request is None:
                 return
             results: Arrays = {}
             started_ns = time.perf_counter_ns()
             try:
-                results = engines[job.model].predict(job.names, job.inputs, job.places)
-                placed = write_in_place(results, job.places)
+                results = engines[request.model].predict(request.names, request.inputs, request.destinations)
+                placed = write_to_destinations(results, request.destinations)
             except Exception as error:
-                self._send((ERROR, job.task) + tell(error))
+                self._send((ERROR, request.task) + describe_error(error))
             else:
-                self._reply(job.task, None if placed else results, started_ns)
-            del job, results  # the next wait must not hold this job's memory
+                self._reply(request.task, None if placed else results, started_ns)
+            del request, results  # the next wait must not hold this request's memory
 
     def serve_or_die(self, engines: Engines) -> None:
         """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
@@ -132,7 +131,7 @@ class Server:
             traceback.print_exc()
             os._exit(1)
 
-    def _next_job(self) -> Optional[Job]:
+    def _next_request(self) -> Optional[Request]:
         with self._receiving:
             if self._leaving:
                 return None
@@ -142,23 +141,23 @@ class Server:
                 return None
             return self._open(message)
 
-    def _open(self, message: Any) -> Job:
-        _, task, inputs, places, start, rows, retired = message
-        if retired or len(self._inputs) + len(self._places) > MAX_KEPT_PARTS:
+    def _open(self, message: Any) -> Request:
+        _, task, inputs, destinations, start, rows, retired = message
+        if retired or len(self._inputs) + len(self._destinations) > MAX_KEPT_PARTS:
             self._inputs.clear()
-            self._places.clear()
+            self._destinations.clear()
             self._memory.forget(retired)
         found = self._inputs.get(inputs)
         if found is None:
             model, names, references = decode(inputs)
-            found = self._inputs[inputs] = (model, names, [self._memory.stretch(r, False) for r in references])
-        where = self._places.get(places)
+            found = self._inputs[inputs] = (model, names, [self._memory.shared_array(r, False) for r in references])
+        where = self._destinations.get(destinations)
         if where is None:
-            where = {name: self._memory.stretch(reference, True) for name, reference in decode(places)}
-            self._places[places] = where
-        model, names, stretches = found
-        arrays = [stretch.rows(start, rows) for stretch in stretches]
-        return Job(task, model, names, arrays, {name: where[name].rows(start, rows) for name in where})
+            where = {name: self._memory.shared_array(reference, True) for name, reference in decode(destinations)}
+            self._destinations[destinations] = where
+        model, names, shared_arrays = found
+        arrays = [shared_array.rows(start, rows) for shared_array in shared_arrays]
+        return Request(task, model, names, arrays, {name: where[name].rows(start, rows) for name in where})
 
     def _reply(self, task: int, results: Optional[Arrays], started_ns: int) -> None:
         finished_ns = time.perf_counter_ns()
@@ -174,21 +173,21 @@ class Server:
             self._channel.send(message)
 
 
-def write_in_place(results: Arrays, places: Arrays) -> bool:
-    """Copy results to where they are wanted; False where places do not fit them, or there are none."""
-    if results.keys() != places.keys():
+def write_to_destinations(results: Arrays, destinations: Arrays) -> bool:
+    """Copy results to where they are wanted; False where destinations do not fit them, or there are none."""
+    if results.keys() != destinations.keys():
         return False
     for name, made in results.items():
-        place = places[name]
-        if made is place:
+        destination = destinations[name]
+        if made is destination:
             continue
-        if made.shape != place.shape or made.dtype != place.dtype:
+        if made.shape != destination.shape or made.dtype != destination.dtype:
             return False
-        np.copyto(place, made)
+        np.copyto(destination, made)
     return True
 
 
-def tell(error: BaseException) -> Tuple[str, str, str]:
+def describe_error(error: BaseException) -> Tuple[str, str, str]:
     """Return an exception as text: type, message, traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if len(trace) > MAX_TRACEBACK_CHARS:

@@ -51,7 +51,7 @@ def _memfd_create() -> int:
     return int(fd)
 
 
-class Stretch:
+class SharedArray:
     """One input or output of a whole call in shared memory, handed out chunk by chunk.
 
     Chunk lies behind chunk, each contiguous: where the rows are not along the first axis, the whole is no array.
@@ -60,11 +60,11 @@ class Stretch:
     def __init__(
         self, buffer: Any, offset: int, dtype: str, shape: Sequence[int], axis: Optional[int], writeable: bool
     ) -> None:
-        """Look at a stretch of a mapped segment.
+        """Look at a shared array of a mapped segment.
 
         Args:
             buffer: the segment's memory.
-            offset: where the stretch begins, in bytes.
+            offset: where the shared array begins, in bytes.
             dtype: as numpy's ``dtype.str``.
             shape: with all rows, padding included.
             axis: which axis holds the rows; None where every chunk is the whole.
@@ -81,7 +81,7 @@ class Stretch:
         self._whole.flags.writeable = writeable
 
     def rows(self, start: int, count: int) -> np.ndarray:
-        """Return the array of some rows of one chunk; the whole where the stretch is not sliced."""
+        """Return the array of some rows of one chunk; the whole where the shared array is not sliced."""
         found = self._whole
         if self._axis == 0:
             found = found[start : start + count]
@@ -119,13 +119,13 @@ class MappedSegments:
         self._mapped: Dict[int, mmap.mmap] = {}
         self._own_number = 0
 
-    def stretch(self, reference: Any, writeable: bool) -> Stretch:
-        """Return the stretch that a reference of the wire format names.
+    def shared_array(self, reference: Any, writeable: bool) -> SharedArray:
+        """Return the shared array that a reference of the wire format names.
 
         Inputs are not writeable: the same bytes may be read by other workers, or again by a retry.
         """
         segment, offset, dtype, shape, axis = reference
-        return Stretch(self._map(segment), offset, dtype, shape, axis, writeable)
+        return SharedArray(self._map(segment), offset, dtype, shape, axis, writeable)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Unmap segments that the master has given up."""

@@ -9,8 +9,8 @@ is sent as text): pickles of either do not load across numpy and Python versions
 
 Messages are tuples. The master sends::
 
-    the build order, a dict, as its first message; see loop.build
-    (PREDICT, task, inputs, places, start, rows, retired)
+    the build request, a dict, as its first message; see loop.build
+    (PREDICT, task, inputs, destinations, start, rows, retired)
     (EXIT,)
 
 and the worker answers::
@@ -22,15 +22,15 @@ and the worker answers::
 ``task`` is the number of the task, so that an answer can never be taken for another's. Times are those of
 ``time.perf_counter_ns``, which Linux counts alike in all processes.
 
-``inputs`` is the encoding (see :func:`encode_part`) of (model, names, stretches): names are None where the caller
-gave a list. ``places`` is that of a list of (output name, stretch): where to write, empty where shapes are not known
-yet. Both name the memory of the whole call; the task's own rows are ``rows`` from ``start`` on. They are encoded
-apart because all tasks of a call share them, and they return with the blocks of memory that they name: either side
-keeps what it made of them.
+``inputs`` is the encoding (see :func:`encode_part`) of (model, names, descriptors); names are None where the caller
+gave a list. ``destinations`` is the encoding of a list of (output name, descriptor): where to write each output. The
+list is empty while the shapes of the outputs are not known. Both name the memory of the whole call; the task's own rows
+are ``rows`` rows from ``start`` on. They are encoded apart because all tasks of a call share them, and because the same
+blocks of memory are used again and again: either side keeps what it made of them.
 
-``outputs`` of REPLY is None where everything was written to its place, else a list of (name, stretch) in a segment of
-the worker's own, whose descriptor came through the side channel first. ``retired`` are numbers of segments that the
-worker can unmap.
+``outputs`` of REPLY is None where everything was written to its destination. Otherwise it is a list of (name,
+descriptor) in a segment of the worker's own, whose descriptor came through the side channel first. ``retired`` are
+numbers of segments that the worker can unmap.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ REPLY = 2
 BUILD_FINISH = 3
 EXIT = 4
 
-#: (segment, offset in bytes, dtype as numpy's ``dtype.str``, shape, batch axis or None): see memory.Stretch.
-StretchRef = Tuple[int, int, str, Tuple[int, ...], Optional[int]]
+#: (segment, offset in bytes, dtype as numpy's ``dtype.str``, shape, batch axis or None): see memory.SharedArray.
+ArrayDescriptor = Tuple[int, int, str, Tuple[int, ...], Optional[int]]
 
 _LENGTH = struct.Struct("!i")
-#: PREDICT, task, start, rows, bytes of ``inputs``; these and ``places`` follow. Nothing is retired.
+#: PREDICT, task, start, rows, bytes of ``inputs``; these and ``destinations`` follow. Nothing is retired.
 _PREDICT = struct.Struct("!Bqqqi")
-#: REPLY, task, started_ns, finished_ns. All outputs lie in their places.
+#: REPLY, task, started_ns, finished_ns. All outputs lie in their destinations.
 _REPLY = struct.Struct("!Bqqq")
 #: One read takes whole messages in nearly all cases: they are a few hundred bytes.
 _READ_BYTES = 1 << 16
@@ -73,11 +73,13 @@ def encode(message: Any) -> bytes:
     return _frame(pickle.dumps(message, _PICKLE_PROTOCOL))
 
 
-def encode_predict(task: int, inputs: bytes, places: bytes, start: int, rows: int, retired: Sequence[int]) -> bytes:
+def encode_predict(
+    task: int, inputs: bytes, destinations: bytes, start: int, rows: int, retired: Sequence[int]
+) -> bytes:
     """Return the frame of a PREDICT."""
     if retired:
-        return encode((PREDICT, task, inputs, places, start, rows, retired))
-    return _frame(_PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + places)
+        return encode((PREDICT, task, inputs, destinations, start, rows, retired))
+    return _frame(_PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + destinations)
 
 
 def encode_reply(task: int, outputs: Any, started_ns: int, finished_ns: int) -> bytes:

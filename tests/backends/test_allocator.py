@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 
 from ascend_parallel import UsageError
 from ascend_parallel.backends.processes import allocator as pool_module
-from ascend_parallel.backends.processes.allocator import PAGE_BYTES, BlockPool
-from ascend_parallel.worker.memory import MappedSegments, Stretch, align, create_memfd, receive_segment, send_segment
+from ascend_parallel.backends.processes.allocator import PAGE_BYTES, Allocator
+from ascend_parallel.worker.memory import (
+    MappedSegments,
+    SharedArray,
+    align,
+    create_memfd,
+    receive_segment,
+    send_segment,
+)
 
 
 @pytest.fixture
 def pool():
-    made = BlockPool()
+    made = Allocator()
     yield made
     made.close()
 
@@ -29,7 +36,7 @@ def array_of(lease):
 @given(sizes=st.lists(st.integers(0, 3 * PAGE_BYTES), max_size=40), drops=st.lists(st.integers(0, 39), max_size=40))
 @settings(deadline=None, max_examples=60)
 def test_blocks_never_overlap(sizes, drops):
-    pool = BlockPool()
+    pool = Allocator()
     held = {}
     for number, size in enumerate(sizes):
         lease = pool.lease(size)
@@ -67,7 +74,7 @@ def test_blocks_are_used_again(pool):
 
 def test_arrays_outlive_the_pool_and_descriptors_do_not():
     before = len(os.listdir("/proc/self/fd"))
-    pool = BlockPool()
+    pool = Allocator()
     array = array_of(pool.lease(1 << 20))
     array[:] = 7
     free = pool.lease(5000)
@@ -139,7 +146,7 @@ def test_empty_is_in_shared_memory_and_refuses_objects(pool):
 def test_a_stretch_s_chunks_are_contiguous_and_apart(axis, shape, start, dtype):
     itemsize = np.dtype(dtype).itemsize
     buffer = bytearray(64 + int(np.prod(shape)) * itemsize)
-    stretch = Stretch(buffer, 64, dtype, shape, axis, True)
+    stretch = SharedArray(buffer, 64, dtype, shape, axis, True)
     total = shape[axis] if axis is not None else 1
     start = min(start, total - 1)
     first, second = stretch.rows(0, start), stretch.rows(start, total - start)
@@ -154,7 +161,7 @@ def test_a_stretch_s_chunks_are_contiguous_and_apart(axis, shape, start, dtype):
 
 
 def test_inputs_cannot_be_written_to():
-    stretch = Stretch(bytearray(64), 0, "<f4", (4,), 0, False)
+    stretch = SharedArray(bytearray(64), 0, "<f4", (4,), 0, False)
     with pytest.raises(ValueError, match="read-only"):
         stretch.rows(0, 2)[:] = 1
 
@@ -168,9 +175,9 @@ def test_a_segment_travels_over_a_socket():
         send_segment(near, 7, 4096, fd)
         os.close(fd)
         mapped = MappedSegments(far)
-        stretch = mapped.stretch((7, 64, "<i4", (3,), 0), True)
+        stretch = mapped.shared_array((7, 64, "<i4", (3,), 0), True)
         stretch.rows(0, 3)[:] = [1, 2, 3]
-        assert mapped.stretch((7, 64, "<i4", (3,), None), False).rows(0, 9).tolist() == [1, 2, 3]
+        assert mapped.shared_array((7, 64, "<i4", (3,), None), False).rows(0, 9).tolist() == [1, 2, 3]
         references = mapped.publish([np.arange(5), np.array(2.5), np.zeros((0, 3), "f4")])
         number, size_bytes, own = receive_segment(near)
         os.close(own)

@@ -6,7 +6,7 @@ import threading
 import pytest
 from faults import procs
 
-from ascend_parallel.backends.processes.leader import Listener
+from ascend_parallel.backends.processes.leader import LeaderFollowers
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -24,7 +24,7 @@ def seat():
         heard.set()
 
     lock = threading.Lock()
-    listener = Listener(lock, hear, is_needed.is_set)
+    listener = LeaderFollowers(lock, hear, is_needed.is_set)
     listener.epoll.register(near)
     listener.lock, listener.heard, listener.needed, listener.pipe = lock, heard, is_needed, far
     yield listener

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import ShapeError
-from ascend_parallel.backends.processes.allocator import BlockPool
+from ascend_parallel.backends.processes.allocator import Allocator
 from ascend_parallel.backends.processes.scatter import Scatter
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.model import Model
-from ascend_parallel.worker.loop import write_in_place
-from ascend_parallel.worker.memory import ALIGNMENT_BYTES, Stretch
+from ascend_parallel.worker.loop import write_to_destinations
+from ascend_parallel.worker.memory import ALIGNMENT_BYTES, SharedArray
 from ascend_parallel.worker.protocol import decode
 
 DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
@@ -27,7 +27,7 @@ def make_model(specs, *, batch_axes=None, chunk_size=None, parts=1):
 def look(pool, reference):
     """Return the stretch that a reference of the wire format names, as a worker sees it."""
     segment, offset, dtype, shape, axis = reference
-    return Stretch(pool._segments[segment].map, offset, dtype, shape, axis, True)
+    return SharedArray(pool._segments[segment].map, offset, dtype, shape, axis, True)
 
 
 def scatter(model, inputs, pool, *, in_place=False):
@@ -59,7 +59,7 @@ def run(model, inputs, compute, pool, *, in_place=False, seen=None):
         if seen is not None:
             seen.append(arrays)
         made = compute(*arrays)
-        if write_in_place(made, places):
+        if write_to_destinations(made, places):
             results.append(None)
         else:
             results.append({name: np.array(array) for name, array in made.items()})
@@ -133,7 +133,7 @@ def test_scatter_identity_gather_is_the_input(call):
     x = some(shape, dtype)
     step = some((1,), "float32", seed=1)
     axes = {"x": axis, "y": axis, "z": 0, "step": None}
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model(
         [("x", dtype, model_shape), ("z", dtype, [call["fixed"] or "batch"]), ("step", "float32", [1])],
         batch_axes=axes,
@@ -170,7 +170,7 @@ def test_scatter_identity_gather_is_the_input(call):
     out_axis=st.sampled_from([0, 1, -1]),
 )
 def test_padding_never_reaches_an_output(rows, fixed, dtype, out_axis):
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", dtype, [fixed, 2])], batch_axes={"y": out_axis} if out_axis else {}, parts=2)
     x = some((rows, 2), dtype)
     compute = (lambda x: {"y": x}) if out_axis == 0 else (lambda x: {"y": x.T})
@@ -183,7 +183,7 @@ def test_padding_never_reaches_an_output(rows, fixed, dtype, out_axis):
 @given(rows=st.integers(1, 12), parts=st.integers(1, 5), which=st.sets(st.integers(0, 4)))
 def test_in_place_and_own_results_mix(rows, parts, which):
     """Where some chunks' outputs do not fit their places (the guess was wrong), the whole is right all the same."""
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 2])], parts=parts)
     x = some((rows, 2), "float32")
     run(model, {"x": x}, lambda x: {"y": x}, pool)  # now float32 (n, 2) is expected
@@ -197,7 +197,7 @@ def test_in_place_and_own_results_mix(rows, parts, which):
 
 
 def test_the_second_call_is_written_in_place():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 600])], parts=3)
     x = some((7, 600), "float32")
     first, _, results = run(model, {"x": x}, lambda x: {"y": x + 1}, pool)
@@ -208,7 +208,7 @@ def test_the_second_call_is_written_in_place():
 
 
 def test_arrays_begin_at_multiples_of_the_alignment():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("a", "uint8", ["batch"]), ("b", "uint8", ["batch"])])
     plan, arrays = model.plan({"a": some((3,), "uint8"), "b": some((3,), "uint8")})
     references = decode(Scatter(plan, arrays, pool, in_place=False).inputs)[2]
@@ -216,7 +216,7 @@ def test_arrays_begin_at_multiples_of_the_alignment():
 
 
 def test_a_mutated_input_does_not_change_what_was_sent():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 2])])
     x = some((4, 2), "float32")
     _, _, [([sent], _)] = scatter(model, {"x": x}, pool)
@@ -227,7 +227,7 @@ def test_a_mutated_input_does_not_change_what_was_sent():
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_place):
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 1024])], parts=2)
     lease = pool.lease(4 * 4096)
     x = np.ndarray((4, 1024), np.float32, np.asarray(lease))
@@ -240,7 +240,7 @@ def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_plac
 
 
 def test_shared_memory_of_another_layout_or_dtype_is_copied():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 4])], parts=1)
     lease = pool.lease(4096)
     floats = np.ndarray((8, 8), np.float32, np.asarray(lease))
@@ -252,7 +252,7 @@ def test_shared_memory_of_another_layout_or_dtype_is_copied():
 
 
 def test_results_stay_when_their_blocks_could_be_used_again():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 1024])], parts=2)
     kept = []
     for i in range(20):
@@ -269,7 +269,7 @@ def test_results_stay_when_their_blocks_could_be_used_again():
 
 
 def call_with(compute, *, rows=4, parts=2, calls=2, **options):
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 4])], parts=parts, **options)
     for _ in range(calls):
         outputs, _, _ = run(model, {"x": some((rows, 4), "float32")}, compute, pool)
@@ -309,7 +309,7 @@ def test_chunks_with_different_outputs_are_an_error():
 
 
 def test_a_chunk_that_suddenly_has_no_outputs_never_gives_old_memory():
-    pool = BlockPool()
+    pool = Allocator()
     model = make_model([("x", "float32", ["batch", 4])], parts=1)
     x = some((4, 4), "float32")
     run(model, {"x": x}, lambda x: {"y": x}, pool)

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from ascend_parallel import TensorSpec, UsageError
-from ascend_parallel.bench.data import Maker, read_shapes
+from ascend_parallel.bench.data import InputGenerator, read_shapes
 
 
 def spec(name, *shape, dtype="float32"):
     return TensorSpec(name, dtype, shape)
 
 
-def shapes_of(maker, rows):
-    return {name: array.shape for name, array in maker.make(rows).items()}
+def shapes_of(generator, rows):
+    return {name: array.shape for name, array in generator.make(rows).items()}
 
 
 @pytest.mark.parametrize(
@@ -29,26 +29,26 @@ def shapes_of(maker, rows):
     ],
 )
 def test_shapes_are_the_model_s_with_the_rows_in_them(specs, given, rows_at_a_time, shapes):
-    maker = Maker(specs, shapes=read_shapes(given))
-    assert maker.rows_at_a_time == rows_at_a_time
-    assert maker.given_rows is None
-    assert shapes_of(maker, 6) == shapes
+    generator = InputGenerator(specs, shapes=read_shapes(given))
+    assert generator.rows_at_a_time == rows_at_a_time
+    assert generator.given_rows is None
+    assert shapes_of(generator, 6) == shapes
 
 
 def test_rows_may_be_given_by_shapes_or_a_file():
-    assert Maker([spec("x", "n", 3), spec("t", 1)], shapes=read_shapes("x:8,3")).given_rows == 8
+    assert InputGenerator([spec("x", "n", 3), spec("t", 1)], shapes=read_shapes("x:8,3")).given_rows == 8
     arrays = {"x": np.ones((4, 3)), "t": np.ones(1), "k": np.float32(2)}
-    maker = Maker(None, kind=arrays)
-    assert maker.given_rows == 4
-    assert maker.make(4) == arrays
+    generator = InputGenerator(None, kind=arrays)
+    assert generator.given_rows == 4
+    assert generator.make(4) == arrays
     with pytest.raises(UsageError, match="leave one out"):
-        Maker(None, kind=arrays, shapes=read_shapes("x:8"))
+        InputGenerator(None, kind=arrays, shapes=read_shapes("x:8"))
 
 
 def test_a_batch_axis_may_be_declared():
     specs = [spec("x", "steps", "batch", 4), spec("y", "batch", 4), spec("z", 1, 2)]
-    maker = Maker(specs, shapes=read_shapes("x:5,?,4"), batch_axes={"x": 1, "z": None})
-    assert shapes_of(maker, 3) == {"x": (5, 3, 4), "y": (3, 4), "z": (1, 2)}
+    generator = InputGenerator(specs, shapes=read_shapes("x:5,?,4"), batch_axes={"x": 1, "z": None})
+    assert shapes_of(generator, 3) == {"x": (5, 3, 4), "y": (3, 4), "z": (1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_a_batch_axis_may_be_declared():
     [("float32", 0, 1), ("float16", 0, 1), ("int64", 0, 1), ("int32", 0, 1), ("uint8", 0, 255), ("bool", False, True)],
 )
 def test_numbers_are_such_as_any_model_takes(dtype, least, most):
-    found = Maker([spec("x", "n", dtype=dtype)]).make(5000)["x"]
+    found = InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"]
     assert found.dtype == dtype
     assert least <= found.min() < found.max() <= most
-    np.testing.assert_array_equal(found, Maker([spec("x", "n", dtype=dtype)]).make(5000)["x"])
-    zeros = Maker([spec("x", "n", dtype=dtype)], kind="zero").make(5)["x"]
+    np.testing.assert_array_equal(found, InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"])
+    zeros = InputGenerator([spec("x", "n", dtype=dtype)], kind="zero").make(5)["x"]
     assert zeros.dtype == dtype and not zeros.any()
 
 
@@ -83,9 +83,9 @@ def test_malformed_shapes_are_refused(text):
 )
 def test_shapes_that_do_not_fit_are_refused(specs, given, message):
     with pytest.raises(UsageError, match=message):
-        Maker(specs, shapes=read_shapes(given))
+        InputGenerator(specs, shapes=read_shapes(given))
 
 
 def test_other_kinds_of_data_are_refused():
     with pytest.raises(UsageError, match="data is 'ones'; expected random, zero, or arrays"):
-        Maker([spec("x", "n")], kind="ones")
+        InputGenerator([spec("x", "n")], kind="ones")

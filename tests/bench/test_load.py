@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ascend_parallel.bench import Effort, figures, load, measure
-from ascend_parallel.bench.load import Load, Samples
+from ascend_parallel.bench import MeasurementLimits, figures, load, measure
+from ascend_parallel.bench.load import LoadGenerator, Samples
 
 MS = 1_000_000
 
@@ -65,14 +65,16 @@ class Ended:
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 5])
-@pytest.mark.parametrize(("effort", "calls"), [(Effort(duration_s=2.0), 200), (Effort(requests=37), 37)])
-def test_a_device_of_10_ms_gives_100_calls_a_second(clock, in_flight, effort, calls):
+@pytest.mark.parametrize(
+    ("limits", "calls"), [(MeasurementLimits(duration_s=2.0), 200), (MeasurementLimits(requests=37), 37)]
+)
+def test_a_device_of_10_ms_gives_100_calls_a_second(clock, in_flight, limits, calls):
     device = Device(clock)
-    looped = Load(device, {}, in_flight)
+    looped = LoadGenerator(device, {}, in_flight)
     looped._ended = Ended(device)
     samples = Samples()
     started_ns = looped.warm_up(2 * in_flight)
-    looped.run(samples, started_ns, effort.is_enough)
+    looped.run(samples, started_ns, limits.is_enough)
     assert len(samples) == calls
     assert figures.throughput(len(samples), samples.started_ns, samples.ends_ns[-1]) == 100.0
     assert set(samples.latencies_ns) == {10 * in_flight * MS}, "each waited for those before it"
@@ -86,18 +88,18 @@ def test_a_device_of_10_ms_gives_100_calls_a_second(clock, in_flight, effort, ca
 
 def test_without_a_time_long_calls_are_measured_for_longer(clock):
     device = Device(clock)
-    looped = Load(device, {}, 1)
+    looped = LoadGenerator(device, {}, 1)
     for usual_s, calls in ((0.5, 50), (0.02, figures.MIN_CALLS)):
         samples = Samples()
-        looped.run(samples, clock.ns, Effort(usual_duration_s=usual_s).is_enough)
+        looped.run(samples, clock.ns, MeasurementLimits(usual_duration_s=usual_s).is_enough)
         assert len(samples) == calls
     samples = Samples()
-    looped.run(samples, clock.ns, Effort(duration_s=0.02).is_enough)
+    looped.run(samples, clock.ns, MeasurementLimits(duration_s=0.02).is_enough)
     assert len(samples) == 2, "what the user says holds"
 
 
 def test_the_error_of_a_call_ends_the_loop_and_what_was_measured_stays(clock):
     samples = Samples()
     with pytest.raises(RuntimeError, match="broken"):
-        Load(Device(clock, fails_at=8), {}, 1).run(samples, clock.ns, Effort(requests=20).is_enough)
+        LoadGenerator(Device(clock, fails_at=8), {}, 1).run(samples, clock.ns, MeasurementLimits(requests=20).is_enough)
     assert len(samples) == 7

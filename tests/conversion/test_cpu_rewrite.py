@@ -11,7 +11,7 @@ from converting import TINY, contents
 from onnx import TensorProto, helper, numpy_helper
 
 from ascend_parallel import UsageError, convert
-from ascend_parallel.conversion.cpu_rewrite import check_size, make_digestible, needs_work
+from ascend_parallel.conversion.cpu_rewrite import check_size, needs_work, rewrite_for_cpu
 from ascend_parallel.conversion.onnx_file import read_onnx
 
 #: The largest difference that a rewritten graph may make in ONNX Runtime: the last bits, of numbers of about 1.
@@ -29,7 +29,7 @@ def fixed_shapes(file, rows):
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("name", ["text_encoder", "unet", "vae_decoder"])
-def test_a_digestible_model_computes_the_same(name, rows):
+def test_a_rewritten_model_computes_the_same(name, rows):
     file = TINY / name / "model.onnx"
     model = onnx.load(file)
     shapes = fixed_shapes(file, rows)
@@ -41,7 +41,7 @@ def test_a_digestible_model_computes_the_same(name, rows):
         for spec in read_inputs(file)
     }
     before = onnxruntime.InferenceSession(file).run(None, feeds)
-    after = onnxruntime.InferenceSession(make_digestible(model, shapes).model.SerializeToString()).run(None, feeds)
+    after = onnxruntime.InferenceSession(rewrite_for_cpu(model, shapes).model.SerializeToString()).run(None, feeds)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_allclose(new, old, rtol=ROUNDING, atol=ROUNDING)
 
@@ -63,7 +63,7 @@ def test_a_group_norm_is_spelt_out_where_the_kernel_lacks_it(shape):
     model = one_node("InstanceNormalization", constants=constants, shape=shape, epsilon=0.25)
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-    made = make_digestible(model, {"x": shape}).model
+    made = rewrite_for_cpu(model, {"x": shape}).model
     assert any(node.op_type == "InstanceNormalization" for node in made.graph.node) == (len(shape) == 4)
     found = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -82,7 +82,7 @@ def test_a_group_norm_is_spelt_out_where_the_kernel_lacks_it(shape):
 )
 def test_refuses_what_would_be_computed_wrongly(model, message):
     with pytest.raises(UsageError, match=message):
-        make_digestible(model, {"x": [1, 4, 6]})
+        rewrite_for_cpu(model, {"x": [1, 4, 6]})
 
 
 def test_a_missing_onnxsim_is_named_with_its_remedy_before_anything_is_done(here, converter_lite, monkeypatch):
@@ -102,7 +102,7 @@ def test_convolution_and_pooling_say_all_that_the_converter_needs(tmp_path):
     file = models.small_cnn()
     x = models.weights(2, 3, 8, 8)
     wanted = run(onnx.load(file), x)
-    made = make_digestible(onnx.load(file), {"x": x.shape})
+    made = rewrite_for_cpu(onnx.load(file), {"x": x.shape})
     assert made.changes == {"Conv": 1, "MaxPool": 1}
     told = {item.name for node in made.model.graph.node for item in node.attribute if node.op_type == "Conv"}
     assert {"kernel_shape", "strides", "dilations"} <= told
@@ -113,7 +113,7 @@ def test_what_needs_nothing_stays_and_needs_no_onnxsim(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxsim", None)
     file = models.linear()
     assert not needs_work(read_onnx(file).operators)
-    assert make_digestible(onnx.load(file), {"x": [2, 8]}).changes == {}
+    assert rewrite_for_cpu(onnx.load(file), {"x": [2, 8]}).changes == {}
 
 
 def test_a_model_that_is_too_large_to_be_rewritten_is_told(tmp_path):

@@ -373,8 +373,8 @@ def test_what_cannot_share_is_refused_before_anything_starts(tmp_path, cache, na
 
 def test_devices_that_cannot_share():
     engine = ENGINES["onnxruntime"]
-    assert "on cpu devices only, not on gpu ones" in engine.find_unshareable(["m.onnx"], ["cpu", "gpu"], {})
-    assert engine.find_unshareable(["m.onnx"], ["cpu"], {"provider": "cpu"}) == ""
+    assert "on cpu devices only, not on gpu ones" in engine.why_not_shareable(["m.onnx"], ["cpu", "gpu"], {})
+    assert engine.why_not_shareable(["m.onnx"], ["cpu"], {"provider": "cpu"}) == ""
 
 
 def test_the_damaged_memo_is_no_harm(cache):

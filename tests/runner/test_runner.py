@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ascend_parallel import ParallelPredictUtils, RunnerClosedError, ShapeError, UsageError
-from ascend_parallel.backends.processes.backend import Supervisor
-from ascend_parallel.backends.processes.scatter import find_lease
+from ascend_parallel.backends.processes.backend import ProcessBackend
+from ascend_parallel.backends.processes.scatter import find_allocation
 
 
 def make(path, **options):
@@ -49,13 +49,13 @@ def expected(x, size=2):
 
 def test_workers_are_heard_while_the_rows_of_a_long_call_are_written(monkeypatch):
     answered = []
-    wait = Supervisor.wait
+    wait = ProcessBackend.wait
 
     def note(supervisor, call, told):
         answered.append(supervisor.seats[0].stats()["tasks"])
         return wait(supervisor, call, told)
 
-    monkeypatch.setattr(Supervisor, "wait", note)
+    monkeypatch.setattr(ProcessBackend, "wait", note)
     with ParallelPredictUtils("simulated", devices="simulated:0", chunk_size=1, engine="simulated") as runner:
         x = rows(20_000)  # takes hundreds of times as long to write as the worker may have to wait
         np.testing.assert_array_equal(runner.predict({"x": x})["output"], x)
@@ -86,7 +86,7 @@ def test_results_outlive_the_runner():
         y = runner.predict({"x": x})["y"]
         made = runner.empty((4, 8))
         made[:] = 3
-        assert find_lease(y) is not None
+        assert find_allocation(y) is not None
     np.testing.assert_allclose(y, np.maximum(x @ models.weights(8, 5), 0), atol=1e-5)
     assert (made == 3).all()
 
@@ -197,7 +197,7 @@ def test_results_in_shared_memory_are_inputs_as_they_lie(same):
     same.predict({"x": x})
     for _ in range(3):
         once = same.predict({"x": x})["y"]
-        assert find_lease(once) is not None
+        assert find_allocation(once) is not None
         np.testing.assert_array_equal(same.predict({"x": once})["y"], x)
         np.testing.assert_array_equal(same.predict({"x": once[100:900]})["y"], x[100:900])
         np.testing.assert_array_equal(same.predict({"x": once[::2]})["y"], x[::2])
@@ -221,7 +221,7 @@ def test_submit_copies_results_of_an_earlier_call_too(same):
     x = np.random.default_rng(2).standard_normal((20_000, 3)).astype(np.float32)
     same.predict({"x": x})
     once = same.predict({"x": x})["y"]
-    assert find_lease(once) is not None
+    assert find_allocation(once) is not None
     futures = [same.submit({"x": once}) for _ in range(20)]
     once[:] = np.nan
     for future in futures:

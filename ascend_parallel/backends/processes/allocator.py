@@ -1,6 +1,6 @@
 """The master's shared memory: segments cut into blocks, leased to calls and to the arrays they return.
 
-A block belongs to a :class:`Lease`, and the lease to every array that lies in it: when the last of them is
+A block belongs to a :class:`Allocation`, and the lease to every array that lies in it: when the last of them is
 gone, the block is free again. So a caller may keep a result for as long as it likes, and memory is reused
 without anybody saying so.
 """
@@ -64,7 +64,7 @@ class Segment:
         self.close(free_pages=False)
 
 
-class Lease:
+class Allocation:
     """One block, held until no array lies in it any more.
 
     ``np.asarray(lease)`` is its bytes: numpy asks where they are through ``__array_interface__`` and keeps the lease
@@ -107,7 +107,7 @@ class Lease:
             self._returned.append((segment, self.offset))
 
 
-class BlockPool:
+class Allocator:
     """Leases blocks of shared memory and takes them back by itself; safe from all threads."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class BlockPool:
         #: Numbers of segments that workers can unmap: worker's number -> segments.
         self._unmap: dict[int, list[int]] = {}
 
-    def lease(self, size_bytes: int) -> Lease:
+    def lease(self, size_bytes: int) -> Allocation:
         """Return a block of at least this size; its content is undefined.
 
         Raises OSError where the system has no more memory or descriptors.
@@ -134,7 +134,7 @@ class BlockPool:
                 self._add_segment(block_bytes)
             segment, offset = free.pop()
             segment.leased += 1
-        return Lease(segment, offset, size_bytes, self._returned)
+        return Allocation(segment, offset, size_bytes, self._returned)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
         """Return an uninitialised array in a block of its own, for a caller to fill; raises UsageError."""

@@ -1,8 +1,8 @@
 """The threads of a runner, and the one lock under which they meet.
 
-Callers write inputs and send tasks. Whoever listens (see listener.py) hands over what workers say. And the supervisor's
-own thread, whose whole story is :meth:`Supervisor._supervise`, starts workers, keeps the time, and takes leave of the
-dead; it sleeps otherwise. What they do is in crew.py; this is who does it, and when.
+Callers write inputs and send tasks. Whoever listens (see leader.py) hands over what workers say. And the supervisor's
+own thread, see :meth:`ProcessBackend._supervise`, starts workers, keeps the time, and takes leave of the
+dead; it sleeps otherwise. What they do is in worker_pool.py; this is who does it, and when.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.errors import RunnerClosedError, WorkerError
 
-from .allocator import BlockPool
-from .leader import SIGNAL_LATENCY_S, Listener, report_exception
+from .allocator import Allocator
+from .leader import SIGNAL_LATENCY_S, LeaderFollowers, report_exception
 from .log_pump import LogPump
-from .worker_pool import Crew
-from .worker_process import Post, Worker
-from .worker_slot import Limits, Seat
+from .worker_pool import WorkerPool
+from .worker_process import Worker, WorkerSpec
+from .worker_slot import Limits, WorkerSlot
 
 #: How long the last lines of all workers may take to arrive when the runner closes.
 _LOGS_GRACE_S = 1.0
-#: No close takes longer than this: the stages of closing.py, and the logs.
+#: No close takes longer than this: the stages of shutdown.py, and the logs.
 _CLOSE_S = 20.0
 #: How long a caller may go on writing inputs before it looks for answers: much less than a task takes, as a worker has
 #: but one more in its queue; and much more than a look.
@@ -35,20 +35,20 @@ _GLANCE_S = 1e-3
 _LOCK_S = 1.0
 
 
-class Supervisor:
+class ProcessBackend:
     """Keeps the workers of one runner running."""
 
-    def __init__(self, posts: Sequence[Post], limits: Limits, pool: BlockPool) -> None:
+    def __init__(self, worker_specs: Sequence[WorkerSpec], limits: Limits, pool: Allocator) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._crew = Crew(posts, limits, pool, self._start_worker, self._wake.set)
-        self._listener = Listener(self._lock, self._hear, self._crew.has_to_hear)
+        self._crew = WorkerPool(worker_specs, limits, pool, self._start_worker, self._wake.set)
+        self._listener = LeaderFollowers(self._lock, self._hear, self._crew.has_to_hear)
         self._logs = LogPump()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
 
     @property
-    def seats(self) -> list[Seat]:
+    def seats(self) -> list[WorkerSlot]:
         """One for each worker wanted."""
         return self._crew.seats
 
@@ -155,7 +155,7 @@ class Supervisor:
         return threading.get_ident() in (self._thread.ident, self._listener.background)
 
     def close(self) -> None:
-        """End all workers (see closing.py); open calls fail. Does nothing in a forked child."""
+        """End all workers (see shutdown.py); open calls fail. Does nothing in a forked child."""
         if self._pid != os.getpid():
             return
         self._crew.is_closing = True
@@ -249,7 +249,7 @@ class Supervisor:
                     self._crew.over.extend(over)
                 self._wake.set()
 
-    def _start_worker(self, post: Post) -> Worker:
+    def _start_worker(self, post: WorkerSpec) -> Worker:
         worker = Worker(post, self._listener.epoll, self._logs, self._note_exit)
         self._listener.want()
         return worker

@@ -22,7 +22,7 @@ SIGNAL_LATENCY_S = 1.0
 _LEAVE_GRACE_S = 5.0
 
 
-class Listener:
+class LeaderFollowers:
     """The pipes of all workers, and the one thread that listens to them at a time.
 
     Attributes:

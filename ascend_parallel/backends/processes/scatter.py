@@ -9,10 +9,10 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan, Region
-from ascend_parallel.worker.memory import Stretch
+from ascend_parallel.worker.memory import SharedArray
 from ascend_parallel.worker.protocol import encode_part
 
-from .allocator import BlockPool, Lease
+from .allocator import Allocation, Allocator
 
 
 class Scatter:
@@ -24,7 +24,7 @@ class Scatter:
         places: how they name the places of the outputs.
     """
 
-    def __init__(self, plan: Plan, arrays: Sequence[Array], pool: BlockPool, *, in_place: bool) -> None:
+    def __init__(self, plan: Plan, arrays: Sequence[Array], pool: Allocator, *, in_place: bool) -> None:
         """Take the memory; nothing is copied yet.
 
         Args:
@@ -46,7 +46,7 @@ class Scatter:
             self.leases.append(block)
         self.places = _NO_PLACES
         self._regions: list[Region] = []
-        self._results: Lease | None = None
+        self._results: Allocation | None = None
         self.place_outputs()
 
     def write_chunks(self) -> Iterator[int]:
@@ -83,15 +83,15 @@ class Scatter:
 
 
 #: An input that lies in shared memory already: the block, and where in it.
-_Shared = tuple[Lease, int]
+_Shared = tuple[Allocation, int]
 #: What is to be written, by its position among the inputs, and how messages name all inputs.
-_InputForm = tuple[list[tuple[int, Stretch]], bytes]
+_InputForm = tuple[list[tuple[int, SharedArray]], bytes]
 #: Forms that a plan keeps: those of all blocks that are in use in turn, as the worker does (see ``worker/loop.py``).
 _MAX_FORMS = 2048
 _NO_PLACES = encode_part([])
 
 
-def _input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None]) -> _InputForm:
+def _input_form(plan: Plan, block: Allocation | None, shared: Sequence[_Shared | None]) -> _InputForm:
     """Return what a plan's inputs are in a block, from the plan's memory where it has been there before."""
     if block is None or any(shared):
         return _make_input_form(plan, block, shared)
@@ -103,7 +103,7 @@ def _input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None
     return form
 
 
-def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared | None]) -> _InputForm:
+def _make_input_form(plan: Plan, block: Allocation | None, shared: Sequence[_Shared | None]) -> _InputForm:
     targets = []
     references = []
     for position, region in enumerate(plan.inputs):
@@ -113,12 +113,12 @@ def _make_input_form(plan: Plan, block: Lease | None, shared: Sequence[_Shared |
         segment, at = lease.at(offset)
         references.append((segment, at, region.dtype, region.whole_shape(plan.span), region.axis))
         if place is None:
-            stretch = Stretch(lease.segment.map, at, region.dtype, region.whole_shape(plan.span), region.axis, True)
+            stretch = SharedArray(lease.segment.map, at, region.dtype, region.whole_shape(plan.span), region.axis, True)
             targets.append((position, stretch))
     return targets, encode_part((plan.model_name, plan.names, references))
 
 
-def _output_form(plan: Plan, regions: Sequence[Region], block: Lease) -> bytes:
+def _output_form(plan: Plan, regions: Sequence[Region], block: Allocation) -> bytes:
     """Return how messages name the places of a plan's outputs in a block."""
     key = ("outputs", *block.at(0))
     known: tuple[Sequence[Region], bytes] | None = plan.forms.get(key)
@@ -157,21 +157,21 @@ def _write_rows(target: Array, source: Array, start: int, stop: int) -> None:
     target[stop - start :] = source[stop - 1 : stop]
 
 
-def _find_shared(region: Region, array: Array, span: int, in_place: bool) -> tuple[Lease, int] | None:
+def _find_shared(region: Region, array: Array, span: int, in_place: bool) -> tuple[Allocation, int] | None:
     """Return the block in which an input lies already, and where, if its chunks can be named as they lie."""
     if array.base is None or array.dtype.str != region.dtype or not array.flags.c_contiguous or array.size == 0:
         return None
     if region.axis is not None and (region.axis != 0 or span != array.shape[0]):
         return None  # other than along axis 0, or padded
-    lease = find_lease(array)
+    lease = find_allocation(array)
     if lease is None or not (in_place or lease.is_callers):
         return None
     return lease, array.ctypes.data - lease.address
 
 
-def find_lease(array: Array) -> Lease | None:
+def find_allocation(array: Array) -> Allocation | None:
     """Return the block that an array lies in; None where it lies elsewhere."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    return base if isinstance(base, Lease) else None
+    return base if isinstance(base, Allocation) else None

@@ -12,7 +12,7 @@ from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import WorkerError, WorkerTimeout
 
-from .allocator import BlockPool
+from .allocator import Allocator
 from .worker_process import Worker
 
 #: A device slower than the fastest by this factor gets no second task while few are waiting: the last chunk of a
@@ -33,7 +33,7 @@ class Scheduler:
         over: calls that are complete or failed and whose callers are to be told, once the lock is released.
     """
 
-    def __init__(self, pool: BlockPool, *, predict_timeout_s: float, max_retries: int) -> None:
+    def __init__(self, pool: Allocator, *, predict_timeout_s: float, max_retries: int) -> None:
         self.open_calls: set[Call] = set()
         self.over: list[Call] = []
         self._unattended: set[Call] = set()

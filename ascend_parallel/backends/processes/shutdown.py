@@ -16,7 +16,7 @@ TERMINATE_GRACE_S = 2.0
 KILL_GRACE_S = 5.0
 
 
-class Closing:
+class Shutdown:
     """The end of all workers of a runner; it never waits itself, its owner calls :meth:`advance` in time.
 
     Attributes:

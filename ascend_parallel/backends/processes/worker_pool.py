@@ -14,8 +14,8 @@ from typing import Any
 
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.backends.diagnostics import (
-    cause_of_death,
     engine_error,
+    exit_reason,
     explain,
     explain_start,
     no_device_left,
@@ -24,11 +24,11 @@ from ascend_parallel.backends.diagnostics import (
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.worker.protocol import BUILD_FINISH, ERROR, REPLY
 
-from .allocator import BlockPool
+from .allocator import Allocator
 from .scheduler import Scheduler
-from .shutdown import Closing
-from .worker_process import Post, Worker
-from .worker_slot import Limits, Seat
+from .shutdown import Shutdown
+from .worker_process import Worker, WorkerSpec
+from .worker_slot import Limits, WorkerSlot
 
 #: How long the last lines of a dead worker may take to arrive.
 _TAIL_GRACE_S = 0.5
@@ -38,7 +38,7 @@ _LOOK_S = 1.0
 _HANG_UP_GRACE_S = 1.0
 
 
-class Crew:
+class WorkerPool:
     """The workers of one runner.
 
     Attributes:
@@ -55,27 +55,27 @@ class Crew:
 
     def __init__(
         self,
-        posts: Sequence[Post],
+        worker_specs: Sequence[WorkerSpec],
         limits: Limits,
-        pool: BlockPool,
-        start: Callable[[Post], Worker],
+        pool: Allocator,
+        start: Callable[[WorkerSpec], Worker],
         wake: Callable[[], None],
     ) -> None:
         """Keep seats; nothing is started.
 
         Args:
-            posts: what runs in each.
+            worker_specs: what runs in each.
             limits: the times and numbers to keep.
             pool: the shared memory of the calls.
             start: starts a worker, and has it heard; called in the supervisor's thread.
             wake: has the supervisor's thread call :meth:`bury` and :meth:`keep_time`.
         """
-        self.seats = [Seat(post) for post in posts]
+        self.seats = [WorkerSlot(post) for post in worker_specs]
         self.descriptions: dict[str, Any] = {}
         self.built = threading.Event()
         self.error: WorkerError | None = None
         self.exited: deque[Worker] = deque()
-        self.closing: Closing | None = None
+        self.closing: Shutdown | None = None
         self.is_torn = False
         self.is_closing = False
         self.wake_at_s = float("inf")
@@ -84,7 +84,7 @@ class Crew:
         self._start = start
         self._wake = wake
         self._scheduler = Scheduler(pool, predict_timeout_s=limits.predict_timeout_s, max_retries=limits.max_retries)
-        self._seat_of: dict[int, Seat] = {}
+        self._seat_of: dict[int, WorkerSlot] = {}
         self._building: set[Worker] = set()
         self._heard: Worker | None = None
 
@@ -132,7 +132,7 @@ class Crew:
         for seat in self.seats:
             self._start_worker(seat)
 
-    def _start_worker(self, seat: Seat) -> None:
+    def _start_worker(self, seat: WorkerSlot) -> None:
         seat.restart_at_s = float("inf")
         try:
             worker = self._start(seat.post)
@@ -169,7 +169,7 @@ class Crew:
             self._note_tear(error)
             raise
 
-    def _hear_worker(self, seat: Seat, worker: Worker) -> None:
+    def _hear_worker(self, seat: WorkerSlot, worker: Worker) -> None:
         try:
             messages = worker.receive()
         except (EOFError, OSError):  # whoever hangs up is of no use any more; why it did, its end will tell
@@ -189,7 +189,7 @@ class Crew:
         for message in messages:
             self._take(seat, worker, message)
 
-    def _take(self, seat: Seat, worker: Worker, message: Any) -> None:
+    def _take(self, seat: WorkerSlot, worker: Worker, message: Any) -> None:
         """Act on one message."""
         if message[0] == REPLY:
             self._take_reply(seat, worker, *message[1:])
@@ -212,7 +212,7 @@ class Crew:
             self.built.set()
 
     def _take_reply(
-        self, seat: Seat, worker: Worker, number: int, outputs: Any, started_ns: int, finished_ns: int
+        self, seat: WorkerSlot, worker: Worker, number: int, outputs: Any, started_ns: int, finished_ns: int
     ) -> None:
         arrays = None
         if outputs is not None:
@@ -277,19 +277,19 @@ class Crew:
                 self._lose(seat, failure, is_to_blame=worker.is_to_blame)
                 self._scheduler.dispatch()
 
-    def _death(self, post: Post, worker: Worker) -> WorkerDied:
+    def _death(self, post: WorkerSpec, worker: Worker) -> WorkerDied:
         doing = (
             "during a predict" if worker.owed else "while building" if worker in self._building else "while it was idle"
         )
         code = worker.exit_code
-        text = f"the worker of {post.label} died {doing} ({cause_of_death(code)})"
+        text = f"the worker of {post.label} died {doing} ({exit_reason(code)})"
         tail = list(worker.output.tail)
         said = "\n".join(tail)
         if worker in self._building and code is not None and code >= 0:
             text += explain_start(post.python, said)
         return WorkerDied(text + quote(tail) + explain(said), device=post.device, exit_code=code)
 
-    def _lose(self, seat: Seat, failure: WorkerError, *, is_to_blame: bool = True) -> None:
+    def _lose(self, seat: WorkerSlot, failure: WorkerError, *, is_to_blame: bool = True) -> None:
         """Plan for a seat whose worker is gone: build again, unless the first build failed or it fails too often."""
         if not self.built.is_set():
             self.error = self.error or failure
@@ -319,7 +319,7 @@ class Crew:
             self.closing.advance(self.workers)
         self.wake_at_s = min([now_s + self._look_every_s, *self._due_times()])
 
-    def _check_in_time(self, post: Post, worker: Worker, now_s: float) -> None:
+    def _check_in_time(self, post: WorkerSpec, worker: Worker, now_s: float) -> None:
         """Kill a worker that is overdue."""
         if worker.deadline_s <= now_s and worker.has_hung_up:
             self._kill(worker, self._death(post, worker))
@@ -350,6 +350,6 @@ class Crew:
     def begin_to_close(self) -> None:
         """Have all workers end; open calls fail."""
         workers = self.workers
-        self.closing = Closing(workers)
+        self.closing = Shutdown(workers)
         self.wake_at_s = min(self.wake_at_s, self.closing.due_s)
         self.fail_all(RunnerClosedError("the runner was closed while this call was under way"))

@@ -26,7 +26,7 @@ from ascend_parallel.worker import __main__ as program
 from ascend_parallel.worker.memory import receive_segment, send_segment
 from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
-from .allocator import BlockPool, Segment
+from .allocator import Allocator, Segment
 from .log_pump import LogPump
 
 PROGRAM = str(Path(program.__file__).resolve())
@@ -41,7 +41,7 @@ _WITHOUT_DESCRIPTOR: dict[str, Any] = {"trackfd": False} if sys.version_info >= 
 _numbers = itertools.count(1)
 
 
-class Post(NamedTuple):
+class WorkerSpec(NamedTuple):
     """Where a worker is to run, and what it builds there; what a restart needs, too.
 
     Attributes:
@@ -76,7 +76,7 @@ class Worker:
         output: what it prints.
     """
 
-    def __init__(self, post: Post, epoll: select.epoll, logs: LogPump, on_exit: Callable[[Worker], None]) -> None:
+    def __init__(self, post: WorkerSpec, epoll: select.epoll, logs: LogPump, on_exit: Callable[[Worker], None]) -> None:
         """Start the process; ``on_exit`` is called from a thread of its own when it has ended.
 
         The calling thread must live as long as the worker is to (see parent_watch.py).
@@ -118,7 +118,7 @@ class Worker:
         """The process's exit code, negative for a signal; None while it runs."""
         return self._process.returncode
 
-    def send(self, task: Task, pool: BlockPool) -> None:
+    def send(self, task: Task, pool: Allocator) -> None:
         """Send a task, and the descriptors of shared memory that it names and this worker lacks."""
         for lease in task.call.scattered.leases:
             if self.number not in lease.segment.workers:
@@ -200,7 +200,7 @@ class Worker:
         on_exit(self)
 
 
-def _start(post: Post, pipe_fd: int, side_fd: int) -> subprocess.Popen[bytes]:
+def _start(post: WorkerSpec, pipe_fd: int, side_fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [post.python, PROGRAM, str(pipe_fd), str(side_fd), str(os.getpid()), post.label],
         stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from .worker_process import Post, Worker
+from .worker_process import Worker, WorkerSpec
 
 #: ``max_restarts`` counts those of the last ten minutes: a service must survive one crash a week for years,
 #: and must not restart a broken device for ever.
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     blames_device: bool = True
 
 
-class Seat:
+class WorkerSlot:
     """One device's place in a runner.
 
     Attributes:
@@ -40,7 +40,7 @@ class Seat:
         is_out: it failed too often and stays empty.
     """
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: WorkerSpec) -> None:
         self.post = post
         self.worker: Worker | None = None
         self.restart_at_s = float("inf")

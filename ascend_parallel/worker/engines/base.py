@@ -61,30 +61,30 @@ class Engine:
         raise NotImplementedError
 
     @classmethod
-    def find_wrong_kind(cls, head: bytes) -> str:
+    def why_wrong_kind(cls, head: bytes) -> str:
         """Say why a file that begins like this is surely no model of this engine; "" where it may be one."""
         if head.startswith(_LFS_POINTER):
             return "is not the model but a pointer to it, left by Git LFS: run git lfs pull in its folder"
         return ""
 
     @classmethod
-    def find_unshareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
+    def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
         """Say why processes cannot share one set of these models' weights; "" where they can."""
         instead = "; the instances of one device, which are threads, share them" if cls.can_share else ""
         return "the engine %s cannot share weights between processes%s" % (cls.name, instead)
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the model once.
 
         Args:
             names: names of the inputs, in their order; None where the caller gave a plain list.
             inputs: C-contiguous arrays that must not be written to, valid during this call only. Where the
                 model tells its inputs, they have its order and dtypes.
-            places: output name -> array in which the result is wanted. Writing there saves a copy; it is
+            destinations: output name -> array in which the result is wanted. Writing there saves a copy; it is
                 an offer: empty where shapes are not known yet, and a wrong guess where they depend on data.
 
         Returns:
-            Output name -> array, in the model's order; an array of ``places`` itself where it was filled.
+            Output name -> array, in the model's order; an array of ``destinations`` itself where it was filled.
         """
         raise NotImplementedError
 

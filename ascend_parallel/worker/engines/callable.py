@@ -33,7 +33,7 @@ class CallableEngine(Engine):
         self.inputs = read_specs(made, "inputs")
         self.outputs = read_specs(made, "outputs")
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Call the user's model with a dict, or with a list where the caller gave one."""
         given = list(inputs) if names is None else dict(zip(names, inputs))
         return name_outputs(self._predict(given))

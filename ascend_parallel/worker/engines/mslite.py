@@ -185,17 +185,17 @@ class MSLiteEngine(Engine):
         self.outputs = predictor.outputs
 
     @classmethod
-    def find_wrong_kind(cls, head: bytes) -> str:
+    def why_wrong_kind(cls, head: bytes) -> str:
         """Find ONNX files; MindSpore Lite's own message would not tell."""
         if head.startswith(_ONNX_START) and _MINDIR_WORD not in head:
             return (
                 "is not a MINDIR file but, by its first bytes, an ONNX file: convert it (converter_lite "
                 "--fmk=ONNX --saveType=MINDIR), or run it with the onnxruntime engine"
             )
-        return super().find_wrong_kind(head)
+        return super().why_wrong_kind(head)
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
-        """Run the model; its results are copied once, to their places, by the caller."""
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
+        """Run the model; its results are copied once, to their destinations, by the caller."""
         made = self._predictor.predict(inputs)
         self.outputs = self._predictor.outputs
         return made
@@ -233,7 +233,7 @@ def check_mindir(path: str) -> None:
     if not os.path.isfile(path):
         raise ValueError("there is no model file %s" % path)
     with open(path, "rb") as file:
-        wrong = MSLiteEngine.find_wrong_kind(file.read(HEAD_BYTES))
+        wrong = MSLiteEngine.why_wrong_kind(file.read(HEAD_BYTES))
     if wrong:
         raise ValueError("%s %s" % (path, wrong))
 

@@ -41,7 +41,7 @@ DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool":
 
 
 class OnnxRuntimeEngine(Engine):
-    """An ``onnxruntime.InferenceSession``; results are bound into the places where they are wanted."""
+    """An ``onnxruntime.InferenceSession``; results are bound into the destinations where they are wanted."""
 
     name = "onnxruntime"
     suffixes = (".onnx", ".ort")
@@ -75,14 +75,14 @@ class OnnxRuntimeEngine(Engine):
         return other
 
     @classmethod
-    def find_wrong_kind(cls, head: bytes) -> str:
+    def why_wrong_kind(cls, head: bytes) -> str:
         """Find MINDIR files; ONNX Runtime's own message would not tell."""
         if b"MindSpore" in head and not head.startswith(b"\x08"):  # with which ONNX files begin
             return "is not an ONNX file but, by its first bytes, a MINDIR file: run it with the mslite engine"
-        return super().find_wrong_kind(head)
+        return super().why_wrong_kind(head)
 
     @classmethod
-    def find_unshareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
+    def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
         """Find what does not run on onnxruntime's own CPU provider, and models in its own format."""
         others = [kind for kind in device_types if kind != "cpu"]
         if others:
@@ -94,39 +94,39 @@ class OnnxRuntimeEngine(Engine):
         unfit = [model for model in models if not model.endswith(".onnx")]
         return "onnxruntime shares the weights of .onnx files between processes; %s is none" % unfit[0] if unfit else ""
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
-        """Run the session; what fits its place is written there by ONNX Runtime itself."""
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
+        """Run the session; what fits its destination is written there by ONNX Runtime itself."""
         try:
-            return self._run(inputs, places)
+            return self._run(inputs, destinations)
         except Exception:
-            if not places:
+            if not destinations:
                 raise
             # A bound output whose shape turns out otherwise is refused: run again, unbound. An error of
             # the model's own comes up again and is raised.
             return self._run(inputs, {})
 
-    def _run(self, inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
-        if places.keys() != set(self._output_names):
-            places = {}
-        results = [places[name] for name in self._output_names] if places else []
+    def _run(self, inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
+        if destinations.keys() != set(self._output_names):
+            destinations = {}
+        results = [destinations[name] for name in self._output_names] if destinations else []
         key = tuple([(a.__array_interface__["data"][0], a.shape, a.dtype.num) for a in (*inputs, *results)])
         binding = self._kept.get(key)
         if binding is None:
             binding = self._bind(inputs, results)
-            if self._can_keep and places:
+            if self._can_keep and destinations:
                 self._keep(key, binding)
         self._session.run_with_iobinding(binding)
-        if places:
-            return places
+        if destinations:
+            return destinations
         return dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
 
     def _bind(self, inputs: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Any:
-        """Return a binding of the inputs, and of the results where they have places."""
+        """Return a binding of the inputs, and of the results where they have destinations."""
         binding = self._session.io_binding()
         for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
             binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
-        for name, place in zip(self._output_names, results):
-            binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
+        for name, destination in zip(self._output_names, results):
+            binding.bind_output(name, "cpu", 0, destination.dtype.type, destination.shape, destination.ctypes.data)
         if not results:
             for name in self._output_names:
                 binding.bind_output(name, "cpu")

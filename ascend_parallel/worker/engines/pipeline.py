@@ -1,6 +1,6 @@
 """The engines of ``ascend-parallel map``: lists of files in, results kept or handed back.
 
-Both take one uint8 array and return one (see mapping/parcel.py). ``pipeline`` runs any pipeline, one process an
+Both take one uint8 array and return one (see pipelines/payload.py). ``pipeline`` runs any pipeline, one process an
 instance, as nothing is known of its threads; ``modelfile`` runs a model file between two functions of the user's, and
 its instances share the weights as those of the engine inside do.
 """
@@ -33,16 +33,16 @@ class PipelineEngine(Engine):
         self._device = "%s:%d" % device
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the files of a request through the pipeline; never raises for a fault of a file's."""
         records = self._batches.run(*unpack_files(inputs[0]))
-        answer = pack_records(self._device, records, *self._batches.keeper.take())
-        return {RECORDS: put(answer, places.get(RECORDS))}
+        answer = pack_records(self._device, records, *self._batches.writer.take())
+        return {RECORDS: put(answer, destinations.get(RECORDS))}
 
 
-def put(data: bytes, place: Optional[np.ndarray]) -> np.ndarray:
-    """Write bytes to the place where they are wanted, if they fit there; else return an array of their own."""
-    if place is None or place.dtype != np.uint8 or place.ndim != 1 or place.size < len(data):
+def put(data: bytes, destination: Optional[np.ndarray]) -> np.ndarray:
+    """Write bytes to the destination where they are wanted, if they fit there; else return an array of their own."""
+    if destination is None or destination.dtype != np.uint8 or destination.ndim != 1 or destination.size < len(data):
         return pad(data)
-    place[: len(data)] = np.frombuffer(data, np.uint8)
-    return place
+    destination[: len(data)] = np.frombuffer(data, np.uint8)
+    return destination

@@ -99,7 +99,7 @@ class SimulatedEngine(Engine):
         time.sleep(options.get("build_ms", 0) / 1000.0)
         self._strike_if("build")
 
-    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], places: Arrays) -> Arrays:
+    def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Sleep for the time of the rows, strike if it is time to, and return the first input."""
         self._calls += 1
         self._strike_if(self._calls)

@@ -12,11 +12,11 @@ from .opening import Pipeline
 from .pairing import ResultsDoNotPair, pair
 from .payload import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .saving import CannotSave
-from .writers import FileKeeper, LineKeeper, ValueKeeper
+from .writers import FileWriter, JsonLinesWriter, ValueWriter
 
 #: (path, name).
 File = Tuple[str, str]
-#: [status, seconds, detail]; see parcel.py.
+#: [status, seconds, detail]; see payload.py.
 Record = List[Any]
 
 #: A longer reason is cut: it goes into a line of the manifest.
@@ -29,19 +29,19 @@ class BatchRunner:
     """Runs files through a pipeline.
 
     Attributes:
-        keeper: what becomes of the results.
+        writer: what becomes of the results.
     """
 
     def __init__(self, pipeline: Pipeline, options: Dict[str, Any]) -> None:
         self._pipeline = pipeline
         self._batch_size = options["batch_size"]
-        self.keeper = make_keeper(options)
+        self.writer = make_writer(options)
         self._is_broken = False
         self._failures_in_a_row = 0
         self._harmless: Set[str] = set()
 
     def run(self, files: List[File], control: Optional[str]) -> List[Record]:
-        """Return a record for each file, in order; what is kept of their results is for the keeper to give.
+        """Return a record for each file, in order; what is kept of their results is for the writer to give.
 
         Where the output folder takes no more files, the last record says so, and the files behind it have none.
 
@@ -102,7 +102,7 @@ class BatchRunner:
 
     def _attempt(self, batch: List[File]) -> List[Any]:
         paths = [path for path, _ in batch]
-        return self.keeper.keep([name for _, name in batch], pair(paths, self._pipeline(paths)))
+        return self.writer.keep([name for _, name in batch], pair(paths, self._pipeline(paths)))
 
     def _note(self, error: Exception) -> None:
         """Give files one at a time from now on, where results of several cannot be told apart: no batch would do."""
@@ -111,11 +111,11 @@ class BatchRunner:
             print("%s, and they do not say whose they are (input_path); from now on it gets one file at a time" % error)
 
 
-def make_keeper(options: Dict[str, Any]) -> Union[FileKeeper, LineKeeper, ValueKeeper]:
+def make_writer(options: Dict[str, Any]) -> Union[FileWriter, JsonLinesWriter, ValueWriter]:
     """Return what keeps the results, by the option ``keep``."""
     if options["keep"] == "files":
-        return FileKeeper(options["output_dir"])
-    return LineKeeper() if options["keep"] == "lines" else ValueKeeper()
+        return FileWriter(options["output_dir"])
+    return JsonLinesWriter() if options["keep"] == "lines" else ValueWriter()
 
 
 def reason_of(error: BaseException) -> str:

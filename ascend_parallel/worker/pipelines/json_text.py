@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 
-class JsonWriter:
+class JsonEncoder:
     """Writes results as JSON: numpy's numbers as numbers, arrays as lists; what has a ``json`` of its own, as that."""
 
     def __init__(self, special: Optional[Callable[[Any], Any]] = None) -> None:

@@ -2,7 +2,7 @@
 
 There: JSON, ``[[[path, name], ...], control]``. Back: one line of JSON, ``{"device": ..., "files": [[status, seconds,
 detail], ...], "text_bytes": ..., "array_bytes": ...}``, and behind it the text and the arrays that were kept of the
-results (see keepers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is
+results (see writers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is
 found again.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-#: How it went with a file. DONE: the detail is what is kept of its results (see keepers.py). FAILED: a sentence.
+#: How it went with a file. DONE: the detail is what is kept of its results (see writers.py). FAILED: a sentence.
 #: UNSAVED: a sentence; the output folder takes no more files, and neither this one nor those behind it are done.
 #: UNTRIED: None; the bundle took too long, or the pipeline broke before. SUSPECT: None; it is one of those over which
 #: the pipeline broke, and to be tried alone.

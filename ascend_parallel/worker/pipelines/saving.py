@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from .json_text import JsonWriter
+from .json_text import JsonEncoder
 
 #: What names of files begin with that are being written. They lie in the folder they are for: a rename from one folder
 #: to another takes a lock that all workers share.
@@ -31,7 +31,7 @@ _ERRNOS_OF_DISKS = (
     errno.EMFILE,
 )
 
-_JSON = JsonWriter()
+_JSON = JsonEncoder()
 
 
 class CannotSave(Exception):

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .json_text import JsonWriter
+from .json_text import JsonEncoder
 from .payload import ARRAY_KEY
 from .saving import Saver
 
@@ -15,7 +15,7 @@ from .saving import Saver
 Paired = Iterable[Tuple[int, Optional[int], Any]]
 
 
-class FileKeeper:
+class FileWriter:
     """Saves each result to a file of its own; the detail of a file is its outputs' names."""
 
     def __init__(self, folder: str) -> None:
@@ -38,11 +38,11 @@ class FileKeeper:
         return b"", b""
 
 
-class LineKeeper:
+class JsonLinesWriter:
     """Makes a line of JSON for each file; there is no more detail."""
 
     def __init__(self) -> None:
-        self._json = JsonWriter()
+        self._json = JsonEncoder()
         self._lines: List[bytes] = []
 
     def keep(self, names: Sequence[str], paired: Paired) -> List[Any]:
@@ -61,11 +61,11 @@ class LineKeeper:
         return lines, b""
 
 
-class ValueKeeper:
-    """Packs results for the master (see parcel.py): JSON, and the bytes of arrays; there is no more detail."""
+class ValueWriter:
+    """Packs results for the master (see payload.py): JSON, and the bytes of arrays; there is no more detail."""
 
     def __init__(self) -> None:
-        self._json = JsonWriter(self._add_array)
+        self._json = JsonEncoder(self._add_array)
         self._texts: List[bytes] = []
         self._arrays = bytearray()
 

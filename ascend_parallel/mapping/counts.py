@@ -1,23 +1,20 @@
-"""How a run is going: on a terminal a bar, elsewhere a line now and then."""
+"""What a run over files has done so far: counts, rate and time left."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from .outcome import Outcome
 
-__all__ = ["LineView", "Tally", "View", "open_view"]
+__all__ = ["RunCounts", "show_rate", "show_time"]
 
 #: The rate that is shown is that of the last seconds, so that a slow start does not spoil it.
 _RATE_WINDOW_S = 20.0
-#: How often a line is printed where there is no terminal.
-_LINE_S = 10.0
 
 
-class Tally:
+class RunCounts:
     """What was counted so far.
 
     Attributes:
@@ -93,49 +90,3 @@ def show_time(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class View:
-    """Shows nothing: ``--quiet``."""
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-
-    def __enter__(self) -> View:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self) -> None:
-        """Show what the tally says now."""
-
-
-class LineView(View):
-    """Prints a line every ten seconds."""
-
-    _next_s = 0.0
-
-    def __enter__(self) -> View:
-        self._next_s = time.monotonic() + _LINE_S
-        return self
-
-    def update(self) -> None:
-        """Print a line, if it is time to."""
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _LINE_S
-            tally = self._tally
-            dealt_with = tally.before + tally.dealt_with
-            line = f"{dealt_with:,}/{tally.total:,} files, {tally.describe()}; {tally.describe_devices()}"
-            print(line, file=sys.stderr, flush=True)
-
-
-def open_view(tally: Tally, *, quiet: bool) -> View:
-    """Return how progress is to be shown on stderr."""
-    if quiet:
-        return View(tally)
-    if not sys.stderr.isatty():
-        return LineView(tally)
-    from .progress_bar import BarView
-
-    return BarView(tally)
