@@ -170,7 +170,7 @@ def test_paddle_is_told_the_device(python, folder, devices, said):
 _COUNT_THREADS = """
 import importlib, os, sys
 sys.path.insert(0, sys.argv[1])
-opened = importlib.import_module("worker.mapping.pipelines").open_pipeline(sys.argv[2], ("cpu", 0), eval(sys.argv[3]))
+opened = importlib.import_module("worker.pipelines.opening").open_pipeline(sys.argv[2], ("cpu", 0), eval(sys.argv[3]))
 list(opened([sys.argv[4]]))
 print("threads:%d" % len(os.listdir("/proc/self/task")))
 """
