@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Public name -> where it lives. Imported when first asked for, so that an import costs nothing it does not need.
+#: Public name -> the module that defines it. A module is imported on first use: the import of the package is cheap.
 _HOMES = {
     "AscendParallelError": "errors",
     "ConversionError": "errors",

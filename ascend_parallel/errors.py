@@ -1,22 +1,22 @@
-"""Everything this package raises.
+"""The exceptions of this package.
 
-AscendParallelError          the root
-├── UsageError               the caller can mend it; nothing was started or sent (also a ValueError)
-│   ├── DeviceSpecError      a device was named that cannot be, or is not there
+AscendParallelError          base class of all errors
+├── UsageError               invalid input; nothing was started or sent (also a ValueError)
+│   ├── DeviceSpecError      a device specification is malformed, or names a device that does not exist
 │   └── ShapeError           an input's name, dtype or shape does not fit the model
-├── RunnerClosedError        a call on a runner that was not built, or is closed already
+├── RunnerClosedError        a call on a runner that is not built yet or already closed
 ├── DiskError                a file could not be read or written (also an OSError)
-├── ConversionError          a converter failed, or what it made computes something else; has .log
+├── ConversionError          a conversion failed, or the converted model computes other numbers; has .log
 └── WorkerError              one worker failed; has .device
-    ├── EngineError          the engine raised, while building or predicting; has .remote_traceback
-    ├── WorkerDied           its process ended while it owed an answer; has .exit_code
-    └── WorkerTimeout        it did not answer in time and was killed
+    ├── EngineError          the engine raised during build or predict; has .remote_traceback
+    ├── WorkerDied           the worker process ended with tasks in flight; has .exit_code
+    └── WorkerTimeout        the worker did not answer in time and was killed
 
-Where each arises in the flow of one call::
+Where each error arises in one call::
 
     inputs ──UsageError──► scatter ──► worker ──EngineError, WorkerDied, WorkerTimeout──► gather ──► outputs
 
-Each class carries the exit code that the command line ends with, so that no caller decides it.
+Each class defines the exit code of the command line, so that the exit code does not depend on the caller.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = [
 
 
 class AscendParallelError(Exception):
-    """The root of all errors that this package raises."""
+    """The base class of all errors that this package raises."""
 
     exit_code_of_cli: ClassVar[int] = 1
 
 
 class UsageError(AscendParallelError, ValueError):
-    """The caller asked for something that cannot be; nothing was started, sent or written."""
+    """The request is invalid; nothing was started, sent or written."""
 
     exit_code_of_cli = 2
 
@@ -55,11 +55,11 @@ class DeviceSpecError(UsageError):
 
 
 class ShapeError(UsageError):
-    """An input's name, dtype or shape does not fit the model, or its batch axis is ambiguous."""
+    """An input's name, dtype or shape does not fit the model, or the batch axis of an input is ambiguous."""
 
 
 class RunnerClosedError(AscendParallelError):
-    """The runner was not built yet, or is closed."""
+    """The runner is not built yet, or is already closed."""
 
     exit_code_of_cli = 2
 
@@ -71,10 +71,10 @@ class DiskError(AscendParallelError, OSError):
 
 
 class ConversionError(AscendParallelError):
-    """A model could not be converted, or the converted one computes something else.
+    """A model could not be converted, or the converted model computes other numbers.
 
     Attributes:
-        log: all that the converter printed; "" where there is nothing.
+        log: the output of the converter; "" if there is none.
     """
 
     exit_code_of_cli = 7
@@ -88,7 +88,7 @@ class WorkerError(AscendParallelError):
     """One worker failed.
 
     Attributes:
-        device: the worker's device, such as ``"ascend:0"``; "" where no single one is to blame.
+        device: the worker's device, such as ``"ascend:0"``; "" if the error does not belong to a single device.
     """
 
     exit_code_of_cli = 3
@@ -99,10 +99,10 @@ class WorkerError(AscendParallelError):
 
 
 class EngineError(WorkerError):
-    """The engine raised, while it built a model or while it predicted.
+    """The engine raised an exception while it built a model or ran it.
 
     Attributes:
-        remote_traceback: the worker's traceback as text; "" where there is none.
+        remote_traceback: the worker's traceback as text; "" if there is none.
     """
 
     def __init__(self, message: str, *, device: str = "", remote_traceback: str = "") -> None:
@@ -111,7 +111,7 @@ class EngineError(WorkerError):
 
 
 class WorkerDied(WorkerError):
-    """A worker's process ended while it owed an answer (with exit code 0 too).
+    """A worker process ended while it had tasks in flight (exit code 0 counts too).
 
     Attributes:
         exit_code: as :attr:`subprocess.Popen.returncode`: negative for a signal; None if unknown.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and whether they can be, asked before anything is started."""
+"""Atomic writes, and a check before the start that a file can be written."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ascend_parallel.errors import DiskError, UsageError
 
 
 def check_writable(what: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Check that a file can be written there.
+    """Check that a file can be written.
 
     Args:
-        what: how messages name it: an option, such as ``"--plot"``.
-        path: where it is to be.
-        suffixes: those that it may have, such as ``[".png", ".svg"]``.
+        what: the name of the option, for the error text, such as ``"--plot"``.
+        path: the file to write.
+        suffixes: the accepted suffixes, such as ``[".png", ".svg"]``.
 
     Raises:
-        UsageError: it has another suffix, its folder is missing, or either cannot be written to.
+        UsageError: if the file has another suffix, its folder does not exist, or it is not writable.
     """
     if path.suffix not in suffixes:
         raise UsageError(f"{what} {path} does not end in {' or '.join(suffixes)}")
@@ -32,17 +32,21 @@ def check_writable(what: str, path: Path, suffixes: Sequence[str]) -> None:
         raise UsageError(f"{what} {path} cannot be written: check the permissions of {folder}")
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have a file written under a temporary name next to it, and rename it when all is there.
+def write_whole(path: Path, write_content: Callable[[IO[bytes]], object]) -> None:
+    """Write a file atomically: to a temporary file beside it, which is renamed when it is complete.
+
+    Args:
+        path: the file to write.
+        write_content: writes the content to the open file that it is given.
 
     Raises:
-        DiskError: it could not be written; what was there before is as it was.
+        DiskError: if the file could not be written; an existing file is left unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             with temporary.open("xb") as file:
-                write(file)
+                write_content(file)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

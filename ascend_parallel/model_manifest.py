@@ -1,7 +1,7 @@
-"""The manifest: what a MINDIR file was made from and for, in ``X.mindir.json`` beside ``X.mindir``.
+"""The manifest of a MINDIR file: what ``X.mindir`` was converted from and for, in ``X.mindir.json`` beside it.
 
-``ascend-parallel convert`` writes it; the runner reads it before anything is started, so that a model for other
-devices is told in a sentence rather than by an engine's "Common error code". A MINDIR file without one is as good.
+``ascend-parallel convert`` writes the manifest. The runner reads it before it starts workers, so that a model for other
+devices is reported in one sentence and not by an engine's "Common error code". The manifest is optional.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = [
     "read_manifest",
 ]
 
-#: Of the manifest's layout; a reader refuses a newer one.
+#: The version of the manifest's layout. A newer one is refused.
 FORMAT = 1
 SUFFIX = ".json"
-#: What a model of each target runs on. Source: converter_lite's documentation of --optimize.
+#: Conversion target -> device types that run the model. Source: converter_lite's documentation of --optimize.
 DEVICE_TYPES = {"ascend": ("ascend",), "cpu": ("cpu", "gpu")}
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class InputRecord:
-    """One input: its shape in the MINDIR file, its dtype in the ONNX file, and the axis of its rows (None: none)."""
+    """One input: its shape in the MINDIR file, its dtype in the ONNX file, and its batch axis (None: not sliced)."""
 
     name: str
     dtype: str
@@ -50,7 +50,7 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A file as it was written: where it lies, relative to the manifest's folder, and what tells it from others."""
+    """A file as it was written: its path, relative to the manifest's folder, and what identifies its content."""
 
     path: str
     size_bytes: int
@@ -59,13 +59,13 @@ class SavedFile:
 
     @classmethod
     def of(cls, file: Path, folder: Path) -> SavedFile:
-        """Return the record of a file, for a manifest in a folder."""
+        """Return the record of a file, for a manifest in ``folder``."""
         status = file.stat()
         path = os.path.relpath(file.resolve(), folder.resolve())
         return cls(path, status.st_size, status.st_mtime_ns, hash_files([file]))
 
     def is_unchanged(self, folder: Path) -> bool:
-        """Whether the file is still there as it was; it is read as a whole only where its time was changed."""
+        """Whether the file still has the recorded content; it is hashed only if its modification time differs."""
         file = folder / self.path
         try:
             status = file.stat()
@@ -78,21 +78,21 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a MINDIR file was made from and for.
+    """What a MINDIR file was converted from and for.
 
     Attributes:
         source: the ONNX file's path, relative to the manifest's folder.
-        source_sha256: of the ONNX file and the files that hold its weights, one behind the other.
+        source_sha256: the hash of the ONNX file followed by its external weight files.
         target: "ascend" or "cpu".
-        precision: as it was asked for: "fp16", or None.
-        rows: rows that the model takes at a time.
-        inputs: in the model's order.
-        shape_options: the options of ``ascend-parallel convert`` that settled the shapes.
+        precision: the requested precision: "fp16", or None.
+        rows: rows of the model's batch.
+        inputs: the inputs, in the model's order.
+        shape_options: the options of ``ascend-parallel convert`` that determined the shapes.
         converter: "converter_lite" or "mindspore_lite" (its Python interface).
-        converter_version: "2.0.0".
-        recipe: a hash of all else that the result depends on.
-        changes: what was rewritten for the CPU's kernels: operator -> how many.
-        files: the MINDIR file first, then those that hold its weights where it is too large for one.
+        converter_version: such as "2.0.0".
+        recipe: a hash of everything else that the result depends on.
+        changes: what was rewritten for MindSpore Lite's CPU kernels: operator -> count.
+        files: the MINDIR file first, then its external weight files, if it has any.
     """
 
     source: str
@@ -109,50 +109,50 @@ class Manifest:
     files: tuple[SavedFile, ...] = ()
 
     def to_json(self) -> str:
-        """Return the text of the manifest's file."""
+        """Return the manifest as JSON text."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
 
     def are_files_unchanged(self, folder: Path) -> bool:
-        """Whether the files that were made lie in a folder as they were made."""
+        """Whether the files of the model in ``folder`` are unchanged since the conversion."""
         return bool(self.files) and all(file.is_unchanged(folder) for file in self.files)
 
     @property
     def batch_axes(self) -> dict[str, int | None]:
-        """What the runner cannot see in shapes: inputs that have no rows, and those that have them behind axis 0.
+        """The batch axes that the runner cannot derive from shapes: of inputs without rows, or with rows off axis 0.
 
-        An axis 0 is left for the runner to see: it may be given whole, too.
+        Inputs with rows on axis 0 are left out: the runner derives those, and they may also be broadcast.
         """
         return {item.name: item.batch_axis for item in self.inputs if item.batch_axis != 0}
 
     def describe_remedy(self, mindir: Path, devices: Sequence[Device]) -> str:
-        """Return what to do to have the model for these devices: "convert ... again: ascend-parallel convert ..."."""
+        """Return how to get the model for these devices: "convert ... again: ascend-parallel convert ..."."""
         source = os.path.normpath(mindir.parent / self.source)
-        lost = "" if os.path.isfile(source) else ", which is not there any more,"
+        gone = "" if os.path.isfile(source) else ", which no longer exists,"
         words = [
             *("ascend-parallel", "convert", source, "--devices", _join(devices)),
             *("--batch-per-device", str(self.rows), *self.shape_options, "--output", str(mindir)),
         ]
-        return f"convert {source}{lost} again: {shlex.join(words)}"
+        return f"convert {source}{gone} again: {shlex.join(words)}"
 
 
 def manifest_file(mindir: Path) -> Path:
-    """Return where a MINDIR file's manifest lies."""
+    """Return the path of a MINDIR file's manifest."""
     return mindir.with_name(mindir.name + SUFFIX)
 
 
 def read_manifest(mindir: Path) -> Manifest | None:
-    """Return a MINDIR file's manifest; None where it has none.
+    """Return the manifest of a MINDIR file; None if it has none.
 
     Raises:
-        UsageError: there is one, which cannot be read, or is of a newer format.
+        UsageError: if the manifest is unreadable, or of a newer format.
     """
     file = manifest_file(mindir)
     try:
         content = json.loads(file.read_text("utf-8"))
         if content["format"] != FORMAT:
             raise UsageError(
-                f"{file} is of format {content['format']}, this version reads {FORMAT}: upgrade ascend-parallel, or "
-                "delete the file"
+                f"{file} has format {content['format']}, but this version reads format {FORMAT}: upgrade "
+                "ascend-parallel, or delete the file"
             )
         return _from_json(content)
     except FileNotFoundError:
@@ -172,13 +172,13 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 
 
 def check_manifest(model: str, devices: Sequence[Device]) -> Manifest | None:
-    """Check, by its manifest, that a MINDIR file fits these devices and is the one that was converted.
+    """Check that a MINDIR file fits these devices and is the one that its manifest describes.
 
     Returns:
-        The manifest; None where there is none.
+        The manifest; None if there is none.
 
     Raises:
-        UsageError: it does not; the message names the ONNX file and the command to convert it again.
+        UsageError: if the check fails; the message names the ONNX file and the command to convert it again.
     """
     mindir = Path(model)
     manifest = read_manifest(mindir)
@@ -193,14 +193,14 @@ def check_manifest(model: str, devices: Sequence[Device]) -> Manifest | None:
         )
     if not manifest.are_files_unchanged(mindir.parent):
         raise UsageError(
-            f"{model} is not the file that {manifest_file(mindir).name} tells of: delete that, or "
+            f"{model} is not the file that {manifest_file(mindir).name} describes: delete that manifest, or "
             f"{manifest.describe_remedy(mindir, devices)}"
         )
     return manifest
 
 
 def hash_files(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of files, one behind the other, in hexadecimal digits (about a second a GB)."""
+    """Return the SHA-256 of the concatenated files, in hexadecimal (takes about one second per GB)."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_READ_BYTES))
     for file in files:
@@ -211,7 +211,7 @@ def hash_files(files: Iterable[Path]) -> str:
 
 
 def _join(devices: Sequence[Device]) -> str:
-    """Return devices as text: ``ascend:0,1``."""
+    """Return devices as a specification, such as ``ascend:0,1``."""
     text, kind = "", ""
     for device in devices:
         text += f",{device.id}" if device.type == kind else f"{',' if text else ''}{device}"

@@ -1,4 +1,4 @@
-"""Devices: how they are named, and what the machine has."""
+"""Device specifications, and the devices of this machine."""
 
 from __future__ import annotations
 

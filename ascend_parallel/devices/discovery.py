@@ -1,10 +1,10 @@
-"""Which devices this machine has, asked of its tools and never of a driver's library.
+"""Discovery of this machine's devices with command line tools, never with a driver's library.
 
-Ascend: ``npu-smi info -m`` (numbers) and ``npu-smi info`` (health, memory), else ``/dev/davinciN``;
-GPUs: ``nvidia-smi``; each as the process will see them, by ``ASCEND_RT_VISIBLE_DEVICES`` and
-``CUDA_VISIBLE_DEVICES``. A tool may be missing, hang, fail or print rubbish: the next source is
-asked, and a note or a warning says so. Importing ``acl`` or ``torch`` here would bind the master
-to a device for good, and CANN does not survive the fork that could come later.
+Ascend devices come from ``npu-smi info -m`` (ids) and ``npu-smi info`` (health, memory), else from ``/dev/davinciN``.
+GPUs come from ``nvidia-smi``. ``ASCEND_RT_VISIBLE_DEVICES`` and ``CUDA_VISIBLE_DEVICES`` are applied, so that the ids
+are those of this process. A tool may be missing, hang, fail or print anything: then the next source is used, and a
+note or a warning says so. An import of ``acl`` or ``torch`` would bind the master to a device, and CANN does not
+survive a later fork.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ascend_parallel.devices.spec import (
 __all__ = ["Discovery", "FoundDevice", "check_devices_exist", "default_devices", "discover"]
 
 TOOL_TIMEOUT_S = 10.0  # a healthy npu-smi answers in 1 to 3 s, even with 16 chips
-KILL_TIMEOUT_S = 1.0  # a tool stuck inside the driver cannot even be killed: do not wait for it
+KILL_TIMEOUT_S = 1.0  # a tool that hangs inside the driver cannot be killed: do not wait for it
 SHOWN_OUTPUT_CHARS = 200
 HEALTHS = {"OK", "Warning", "Alarm", "Critical", "UNKNOWN"}
 NVIDIA_QUERY = "--query-gpu=index,name,memory.used,memory.total,pci.bus_id"
@@ -41,7 +41,7 @@ Run = Callable[[Sequence[str]], str]
 
 
 class NpuChip(NamedTuple):
-    """One chip as npu-smi prints it; ``id``, the device id, is None where the table lacks it."""
+    """One chip as npu-smi prints it; ``id``, the device id, is None if the table has no such column."""
 
     card: int
     chip: int
@@ -54,10 +54,10 @@ class NpuChip(NamedTuple):
 
 
 def run_tool(command: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S) -> str:
-    """Run a vendor's tool in the C locale and return what it prints, errors included.
+    """Run a vendor's tool in the C locale and return its output (stdout and stderr).
 
     Raises:
-        OSError: it is missing (FileNotFoundError), hangs (TimeoutError) or fails.
+        OSError: if the tool is missing (FileNotFoundError), hangs (TimeoutError) or fails.
     """
     shown = " ".join(word for word in command if not word.startswith("--"))
     try:
@@ -91,7 +91,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(KILL_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        process.returncode = -signal.SIGKILL  # given up, so that nothing waits for it later either
+        process.returncode = -signal.SIGKILL  # give up: nothing waits for it later either
 
 
 def _shorten(output: str) -> str:
@@ -105,10 +105,10 @@ def discover(
 ) -> Discovery:
     """Find the Ascend devices, the GPUs and the CPU of this machine, as this process sees them.
 
-    Arguments are for tests. Never fails for a tool's sake.
+    The arguments are for tests. A tool that fails is a warning, not an error.
 
     Raises:
-        DeviceSpecError: ``ASCEND_RT_VISIBLE_DEVICES`` is set to what CANN would partly ignore.
+        DeviceSpecError: if CANN would ignore a part of ``ASCEND_RT_VISIBLE_DEVICES``.
     """
     ascend, gpus = _find_ascend(run, environ, dev_dir), _find_gpus(run, environ)
     cores = f"{usable_cores()} usable cores"
@@ -128,21 +128,21 @@ def _ill_health(devices: list[FoundDevice]) -> list[str]:
 
 def _find_ascend(run: Run, environ: Mapping[str, str], dev_dir: Path) -> Discovery:
     variable = "ASCEND_RT_VISIBLE_DEVICES"
-    # CANN takes a variable that is set but empty as one that is not set.
+    # CANN treats an empty variable as unset.
     visible = parse_visible_ascend(environ[variable]) if environ.get(variable) else None
     found, problem = _ask_npu_smi(run)
     complete = bool(found)
     found = [replace(one, note=problem) for one in found or _davinci_nodes(dev_dir)]
-    missing = problem.endswith("not on the PATH")  # on most machines: not worth a warning
+    missing = problem.endswith("not on the PATH")  # true on most machines: not worth a warning
     warnings = [problem] if problem and not missing and not found else []
     if visible is None:
         return Discovery(found, warnings, frozenset({"ascend"} if complete else ()))
-    seen, lost = _restrict("ascend", found, list(map(str, visible)), variable, complete)
-    return Discovery(seen, warnings + lost, frozenset({"ascend"}))
+    restricted, ignored = _restrict("ascend", found, list(map(str, visible)), variable, complete)
+    return Discovery(restricted, warnings + ignored, frozenset({"ascend"}))
 
 
 def _ask_npu_smi(run: Run) -> tuple[list[FoundDevice], str]:
-    """The devices that npu-smi names, and what went wrong on the way ("" for nothing)."""
+    """Return the devices that npu-smi lists, and the problems that occurred ("" for none)."""
     outputs, problems = [], []
     for command in (["npu-smi", "info", "-m"], ["npu-smi", "info"]):
         try:
@@ -151,7 +151,7 @@ def _ask_npu_smi(run: Run) -> tuple[list[FoundDevice], str]:
             outputs.append("")
             problems.append(str(error))
             if isinstance(error, FileNotFoundError | TimeoutError):
-                break  # the second call would fare no better, and hanging twice takes twice as long
+                break  # the second call would fail too, and two timeouts take twice as long
     found = _merge(parse_npu_smi_mapping(outputs[0]), parse_npu_smi_info(outputs[-1]))
     if not found and not problems:
         problems.append(f"npu-smi printed no device ids: {_shorten(''.join(outputs))}")
@@ -159,15 +159,15 @@ def _ask_npu_smi(run: Run) -> tuple[list[FoundDevice], str]:
 
 
 def _merge(mapped: list[NpuChip], listed: list[NpuChip]) -> list[FoundDevice]:
-    """Ids of ``npu-smi info -m``, where it has them, with the rest from ``npu-smi info``."""
+    """Return the devices: ids from ``npu-smi info -m`` if it has them, everything else from ``npu-smi info``."""
     details = {(chip.card, chip.chip): chip for chip in listed}
     for chip in mapped:
         detail = details.get((chip.card, chip.chip), chip)
         details[chip.card, chip.chip] = detail._replace(id=chip.id, name=chip.name or detail.name)
     chips = [details[chip.card, chip.chip] for chip in mapped] or listed
     by_id = {chip.id: chip for chip in reversed(chips) if chip.id is not None}
-    facts = [by_id[number]._asdict() for number in sorted(by_id)]
-    return [FoundDevice(Device("ascend", f.pop("id")), source="npu-smi", **f) for f in facts]
+    fields = [by_id[number]._asdict() for number in sorted(by_id)]
+    return [FoundDevice(Device("ascend", f.pop("id")), source="npu-smi", **f) for f in fields]
 
 
 def _davinci_nodes(dev_dir: Path) -> list[FoundDevice]:
@@ -190,49 +190,49 @@ def _find_gpus(run: Run, environ: Mapping[str, str]) -> Discovery:
         return Discovery([], [f"nvidia-smi printed no GPUs: {_shorten(output)}"])
     if visible is None:
         return Discovery(found, [], frozenset({"gpu"}))
-    seen, lost = _restrict("gpu", found, visible.split(","), variable, complete=True)
-    return Discovery(seen, lost, frozenset({"gpu"}))
+    restricted, ignored = _restrict("gpu", found, visible.split(","), variable, complete=True)
+    return Discovery(restricted, ignored, frozenset({"gpu"}))
 
 
 def _restrict(
     kind: str, found: list[FoundDevice], entries: list[str], variable: str, complete: bool
 ) -> tuple[list[FoundDevice], list[str]]:
-    """The devices that ``variable`` leaves visible: device i is its i-th entry.
+    """Return the devices that ``variable`` leaves visible: device i is its i-th entry.
 
-    CANN and CUDA both ignore an entry that does not exist, and all entries after it.
+    CANN and CUDA ignore an entry that does not exist, and all entries after it.
     """
-    by_id = {str(one.device.id): one for one in found}
+    by_id = {str(device.device.id): device for device in found}
     devices: list[FoundDevice] = []
     for entry in map(str.strip, entries):
         if complete and entry not in by_id and not entry.startswith(("GPU-", "MIG-")):
-            lost = f"{variable} names {kind} {entry!r}, which is not on this machine"
-            return devices, [f"{lost}: it and all after it are ignored"]
-        one = by_id.get(entry, FoundDevice(Device(kind, 0), source="environment"))
-        note = "; ".join(filter(None, [f"{entry} in {variable}", one.note]))
-        devices.append(replace(one, device=Device(kind, len(devices)), note=note))
+            problem = f"{variable} names {kind} {entry!r}, which is not on this machine"
+            return devices, [f"{problem}: it and all after it are ignored"]
+        device = by_id.get(entry, FoundDevice(Device(kind, 0), source="environment"))
+        note = "; ".join(filter(None, [f"{entry} in {variable}", device.note]))
+        devices.append(replace(device, device=Device(kind, len(devices)), note=note))
     return devices, []
 
 
 def parse_nvidia_smi(text: str) -> list[FoundDevice]:
-    """Read what ``nvidia-smi`` prints for :data:`NVIDIA_QUERY` as csv, memory in MiB."""
+    """Parse the output of ``nvidia-smi`` for :data:`NVIDIA_QUERY` as csv; memory is in MiB."""
     found = []
     for line in text.splitlines():
         row = re.fullmatch(r"\s*(\d+), (.+), ([^,]+), ([^,]+), ([^,]+?)\s*", line)
         if row:
-            facts = (row[2], None, _int(row[3]), _int(row[4]), row[5])
-            found.append(FoundDevice(Device("gpu", int(row[1])), *facts, source="nvidia-smi"))
+            fields = (row[2], None, _int(row[3]), _int(row[4]), row[5])
+            found.append(FoundDevice(Device("gpu", int(row[1])), *fields, source="nvidia-smi"))
     return found
 
 
 def parse_npu_smi_mapping(text: str) -> list[NpuChip]:
-    """Read ``npu-smi info -m``: the chips that have a device id, which excludes each card's Mcu."""
+    """Parse ``npu-smi info -m``: the chips with a device id; a card's Mcu has none."""
     labels: list[str] = []
     chips = []
     for line in text.splitlines():
         if "NPU ID" in line:
             labels = re.findall(r"\w+(?: \w+)?? (?:Phy-)?(?:ID|Name)", line)
             continue
-        # Only the last column, the chip's name, can hold a space.
+        # Only the last column, the chip's name, can contain a space.
         row = dict(zip(labels, line.strip().split(None, max(0, len(labels) - 1)), strict=False))
         card, chip = _int(row.get("NPU ID")), _int(row.get("Chip ID", "0"))
         number = _int(row.get("Chip Logic ID", row.get("Chip Phy-ID")))
@@ -242,7 +242,7 @@ def parse_npu_smi_mapping(text: str) -> list[NpuChip]:
 
 
 def parse_npu_smi_info(text: str) -> list[NpuChip]:
-    """Read ``npu-smi info``: two rows a chip, by the labels in the two rows of its header."""
+    """Parse ``npu-smi info``: two rows per chip, labelled by the two rows of the header."""
     header: list[list[str]] = []
     upper: dict[str, str] | None = None
     chips = []
@@ -250,7 +250,7 @@ def parse_npu_smi_info(text: str) -> list[NpuChip]:
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if "Process id" in cells:
             break
-        if "|" not in line:  # a rule between rows, which some captures lack
+        if "|" not in line:  # a rule between rows; some outputs have none
             continue
         if "Health" in cells or len(header) == 1:
             header.append(cells)
@@ -265,14 +265,14 @@ def parse_npu_smi_info(text: str) -> list[NpuChip]:
 
 
 def _columns(header: list[str], cells: list[str]) -> dict[str, str]:
-    """Label (lower case, without its unit) -> value, for one row under one row of the header."""
+    """Return label (lower case, without its unit) -> value, for one row under one row of the header."""
     row: dict[str, str] = {}
     for title, cell in zip(header, cells, strict=False):
         labels = re.sub(r"\(.*?\)", "", title).lower().split()
-        if "-Usage" in title:  # counted from the right: "1529 / 44280" is one value, power may lack
+        if "-Usage" in title:  # counted from the right: "1529 / 44280" is one value, and power may be missing
             values = re.sub(r"\s*/\s*", "/", cell).split()
             row.update(zip(reversed(labels), reversed(values), strict=False))
-        else:  # counted from the left: the name may hold a space, and the id after it may lack
+        else:  # counted from the left: the name may contain a space, and the id after it may be missing
             row.update(zip(labels, cell.split(None, max(0, len(labels) - 1)), strict=False))
     return row
 

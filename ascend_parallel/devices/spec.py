@@ -1,7 +1,7 @@
-"""Devices: how they are named (``ascend:0,1``, ``npu:0-3``, ``gpu:0,2``, ``cpu``), which to use.
+"""Device specifications (``ascend:0,1``, ``npu:0-3``, ``gpu:0,2``, ``cpu``) and the default choice of devices.
 
-Nothing here looks for hardware: that is :mod:`ascend_parallel.devices.discovery`, which fills a
-:class:`Discovery`. Only :func:`usable_cores` reads what the kernel grants this process.
+This module does not look for hardware: :mod:`ascend_parallel.devices.discovery` does, and returns a
+:class:`Discovery`. Only :func:`usable_cores` reads the system: the cores that the kernel grants this process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 DEVICE_TYPES = ("ascend", "gpu", "cpu", "simulated")
 ALIASES = {"npu": "ascend", "cuda": "gpu"}
 
-MAX_RANGE_DEVICES = 1024  # far beyond any machine: a longer range is a slip of the keyboard
+MAX_RANGE_DEVICES = 1024  # far beyond any machine: a longer range is a typing error
 ID_OR_RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", re.ASCII)
 VISIBLE_IDS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 EXAMPLES = "'ascend:0,1', 'gpu:0-3' or 'cpu'"
@@ -41,8 +41,8 @@ EXAMPLES = "'ascend:0,1', 'gpu:0-3' or 'cpu'"
 class Device(NamedTuple):
     """One device; ``str(Device("ascend", 0))`` is ``"ascend:0"``.
 
-    ``type`` is one of :data:`DEVICE_TYPES`. ``id`` counts from 0 as the process sees its devices
-    (after ``ASCEND_RT_VISIBLE_DEVICES``); for ``cpu`` and ``simulated`` it is only a label.
+    ``type`` is one of :data:`DEVICE_TYPES`. ``id`` counts from 0 among the devices that are visible to the process
+    (see ``ASCEND_RT_VISIBLE_DEVICES``). For ``cpu`` and ``simulated`` it is only a label.
     """
 
     type: str
@@ -53,13 +53,13 @@ class Device(NamedTuple):
 
 
 def parse_devices(spec: str | Device | Iterable[str | Device]) -> list[Device]:
-    """Read a device specification, in the order in which it names the devices.
+    """Parse a device specification; the devices keep the order of the specification.
 
-    In text a part with a type of its own starts a new type (``"gpu:0,1,cpu:0"``); a list or tuple
-    may mix texts and devices. ``npu`` means ``ascend``, ``cuda`` ``gpu``, and ``cpu`` ``cpu:0``.
+    In a text, a part with a type starts a new type: ``"gpu:0,1,cpu:0"``. A list or tuple may mix texts and devices.
+    ``npu`` means ``ascend``, ``cuda`` means ``gpu``, and ``cpu`` means ``cpu:0``.
 
     Raises:
-        DeviceSpecError: the specification is empty or malformed, or names a device twice.
+        DeviceSpecError: if the specification is empty or malformed, or names a device twice.
     """
     entries = _entries(spec)
     devices = [device for entry in entries for device in _parse_entry(entry)]
@@ -97,7 +97,7 @@ def _parse_entry(entry: object) -> Iterator[Device]:
 
 
 def _split_part(part: str, kind: str, spec: str) -> tuple[str, str]:
-    """Part of a spec -> its type (or ``kind``, that of the part before) and its ids as text."""
+    """Return the type (by default ``kind``, the type of the part before) and the ids (as text) of one part."""
     if not part:
         raise DeviceSpecError(f"a comma in {spec!r} has no device on one side: remove it")
     head, colon, ids = part.partition(":")
@@ -115,8 +115,8 @@ def _device_type(name: str, spec: str) -> str:
     known = ALIASES.get(name.lower(), name.lower())
     if known in DEVICE_TYPES:
         return known
-    near = difflib.get_close_matches(name.lower(), [*DEVICE_TYPES, *ALIASES], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    matches = difflib.get_close_matches(name.lower(), [*DEVICE_TYPES, *ALIASES], n=1)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
     raise DeviceSpecError(
         f"unknown device type {name!r} in {spec!r}: {hint}known are ascend (or npu), gpu (or cuda), cpu and simulated"
     )
@@ -141,36 +141,36 @@ def _checked_range(first: int, last: int, kind: str, spec: str) -> range:
         raise DeviceSpecError(f"the range {first}-{last} in {spec!r} runs backwards: write {kind}:{last}-{first}")
     if last - first >= MAX_RANGE_DEVICES:
         raise DeviceSpecError(
-            f"the range {first}-{last} in {spec!r} names {last - first + 1} devices, more "
-            f"than the {MAX_RANGE_DEVICES} of the longest range: write a shorter one"
+            f"the range {first}-{last} in {spec!r} names {last - first + 1} devices; expected at most "
+            f"{MAX_RANGE_DEVICES}: write a shorter range"
         )
     return range(first, last + 1)
 
 
 def parse_visible_ascend(value: str) -> list[int]:
-    """Read the value of ``ASCEND_RT_VISIBLE_DEVICES``: logical ids, ascending, unique.
+    """Parse the value of ``ASCEND_RT_VISIBLE_DEVICES``: logical ids, ascending and unique.
 
-    CANN silently ignores everything from the first thing it cannot read (a space, an id out of
-    order), so that half of the chips idle or a worker fails with 207004: refused here instead.
+    CANN silently ignores everything from the first entry that it cannot read, such as a space or an id out of order.
+    Then half of the chips are idle, or a worker fails with 207004. Such a value is refused here.
 
     Raises:
-        DeviceSpecError: anything but ascending, unique ids with commas and without spaces.
+        DeviceSpecError: if the value is not a list of ascending, unique ids with commas and without spaces.
     """
     ids = [int(number) for number in value.split(",")] if VISIBLE_IDS.fullmatch(value) else []
     if ids and ids == sorted(set(ids)):
         return ids
     raise DeviceSpecError(
-        f"ASCEND_RT_VISIBLE_DEVICES is {value!r}, of which CANN would ignore a part: set it to "
+        f"ASCEND_RT_VISIBLE_DEVICES is {value!r}, and CANN would ignore a part of it: set it to "
         "ascending ids, each once, with commas and without spaces, such as '0,1', or unset it"
     )
 
 
 @dataclass(frozen=True)
 class FoundDevice:
-    """One device of this machine; None where its source does not say.
+    """One device of this machine; fields that its source does not report are None.
 
-    ``device.id`` is the number inside this process; ``card`` and ``chip``, npu-smi's "NPU ID" and
-    "Chip ID", number nothing else. ``source`` says who told, ``note`` what to know about it.
+    ``device.id`` is the id inside this process. ``card`` and ``chip`` are npu-smi's "NPU ID" and "Chip ID"; they are
+    not device ids. ``source`` names the tool or file that reported the device. ``note`` is a remark for the user.
     """
 
     device: Device
@@ -187,7 +187,7 @@ class FoundDevice:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found, what went wrong, and the types of which surely all devices are listed."""
+    """The devices found, the warnings, and the device types whose list is known to be complete."""
 
     devices: list[FoundDevice] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -195,7 +195,7 @@ class Discovery:
 
 
 def default_devices(discovery: Discovery) -> list[Device]:
-    """The devices used where none are named: all Ascend devices, else all GPUs, else ``cpu:0``."""
+    """Return the devices used by default: all Ascend devices, else all GPUs, else ``cpu:0``."""
     for kind in ("ascend", "gpu"):
         devices = [found.device for found in discovery.devices if found.device.type == kind]
         if devices:
@@ -204,17 +204,17 @@ def default_devices(discovery: Discovery) -> list[Device]:
 
 
 def check_devices_exist(devices: Iterable[Device], discovery: Discovery) -> None:
-    """Refuse a device that is surely absent; where little could be found out, refuse nothing.
+    """Refuse devices that are known not to exist; a type whose list may be incomplete is not checked.
 
     Raises:
-        DeviceSpecError: discovery knows all devices of that type, and this is none of them.
+        DeviceSpecError: if the list of a device's type is complete and does not contain the device.
     """
     for device in devices:
         known = [found.device for found in discovery.devices if found.device.type == device.type]
         if device.type in discovery.complete and device not in known:
-            there = f"has only {', '.join(map(str, known))}" if known else f"shows no {device.type}"
+            available = f"has only {', '.join(map(str, known))}" if known else f"shows no {device.type}"
             raise DeviceSpecError(
-                f"there is no device {device} here: this process {there} "
+                f"there is no device {device} here: this process {available} "
                 "(`ascend-parallel devices` shows what can be named)"
             )
 
@@ -224,11 +224,11 @@ def usable_cores(
     cgroup_root: Path = Path("/sys/fs/cgroup"),
     own_cgroups: Path = Path("/proc/self/cgroup"),
 ) -> int:
-    """How many CPU cores this process may use: its affinity, limited by its cgroups' quotas.
+    """Return how many CPU cores this process may use: its affinity, limited by the quotas of its cgroups.
 
-    A quota of 1.5 cores counts as 2; the result is at least 1. Arguments are for tests.
+    A quota of 1.5 cores counts as 2. The result is at least 1. The arguments are for tests.
 
-    Source: ``cpu.max`` (cgroup v2) and ``cpu.cfs_quota_us`` (v1) of the kernel's cgroup documents.
+    Source: ``cpu.max`` (cgroup v2) and ``cpu.cfs_quota_us`` (v1) in the kernel's cgroup documentation.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -239,7 +239,7 @@ def usable_cores(
 
 
 def _cgroup_folders(root: Path, own_cgroups: Path) -> Iterator[Path]:
-    """The folders that can hold a CPU quota of this process: its cgroup's and all above it."""
+    """Return the folders that can hold a CPU quota of this process: its cgroup's and those of all its ancestors."""
     for line in _read(own_cgroups).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -247,7 +247,7 @@ def _cgroup_folders(root: Path, own_cgroups: Path) -> Iterator[Path]:
             continue
         for mount in {root / controllers, root / "cpu"} if controllers else {root, root / "unified"}:
             folder = mount / path.lstrip("/")
-            # In a container the path is often the host's and absent here: the mount itself counts.
+            # In a container, the path is often the host's and does not exist here: then the mount itself counts.
             yield from (above for above in (folder, *folder.parents) if above.is_relative_to(mount))
 
 
@@ -257,7 +257,7 @@ def _quota_cores(folder: Path) -> float | None:
         quota, period = (_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     try:
         cores = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):  # "max", or no such file
+    except (ValueError, ZeroDivisionError):  # the quota is "max", or the file does not exist
         return None
     return cores if cores > 0 else None  # cgroup v1 writes -1 for "no limit"
 

@@ -1,4 +1,4 @@
-"""What the runner makes of a manifest: all before anything is started."""
+"""The runner checks a model's manifest before it starts anything."""
 
 import json
 import os
@@ -18,22 +18,22 @@ CPUS = [Device("cpu", 0), Device("cpu", 1)]
 
 @pytest.fixture
 def nothing_is_started(monkeypatch):
-    def refuse(*_):
+    def fail(*_):
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(worker, "_start", refuse)
+    monkeypatch.setattr(worker, "_start", fail)
 
 
 @pytest.fixture
 def mindir(here, converter_lite):
-    """A model for Ascend, of a stand-in for the converter: its first bytes are an ONNX file's but for one."""
+    """A model converted for Ascend by a stand-in for the converter: an ONNX file with another first field."""
     converter_lite.does('(printf "\\n\\005MindSpore"; cat "$model") > "$output.mindir"')
     shutil.copy(models.unet(), "unet.onnx")
     (file,) = convert("unet.onnx", devices="ascend:0", output="unet.mindir")
     return file
 
 
-def test_a_model_for_other_devices_is_told_with_the_command_to_make_it_again(mindir, nothing_is_started):
+def test_a_model_for_other_devices_is_refused_with_the_command_to_convert_it_again(mindir, nothing_is_started):
     with pytest.raises(UsageError) as caught:
         ParallelPredictUtils("unet.mindir", devices="cpu:0,1")
     assert str(caught.value) == (
@@ -42,7 +42,7 @@ def test_a_model_for_other_devices_is_told_with_the_command_to_make_it_again(min
     )
 
 
-def test_what_settled_the_shapes_is_part_of_the_command(here, converter_lite, command_in_process):
+def test_the_options_that_determined_the_shapes_are_part_of_the_command(here, converter_lite, command_in_process):
     shutil.copy(models.unet("batch", opaque=True), "unet.onnx")
     shapes = "sample:2,2,4,4;ctx:2,3,4"
     convert("unet.onnx", devices="ascend:0,1", input_shape=shapes, batch_axes={"timestep": None}, output="x.mindir")
@@ -55,14 +55,14 @@ def test_what_settled_the_shapes_is_part_of_the_command(here, converter_lite, co
     )
 
 
-def test_a_source_that_is_gone_is_told(mindir, here):
+def test_a_missing_source_is_reported(mindir, here):
     (here / "unet.onnx").unlink()
-    with pytest.raises(UsageError, match=r"convert unet\.onnx, which is not there any more, again"):
+    with pytest.raises(UsageError, match=r"convert unet\.onnx, which no longer exists, again"):
         check_manifest("unet.mindir", CPUS)
 
 
 @pytest.mark.parametrize("change", ["grown", "flipped"])
-def test_a_file_that_is_not_the_one_that_was_made_is_told(mindir, here, change):
+def test_a_file_that_changed_since_the_conversion_is_refused(mindir, here, change):
     data = bytearray(mindir.read_bytes())
     before = mindir.stat()
     if change == "grown":
@@ -72,12 +72,12 @@ def test_a_file_that_is_not_the_one_that_was_made_is_told(mindir, here, change):
         data[-2] ^= 1
         mindir.write_bytes(data)
     with pytest.raises(
-        UsageError, match=r"unet\.mindir is not the file that unet\.mindir\.json tells of: delete that, or conv"
+        UsageError, match=r"unet\.mindir is not the file that unet\.mindir\.json describes: delete that manifest, or c"
     ):
         check_manifest("unet.mindir", [Device("ascend", 0)])
 
 
-def test_a_copy_is_as_good(mindir, here):
+def test_a_copy_is_accepted(mindir, here):
     (here / "other").mkdir()
     for name in ("unet.mindir", "unet.mindir.json"):
         shutil.copy(name, here / "other")
@@ -94,28 +94,31 @@ def test_without_a_manifest_nothing_is_checked(mindir, here):
 BROKEN = {
     "rubbish": ("{", "is not a readable manifest: convert the model again, or delete the file"),
     "no object": ("[]", "is not a readable manifest"),
-    "of a newer version": ('{"format": 2}', "is of format 2, this version reads 1: upgrade ascend-parallel"),
+    "of a newer version": (
+        '{"format": 2}',
+        "has format 2, but this version reads format 1: upgrade ascend-parallel, or delete the file",
+    ),
     "something else": ('{"format": 1}', "is not a readable manifest"),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_manifest_that_cannot_be_read_is_told(here, text, message):
+def test_an_unreadable_manifest_is_refused(here, text, message):
     (here / "x.mindir.json").write_text(text)
     with pytest.raises(UsageError, match=rf"x\.mindir\.json {message}"):
         read_manifest(here / "x.mindir")
 
 
-def test_it_is_read_as_it_was_written(mindir, here):
+def test_a_manifest_survives_the_round_trip_through_json(mindir, here):
     manifest = read_manifest(mindir)
-    told = json.loads((here / "unet.mindir.json").read_text())
-    assert json.loads(manifest.to_json()) == told
+    stored = json.loads((here / "unet.mindir.json").read_text())
+    assert json.loads(manifest.to_json()) == stored
     assert manifest.batch_axes == {"timestep": None}
 
 
 @pytest.mark.mslite
-def test_the_runner_knows_the_batch_axes_that_a_manifest_tells(here):
-    """Rows along axis 1: without the manifest the runner has to be told."""
+def test_the_runner_uses_the_batch_axes_of_the_manifest(here):
+    """Rows are on axis 1: without the manifest the runner needs batch_axes."""
     python = mslite_python()
     shapes = {"input_shape": "x:3,-1,4", "batch_axes": {"x": 1}, "batch_per_device": [2]}
     (file,) = convert(models.steps_first(), devices="cpu:0", worker_python=python, **shapes)

@@ -1,4 +1,4 @@
-"""Device specifications, the visible list, the default choice, and the cores to be used."""
+"""Device specifications, the list of visible devices, the default choice, and the usable cores."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def named(devices: Iterable[Device]) -> str:
         ((spec for spec in ("cpu:1", "cpu:0")), "cpu:1 cpu:0"),
     ],
 )
-def test_a_specification_names_devices_in_its_order(spec: str | Device | Iterable[str | Device], expected: str) -> None:
+def test_devices_keep_the_order_of_the_specification(
+    spec: str | Device | Iterable[str | Device], expected: str
+) -> None:
     assert named(parse_devices(spec)) == expected
 
 
@@ -92,7 +94,7 @@ def test_the_longest_range_is_1024_devices() -> None:
         ("ascend:0,", "a comma in 'ascend:0,' has no device on one side: remove it"),
         ("ascend:0,,1", "a comma in 'ascend:0,,1' has no device on one side"),
         ("ascend:3-0", "the range 3-0 in 'ascend:3-0' runs backwards: write ascend:0-3"),
-        ("ascend:0-1024", "names 1025 devices, more than the 1024 of the longest range"),
+        ("ascend:0-1024", "names 1025 devices; expected at most 1024: write a shorter range"),
         ("ascend:0-999999999", "names 1000000000 devices"),
         ("ascend:" + "9" * 5000, "is not a device id"),
         ("ascend:one", "'one' in 'ascend:one' is not a device id: write a number such as ascend:0"),
@@ -101,7 +103,7 @@ def test_the_longest_range_is_1024_devices() -> None:
         ("ascend:0:1", "'0:1' in 'ascend:0:1' is not a device id"),
         ("ascend:0;gpu:0", "is not a device id"),
         ("ascend:0.5", "'0.5' in 'ascend:0.5' is not a device id"),
-        ("ascend:\u0664", "is not a device id"),  # a digit, but not of ASCII
+        ("ascend:\u0664", "is not a device id"),  # a digit, but not an ASCII digit
         ("ascend:0,npu:0", "ascend:0 is named twice in 'ascend:0,npu:0': name it once"),
         (["cpu", "cpu:0"], "cpu:0 is named twice in 'cpu, cpu:0'"),
         ((spec for spec in ("cpu", "cpu")), "cpu:0 is named twice in 'cpu, cpu'"),
@@ -120,14 +122,14 @@ def test_a_malformed_specification_is_refused_in_one_clear_sentence(spec: str, m
 
 
 @given(some_devices)
-def test_any_devices_survive_the_way_to_text_and_back(devices: list[Device]) -> None:
+def test_any_devices_survive_the_round_trip_through_text(devices: list[Device]) -> None:
     assert parse_devices(",".join(map(str, devices))) == devices
     assert parse_devices([str(device) for device in devices]) == devices
     assert parse_devices(devices) == devices
 
 
 @given(st.text(alphabet="acdegnpsu:,-0123 ", max_size=20) | st.text())
-def test_any_text_is_either_read_or_refused(text: str) -> None:
+def test_any_text_is_either_parsed_or_refused(text: str) -> None:
     try:
         devices = parse_devices(text)
     except DeviceSpecError:
@@ -140,7 +142,7 @@ def test_any_text_is_either_read_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(("value", "ids"), [("0", [0]), ("1,3", [1, 3]), ("0,2,10", [0, 2, 10])])
-def test_a_visible_list_is_read(value: str, ids: list[int]) -> None:
+def test_a_visible_list_is_parsed(value: str, ids: list[int]) -> None:
     assert parse_visible_ascend(value) == ids
 
 
@@ -148,7 +150,7 @@ def test_a_visible_list_is_read(value: str, ids: list[int]) -> None:
     "value",
     ["", " ", "1,0", "0,0", "0, 1", "0,1 ", "0,", ",0", "-1", "0,-1", "a", "0-1", "0;1", "\u0661"],
 )
-def test_a_visible_list_that_cann_would_cut_off_is_refused(value: str) -> None:
+def test_a_visible_list_that_cann_would_partly_ignore_is_refused(value: str) -> None:
     with pytest.raises(DeviceSpecError, match="ASCEND_RT_VISIBLE_DEVICES is ") as caught:
         parse_visible_ascend(value)
     assert repr(value) in str(caught.value)
@@ -176,7 +178,7 @@ def test_the_default_is_every_device_of_the_best_type(there: list[str], expected
     assert named(default_devices(a_discovery(*there))) == expected
 
 
-def test_a_device_that_is_surely_absent_is_refused_with_those_there() -> None:
+def test_a_device_known_to_be_absent_is_refused_with_the_available_ones() -> None:
     discovery = a_discovery("ascend:0,1", "cpu", complete=["ascend", "gpu"])
     check_devices_exist(parse_devices("ascend:0,1"), discovery)
     with pytest.raises(DeviceSpecError, match=r"no device ascend:5 here.*only ascend:0, ascend:1"):
@@ -185,7 +187,7 @@ def test_a_device_that_is_surely_absent_is_refused_with_those_there() -> None:
         check_devices_exist(parse_devices("gpu:0"), discovery)
 
 
-def test_nothing_is_refused_where_nothing_could_be_found_out() -> None:
+def test_nothing_is_refused_if_the_list_may_be_incomplete() -> None:
     check_devices_exist(parse_devices("ascend:5,gpu:7"), a_discovery("ascend:0", "cpu"))
 
 
@@ -241,7 +243,7 @@ FILES_AND_CORES = {
 
 
 @pytest.mark.parametrize(("own", "files", "expected"), FILES_AND_CORES.values(), ids=FILES_AND_CORES.keys())
-def test_usable_cores_are_the_affinity_within_the_quota(
+def test_usable_cores_are_the_affinity_limited_by_the_quota(
     own: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)

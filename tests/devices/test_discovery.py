@@ -1,6 +1,6 @@
-"""What discovery reads from npu-smi and nvidia-smi, and what it does when they fail.
+"""What discovery parses from npu-smi and nvidia-smi, and what it does when they fail.
 
-``fixtures/npu-smi/NN_*`` are real captures; ``made_*`` were made here in the same formats.
+``fixtures/npu-smi/NN_*`` are real captures. ``made_*`` were written by hand in the same formats.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def test_a_duo_is_two_devices_on_one_card() -> None:
     ]
 
 
-def test_the_layout_without_a_version_line_and_process_table_is_read() -> None:
+def test_the_layout_without_a_version_line_and_process_table_is_parsed() -> None:
     old = fixture("04_310P3_single_chip_cards_CANN5.1_old_layout.txt")
     assert parse_npu_smi_info(old) == [
         NpuChip(0, 0, 0, "310P3", "OK", 1074, 21534, "0000:82:00.0"),
@@ -84,13 +84,13 @@ def test_phy_id_is_the_device_id_of_an_a3() -> None:
 
 
 @pytest.mark.parametrize("name", ["made_four_300I_Duo.txt", "made_four_300I_Duo_no_rule_lines.txt"])
-def test_device_ids_are_not_npu_ids_and_processes_are_no_devices(name: str) -> None:
+def test_device_ids_are_not_npu_ids_and_processes_are_not_devices(name: str) -> None:
     chips = parse_npu_smi_info(fixture(name))
     assert [chip[:4] for chip in chips] == four_cards("310P3")
     assert {chip.memory_total_mb for chip in chips} == {44280, 43693}
 
 
-def test_glued_missing_and_odd_values_are_read_as_such() -> None:
+def test_glued_missing_and_odd_values_are_parsed() -> None:
     chips = parse_npu_smi_info(fixture("made_310P3_ill_glued_NA.txt"))
     seen = [(c.id, c.health, c.memory_used_mb, c.memory_total_mb, c.bus_id) for c in chips]
     assert seen == [
@@ -102,12 +102,12 @@ def test_glued_missing_and_odd_values_are_read_as_such() -> None:
     ]
 
 
-def test_hbm_counts_where_there_is_ddr_too() -> None:
+def test_hbm_is_preferred_over_ddr() -> None:
     (chip,) = parse_npu_smi_info(fixture("made_910A_DDR_and_HBM.txt"))
     assert (chip.memory_used_mb, chip.memory_total_mb) == (1234, 32768)
 
 
-def test_columns_of_their_own_for_npu_id_and_name_are_read() -> None:
+def test_separate_columns_for_npu_id_and_name_are_parsed() -> None:
     assert parse_npu_smi_info(fixture("made_950_NPU_ID_columns.txt")) == [
         NpuChip(0, 0, None, "Ascend950", "OK", 3129, 114688, "0000:9D:00.0"),
         NpuChip(1, 0, None, "Ascend950", "OK", 3130, 114688, None),
@@ -116,7 +116,7 @@ def test_columns_of_their_own_for_npu_id_and_name_are_read() -> None:
 
 @pytest.mark.parametrize("health", ["OK", "Warning", "Alarm", "Critical", "UNKNOWN"])
 @pytest.mark.parametrize("lost", ["| 2       310P3", "| 0       0  "])
-def test_a_lost_row_costs_its_chip_and_no_other(lost: str, health: str) -> None:
+def test_a_missing_row_drops_its_chip_and_no_other(lost: str, health: str) -> None:
     lines = fixture(DUO).replace("| OK      ", f"| {health:<8}").splitlines()
     lines.remove(next(line for line in lines if line.startswith(lost)))
     (chip,) = parse_npu_smi_info("\n".join(lines))
@@ -153,7 +153,7 @@ def test_the_mapping_skips_the_mcu_and_keeps_names_with_spaces() -> None:
         ),
     ],
 )
-def test_the_mapping_is_read_by_its_labels(name: str, expected: list[tuple[object, ...]]) -> None:
+def test_the_mapping_is_parsed_by_its_labels(name: str, expected: list[tuple[object, ...]]) -> None:
     assert [chip[:4] for chip in parse_npu_smi_mapping(fixture(name))] == expected
 
 
@@ -170,7 +170,7 @@ RUBBISH = [
 
 
 @pytest.mark.parametrize("text", [*RUBBISH, *(fixture(f"1{n}") for n in ("0_info_-l.txt", "1_info_-t_topo_910B3.txt"))])
-def test_rubbish_holds_no_devices(text: str) -> None:
+def test_rubbish_contains_no_devices(text: str) -> None:
     assert parse_npu_smi_info(text) == []
     assert parse_npu_smi_mapping(text) == []
     assert parse_nvidia_smi(text) == []
@@ -187,7 +187,7 @@ def test_a_table_cut_anywhere_never_raises() -> None:
 # --- nvidia-smi
 
 
-def test_nvidia_smi_is_read() -> None:
+def test_nvidia_smi_is_parsed() -> None:
     found = parse_nvidia_smi(TWO_GPUS + "2, NVIDIA GB10, [N/A], [Not Supported], 0000000F:01:00.0\n")
     assert [(str(f.device), f.name, f.memory_used_mb, f.memory_total_mb) for f in found] == [
         ("gpu:0", "NVIDIA H200", 1024, 143771),
@@ -197,11 +197,11 @@ def test_nvidia_smi_is_read() -> None:
     assert found[1].bus_id == "00000000:3B:00.0"
 
 
-# --- discover, with what the tools print
+# --- discover, with the tools' output
 
 
 class Tools:
-    """Stands in for run_tool: a tool's output, the error it raises, or no such tool."""
+    """Replaces run_tool: a tool's output, the error that it raises, or no such tool."""
 
     def __init__(self, outputs: Mapping[str, str | OSError]) -> None:
         self.outputs = outputs
@@ -216,7 +216,7 @@ class Tools:
         return output
 
 
-def look(
+def discover_with(
     tmp_path: Path,
     *,
     mapping: str | OSError | None = None,
@@ -237,17 +237,17 @@ def ids(discovery: Discovery, kind: str = "ascend") -> list[int]:
 
 
 def test_a_machine_without_accelerators_has_its_cpu_and_no_warnings(tmp_path: Path) -> None:
-    discovery = look(tmp_path)
+    discovery = discover_with(tmp_path)
     (cpu,) = discovery.devices
     assert cpu.device == Device("cpu", 0)
     assert cpu.note.endswith("usable cores")
     assert discovery.warnings == []
     assert default_devices(discovery) == [Device("cpu", 0)]
-    check_devices_exist([Device("ascend", 3)], discovery)  # nothing is known, so nothing is refused
+    check_devices_exist([Device("ascend", 3)], discovery)  # the list may be incomplete, so nothing is refused
 
 
 def test_ids_come_from_the_mapping_and_the_rest_from_info(tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping=fixture("made_info_-m_910B3_ids_0_5.txt"), info=fixture(B3))
+    discovery = discover_with(tmp_path, mapping=fixture("made_info_-m_910B3_ids_0_5.txt"), info=fixture(B3))
     found = discovery.devices[1]
     assert ids(discovery) == [0, 1]
     assert (found.card, found.chip, found.bus_id) == (5, 0, "0000:02:00.0")
@@ -258,7 +258,7 @@ def test_ids_come_from_the_mapping_and_the_rest_from_info(tmp_path: Path) -> Non
 
 
 def test_four_duos_are_ascend_0_to_7(tmp_path: Path) -> None:
-    discovery = look(
+    discovery = discover_with(
         tmp_path,
         mapping=fixture("made_info_-m_four_300I_Duo.txt"),
         info=fixture("made_four_300I_Duo.txt"),
@@ -270,60 +270,60 @@ def test_four_duos_are_ascend_0_to_7(tmp_path: Path) -> None:
         check_devices_exist([Device("ascend", 96)], discovery)
 
 
-def test_info_alone_is_enough_where_it_prints_device_ids(tmp_path: Path) -> None:
+def test_info_alone_is_enough_if_it_prints_device_ids(tmp_path: Path) -> None:
     failed = OSError("npu-smi info -m failed (exit code 1): unknown option")
-    discovery = look(tmp_path, mapping=failed, info=fixture(DUO))
+    discovery = discover_with(tmp_path, mapping=failed, info=fixture(DUO))
     assert ids(discovery) == [0, 1]
     assert all("info -m failed" in found.note for found in discovery.devices[:2])
 
 
-def test_the_mapping_alone_is_enough_and_says_what_lacks(tmp_path: Path) -> None:
+def test_the_mapping_alone_is_enough_and_the_note_says_what_is_missing(tmp_path: Path) -> None:
     hung = TimeoutError("npu-smi info did not answer in 10 s")
-    discovery = look(tmp_path, mapping=fixture("07_info_-m_910B3.txt"), info=hung)
+    discovery = discover_with(tmp_path, mapping=fixture("07_info_-m_910B3.txt"), info=hung)
     assert ids(discovery) == [0, 1]
     assert discovery.devices[0].health is None
     assert discovery.devices[0].note == str(hung)
 
 
-def test_a_hanging_tool_is_not_asked_twice(tmp_path: Path) -> None:
+def test_a_hanging_tool_is_not_run_twice(tmp_path: Path) -> None:
     tools = Tools({"npu-smi info -m": TimeoutError("npu-smi info -m did not answer in 10 s")})
     discovery = discover(tools, {}, tmp_path)
     assert tools.calls == ["npu-smi info -m", "nvidia-smi"]
     assert discovery.warnings == ["npu-smi info -m did not answer in 10 s"]
 
 
-def test_no_ids_but_the_mappings_is_a_warning(tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping="", info=fixture(B3))
+def test_missing_ids_are_a_warning(tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, mapping="", info=fixture(B3))
     assert ids(discovery) == []
     assert "npu-smi printed no device ids: +----" in discovery.warnings[0]
 
 
-def test_device_nodes_are_the_last_source_with_ids_of_two_digits(tmp_path: Path) -> None:
+def test_device_nodes_are_the_last_source_and_may_have_two_digits(tmp_path: Path) -> None:
     nodes = ["davinci0", "davinci2", "davinci10", "davinci_manager", "davinci", "davinci3x"]
-    discovery = look(tmp_path, mapping=OSError(DCMI_FAILURE), info=OSError(DCMI_FAILURE), nodes=nodes)
+    discovery = discover_with(tmp_path, mapping=OSError(DCMI_FAILURE), info=OSError(DCMI_FAILURE), nodes=nodes)
     assert ids(discovery) == [0, 2, 10]
     assert discovery.devices[2].source == f"{tmp_path}/davinci10"
     assert "dcmi module initialize failed" in discovery.devices[0].note
     check_devices_exist([Device("ascend", 1)], discovery)  # nodes do not prove what is absent
 
 
-def test_a_missing_npu_smi_is_noted_where_there_are_nodes(tmp_path: Path) -> None:
-    discovery = look(tmp_path, nodes=["davinci0"])
+def test_a_missing_npu_smi_is_noted_if_there_are_nodes(tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, nodes=["davinci0"])
     assert ids(discovery) == [0]
     assert discovery.devices[0].note == "npu-smi is not on the PATH"
 
 
 @pytest.mark.parametrize("text", RUBBISH)
 def test_rubbish_is_a_warning_that_quotes_it(text: str, tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping=text, info=text, nvidia=text)
+    discovery = discover_with(tmp_path, mapping=text, info=text, nvidia=text)
     assert [str(found.device) for found in discovery.devices] == ["cpu:0"]
     npu, gpu = discovery.warnings
     assert npu.startswith("npu-smi printed no device ids: ") and len(npu) < 300
     assert gpu.startswith("nvidia-smi printed no GPUs: ")
 
 
-def test_ill_health_is_a_warning(tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping="", info=fixture("made_310P3_ill_glued_NA.txt"))
+def test_bad_health_is_a_warning(tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, mapping="", info=fixture("made_310P3_ill_glued_NA.txt"))
     assert ids(discovery) == [0, 1, 2, 3, 5]
     assert [warning.split(":")[1].split()[-1] for warning in discovery.warnings] == [
         "UNKNOWN",
@@ -335,7 +335,7 @@ def test_ill_health_is_a_warning(tmp_path: Path) -> None:
 
 def test_a_chip_listed_twice_is_one_device(tmp_path: Path) -> None:
     twice = fixture(DUO).replace("| 1       1  ", "| 1       0  ")
-    discovery = look(tmp_path, mapping="", info=twice)
+    discovery = discover_with(tmp_path, mapping="", info=twice)
     assert ids(discovery) == [0]
     assert discovery.devices[0].chip == 0
 
@@ -344,7 +344,7 @@ def test_a_chip_listed_twice_is_one_device(tmp_path: Path) -> None:
 
 
 def test_visible_ascend_devices_are_renumbered_from_0(tmp_path: Path) -> None:
-    discovery = look(
+    discovery = discover_with(
         tmp_path,
         mapping=fixture("made_info_-m_four_300I_Duo.txt"),
         info=fixture("made_four_300I_Duo.txt"),
@@ -357,8 +357,8 @@ def test_visible_ascend_devices_are_renumbered_from_0(tmp_path: Path) -> None:
         check_devices_exist([Device("ascend", 6)], discovery)
 
 
-def test_visible_devices_count_without_npu_smi(tmp_path: Path) -> None:
-    discovery = look(tmp_path, ASCEND_RT_VISIBLE_DEVICES="2,3")
+def test_visible_devices_are_used_without_npu_smi(tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, ASCEND_RT_VISIBLE_DEVICES="2,3")
     assert ids(discovery) == [0, 1]
     assert discovery.devices[0].source == "environment"
     with pytest.raises(DeviceSpecError, match="no device ascend:2 here"):
@@ -366,21 +366,21 @@ def test_visible_devices_count_without_npu_smi(tmp_path: Path) -> None:
 
 
 def test_a_visible_device_that_is_absent_ends_the_list_as_in_cann(tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping="", info=fixture(DUO), ASCEND_RT_VISIBLE_DEVICES="1,3,8")
+    discovery = discover_with(tmp_path, mapping="", info=fixture(DUO), ASCEND_RT_VISIBLE_DEVICES="1,3,8")
     assert ids(discovery) == [0]
     assert discovery.warnings == [
         "ASCEND_RT_VISIBLE_DEVICES names ascend '3', which is not on this machine: it and all after it are ignored"
     ]
 
 
-def test_an_empty_visible_list_is_none_at_all_as_in_cann(tmp_path: Path) -> None:
-    discovery = look(tmp_path, mapping="", info=fixture(DUO), ASCEND_RT_VISIBLE_DEVICES="")
+def test_an_empty_visible_list_counts_as_unset_as_in_cann(tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, mapping="", info=fixture(DUO), ASCEND_RT_VISIBLE_DEVICES="")
     assert ids(discovery) == [0, 1]
 
 
 def test_a_malformed_visible_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceSpecError, match="ASCEND_RT_VISIBLE_DEVICES is '1,0'"):
-        look(tmp_path, ASCEND_RT_VISIBLE_DEVICES="1,0")
+        discover_with(tmp_path, ASCEND_RT_VISIBLE_DEVICES="1,0")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_a_malformed_visible_list_is_refused(tmp_path: Path) -> None:
 )
 def test_visible_gpus_are_renumbered_from_0(visible: str | None, names: list[str | None], tmp_path: Path) -> None:
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    discovery = look(tmp_path, nvidia=TWO_GPUS, **environ)
+    discovery = discover_with(tmp_path, nvidia=TWO_GPUS, **environ)
     assert ids(discovery, "gpu") == list(range(len(names)))
     assert [found.name for found in discovery.devices[:-1]] == names
     with pytest.raises(DeviceSpecError, match="no device gpu:2 here"):
@@ -410,21 +410,21 @@ def test_visible_gpus_are_renumbered_from_0(visible: str | None, names: list[str
 
 
 @pytest.mark.parametrize("visible", ["", " ", "-1"])
-def test_hidden_gpus_are_surely_absent_even_without_nvidia_smi(visible: str, tmp_path: Path) -> None:
-    discovery = look(tmp_path, CUDA_VISIBLE_DEVICES=visible)
+def test_hidden_gpus_are_absent_even_without_nvidia_smi(visible: str, tmp_path: Path) -> None:
+    discovery = discover_with(tmp_path, CUDA_VISIBLE_DEVICES=visible)
     assert discovery.warnings == [f"CUDA_VISIBLE_DEVICES={visible!r} hides all GPUs"]
     with pytest.raises(DeviceSpecError, match="this process shows no gpu"):
         check_devices_exist([Device("gpu", 0)], discovery)
 
 
 def test_a_uuid_is_kept_in_the_note(tmp_path: Path) -> None:
-    discovery = look(tmp_path, nvidia=TWO_GPUS, CUDA_VISIBLE_DEVICES="GPU-8932f937")
+    discovery = discover_with(tmp_path, nvidia=TWO_GPUS, CUDA_VISIBLE_DEVICES="GPU-8932f937")
     assert discovery.devices[0].note == "GPU-8932f937 in CUDA_VISIBLE_DEVICES"
 
 
 def test_a_failing_nvidia_smi_is_a_warning(tmp_path: Path) -> None:
     failed = OSError("nvidia-smi failed (exit code 9): no driver")
-    discovery = look(tmp_path, nvidia=failed)
+    discovery = discover_with(tmp_path, nvidia=failed)
     assert discovery.warnings == [str(failed)]
     check_devices_exist([Device("gpu", 0)], discovery)
 
@@ -474,13 +474,13 @@ def wait_until_dead(pid: int) -> None:
         os.close(watch)
 
 
-FAILURES = {  # the script -> what the warning says
+FAILURES = {  # id -> (the tool's script, the warning)
     "fails": (f"echo '{DCMI_FAILURE}'; exit 255", r"info -m failed \(exit code 255\): Drv.*-8005"),
     "fails on stderr": ("echo broken >&2; exit 3", r"failed \(exit code 3\): broken"),
     "fails silently": ("exit 1", r"failed \(exit code 1\): it printed nothing"),
     "is killed": ("kill -9 $$", r"failed \(exit code -9\)"),
     "complains but exits 0": (f"echo '{DCMI_FAILURE}'", "printed no device ids: .*dcmi module"),
-    "prints bytes that are no text": (r"printf '\377\376\000|'", "printed no device ids"),
+    "prints bytes that are not text": (r"printf '\377\376\000|'", "printed no device ids"),
     "prints megabytes": ("head -c 3000000 /dev/zero", "printed no device ids"),
 }
 
@@ -505,7 +505,7 @@ def test_missing_tools_are_no_warning(tmp_path: Path, monkeypatch: pytest.Monkey
         run_tool(["npu-smi", "info"])
 
 
-def test_a_tool_that_may_not_be_run_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_is_not_executable_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tool(tmp_path / "bin", "npu-smi", "", monkeypatch)
     (tmp_path / "bin" / "npu-smi").chmod(0o644)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
