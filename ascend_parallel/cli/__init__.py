@@ -1,6 +1,6 @@
 """The command line: ``ascend-parallel run | map | bench | convert | info | devices``.
 
-Errors are one line on stderr, with an exit code by their class (see errors.py); ``--debug`` shows tracebacks.
+An error is one line on stderr. Its class determines the exit code (see errors.py). ``--debug`` prints tracebacks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .run import run
 __all__ = ["app", "main"]
 
 _PYTHON_NAME = re.compile(r"""(?<![\w/.'"-])[a-z]+(?:_[a-z]+)+(?![\w/.'"-])""")
-#: What a shell reports for a process ended by Ctrl-C.
+#: The exit code that a shell reports for a process ended by Ctrl-C.
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -46,9 +46,9 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks, including the workers'.")] = False,
 ) -> None:
     """Run one model on all the devices of a machine: Ascend cards, GPUs, CPUs."""
 
@@ -57,7 +57,7 @@ def options(
 def show_devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show the devices of this machine, and which would be used."""
+    """Show the devices of this machine and the default devices."""
     from .devices import devices_command
 
     devices_command(as_json)
@@ -71,7 +71,7 @@ app.command()(convert)
 
 
 def main() -> None:
-    """Run the command line; the process ends with the error's exit code."""
+    """Run the command line; exit with the error's exit code."""
     try:
         app(prog_name="ascend-parallel")
     except AscendParallelError as error:
@@ -85,16 +85,16 @@ def main() -> None:
 
 
 def one_line(error: AscendParallelError) -> str:
-    """Return an error's message as one line; a worker's own lines were shown already, as they came."""
+    """Return an error's message as one line, without the worker's last output lines, which were printed before."""
     message = str(error).split("\n  its last lines:")[0]
     hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
     return name_options(" ".join(message.split())) + hint
 
 
 def name_options(text: str) -> str:
-    """Return a message with options as they are typed here: ``--batch-size`` where Python says ``batch_size``.
+    """Return a message with the names of command line options: ``--batch-size`` for Python's ``batch_size``.
 
-    Only words with an underscore are looked at, and not within paths or quotes.
+    Only words with an underscore are replaced, and not inside paths or quotes.
     """
     commands = typer.main.get_group(app).commands.values()
     options = {param.name: param.opts[-1] for command in commands for param in command.params}

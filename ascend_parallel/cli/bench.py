@@ -1,4 +1,4 @@
-"""``ascend-parallel bench``: what the devices give, and where the time goes."""
+"""``ascend-parallel bench``: measure throughput and latency, and where the time goes."""
 
 from __future__ import annotations
 
@@ -26,36 +26,42 @@ BatchSizes = Annotated[
     typer.Option(
         "--batch-size",
         metavar="N,N,...",
-        help="Rows of a call, over all devices; by default what keeps all of them busy.",
+        help="Rows per call, over all devices. [default: enough to keep all devices busy]",
     ),
 ]
 Instances = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Times that each device runs the model at once; by default 1.")
+    str | None,
+    typer.Option(metavar="N,N,...", help="How many times each device runs the model at the same time. [default: 1]"),
 ]
 InFlight = Annotated[
     str | None,
     typer.Option(
-        metavar="N,N,...", help="Calls at a time (concurrency): 1 is predict after predict, the default; more, submit."
+        metavar="N,N,...",
+        help="Calls in flight: 1 calls predict again and again, more use submit. [default: 1]",
     ),
 ]
 Duration = Annotated[
-    float | None, typer.Option(help="Seconds of each combination; by default 5, or more where a call takes long.")
+    float | None, typer.Option(help="Seconds per combination. [default: 5, or more if calls are slow]")
 ]
-Requests = Annotated[int | None, typer.Option(help="Measured calls of each combination, in place of a time.")]
+Requests = Annotated[int | None, typer.Option(help="Measured calls per combination, instead of a duration.")]
 Warmup = Annotated[
-    int | None, typer.Option(help="Calls before that are not measured; by default 5, or 2 for each in flight.")
+    int | None,
+    typer.Option(help="Calls before the measurement. [default: 5, or 2 per call in flight if that is more]"),
 ]
 InputShape = Annotated[
     str | None,
     typer.Option(
         metavar="NAME:SIZE,...;...",
-        help="Shapes of inputs where the model leaves them open, such as 'x:?,3,224,224;y:8'; ? for the rows.",
+        help="Shapes of inputs with open axes, such as 'x:?,3,224,224;y:8'; ? stands for the rows.",
     ),
 ]
 Data = Annotated[
-    str, typer.Option(metavar="random|zero|IN.npz", help="What the inputs hold; a file's arrays are one call.")
+    str,
+    typer.Option(
+        metavar="random|zero|IN.npz", help="Content of the inputs; the arrays of a file are the inputs of one call."
+    ),
 ]
-Percentiles = Annotated[str, typer.Option(metavar="P,P,...", help="Of latency.")]
+Percentiles = Annotated[str, typer.Option(metavar="P,P,...", help="Percentiles of the latency.")]
 Sweep = Annotated[
     bool,
     typer.Option(
@@ -63,21 +69,22 @@ Sweep = Annotated[
         help="Try batch sizes, instances and calls in flight in short runs on all devices, and print the best three.",
     ),
 ]
-ShowBreakdown = Annotated[bool, typer.Option("--breakdown", help="Print where the time goes, too.")]
+ShowBreakdown = Annotated[bool, typer.Option("--breakdown", help="Also print the time of each phase of a call.")]
 TraceFile = Annotated[
     Path | None,
-    typer.Option("--trace", metavar="FILE.json", help="Write when what happened in each call, for ui.perfetto.dev."),
+    typer.Option("--trace", metavar="FILE.json", help="Write a timeline of all calls, for ui.perfetto.dev."),
 ]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE.json|-", help="Write all figures there; - prints them.")
+    Path | None,
+    typer.Option("--json", metavar="FILE.json|-", help="Write all figures as JSON; - prints them to standard output."),
 ]
 PlotFile = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures; .svg and .pdf will do, too.")
+    Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures, as .png, .svg or .pdf.")
 ]
-ChunkSize = Annotated[int | None, typer.Option(help="Rows a task; by default one task for each worker.")]
+ChunkSize = Annotated[int | None, typer.Option(help="Rows per task. [default: one task per worker]")]
 BatchAxis = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=AXIS", help="Where the rows of an input or output are; none: not sliced."),
+    typer.Option(metavar="NAME=AXIS", help="Batch axis of an input or output; none: it is not sliced. Repeatable."),
 ]
 
 
@@ -104,34 +111,34 @@ def bench(
     json_file: JsonFile = None,
     plot: PlotFile = None,
 ) -> None:
-    """Measure what the devices give, and where the time goes.
+    """Measure throughput, latency and efficiency on the devices.
 
-    Throughput, latency, and efficiency by number of devices.
+    Each combination of batch size, instances and calls in flight is measured on 1, 2, 4, ... and all devices, with the
+    same inputs. The warm-up calls are not measured. If the run is interrupted, the results so far are printed.
 
-    Each combination of batch sizes, instances and calls in flight is measured on 1, 2, 4, ... and all of the devices,
-    with the same calls. Warm-up calls are not measured. Of a run that is interrupted, what was measured is shown.
+    The figures:
 
-    What the figures are:
+    rows/s, calls/s (throughput): of the completed calls, over the time from the end of the warm-up to the end of the
+    last call.
 
-    rows/s, calls/s (throughput): of the calls that ended, over the time from the end of the warm-up to the last end.
+    +-: spread of the throughput. The calls are divided into five rounds of equally many calls. The spread is half the
+    difference between the longest and the shortest round, relative to the mean.
 
-    +-: spread of the throughput: the calls are taken in five rounds of as many calls each; half the difference between
-    the longest round and the shortest, against the mean.
+    p50, p90, p99 (latency): percentiles of the time of one call, from predict or submit to its result.
 
-    p50, p90, p99 (latency): of one call, from predict or submit to its result.
+    efficiency: rows/s on N devices, relative to N times the rows/s of the first device alone with the same settings.
 
-    efficiency: rows/s, against as many times what the first device gave alone with the same settings.
+    host: host overhead per call, the median. The host overhead is the latency, minus the compute time of the call's
+    slowest task, minus the time that this task waits while its device computes other calls. It is measured in a
+    separate pass after the measurement, because the recording takes some microseconds per call. The same pass serves
+    --breakdown and --trace.
 
-    host: host overhead of a call, the median: its latency, less the time that its slowest task was computed, and less
-    the time that this task waited for a device that computed another call. Taken, as --breakdown and --trace are, in a
-    pass of its own after measuring, as noting the times takes some microseconds a call.
+    rows/s a device: the lowest and the highest rows/s of a single device.
 
-    rows/s a device: of each device, the least and the greatest.
-
-    What --breakdown and --trace tell of a call, in the order in which it happens, and, where it has several tasks, of
-    the one that it had to wait for: prepare (inputs are checked, memory is taken), copy in (inputs go to shared
-    memory), queueing (its device computes other calls), dispatch (the rest until the device begins), compute, reply
-    (until the caller knows), gather (outputs are put together).
+    --breakdown and --trace divide a call into phases. For a call with several tasks, they are the phases of the task
+    that finishes last. In this order: prepare (check the inputs, allocate memory), copy in (copy the inputs to shared
+    memory), queueing (the device computes other calls), dispatch (the rest of the time until the device starts),
+    compute, reply (until the caller is notified), gather (assemble the outputs).
     """
     outputs = OutputFiles(breakdown, sweep, trace, json_file, plot)
     outputs.check()
@@ -146,7 +153,7 @@ def bench(
             limits=choose_limits(outputs, duration_s, requests, warmup, percentiles),
             data=read_data(data),
             shapes=read_shapes(input_shape),
-            on_row=tell,
+            on_row=print_row,
             **options,
         ),
         outputs,
@@ -154,7 +161,7 @@ def bench(
 
 
 class OutputFiles(NamedTuple):
-    """What is wanted beside the table, as the options say it."""
+    """The requested outputs besides the table."""
 
     breakdown: bool
     sweep: bool
@@ -173,15 +180,15 @@ class OutputFiles(NamedTuple):
         if self.json_file is not None and not self.prints_json:
             check_writable("--json", self.json_file, [".json"])
         if self.sweep and self.plot is not None:
-            raise UsageError("--plot draws numbers of devices, but --sweep measures on all of them only: leave one out")
+            raise UsageError("--plot needs several numbers of devices, but --sweep measures on all only: leave one out")
 
     @property
     def prints_json(self) -> bool:
-        """Whether stdout is for JSON."""
+        """Whether standard output is reserved for JSON."""
         return str(self.json_file) == _STDOUT
 
     def write(self, bench: Bench) -> None:
-        """Write and print what was measured; raises DiskError where a file could not be written."""
+        """Write and print the results; raises DiskError if a file could not be written."""
         from ascend_parallel.bench.plot import write_plot
         from ascend_parallel.bench.sweep import find_best
         from ascend_parallel.bench.table import show, show_best, show_breakdown
@@ -194,11 +201,11 @@ class OutputFiles(NamedTuple):
             show_breakdown(report, text)
         if self.sweep:
             show_best(find_best(report.rows), text)
-        plain = json.dumps(report.to_json(), indent=2)
+        text_as_json = json.dumps(report.to_json(), indent=2)
         if self.prints_json:
-            print(plain)
+            print(text_as_json)
         elif self.json_file is not None:
-            write_whole(self.json_file, lambda file: file.write(plain.encode()))
+            write_whole(self.json_file, lambda file: file.write(text_as_json.encode()))
         if self.plot is not None:
             write_plot(self.plot, report)
         if self.trace is not None:
@@ -206,13 +213,13 @@ class OutputFiles(NamedTuple):
 
 
 def measure(bench: Bench, outputs: OutputFiles) -> None:
-    """Measure, and put out what was measured, whatever happened meanwhile."""
+    """Measure, and write the results so far even if the measurement fails or is interrupted."""
     report = bench.report
     try:
         bench.run()
     except KeyboardInterrupt:
         report.error = "interrupted"
-        print("interrupted; measured until then:" if report.rows else "interrupted", file=sys.stderr)
+        print("interrupted; results so far:" if report.rows else "interrupted", file=sys.stderr)
         raise
     except AscendParallelError as error:
         report.error = str(error)
@@ -222,40 +229,46 @@ def measure(bench: Bench, outputs: OutputFiles) -> None:
             outputs.write(bench)
 
 
-def tell(row: Row) -> None:
-    """Say on stderr that a setting was measured."""
+def print_row(row: Row) -> None:
+    """Print the result of one setting to stderr."""
     print(f"{row.setting.in_words()}: {row.rows_per_s:.4g} rows/s", file=sys.stderr)
 
 
 def choose_search_space(
     sweep: bool, batch_size: str | None, instances: str | None, in_flight: str | None
 ) -> SearchSpace:
-    """Return what is to be measured."""
+    """Return the settings to measure."""
     from ascend_parallel.bench import SearchSpace
     from ascend_parallel.bench.sweep import search_space
 
     batch_sizes = read_numbers("--batch-size", batch_size)
-    others = (read_numbers("--instances", instances), read_numbers("--in-flight", in_flight))
+    instances_and_in_flight = (read_numbers("--instances", instances), read_numbers("--in-flight", in_flight))
     if sweep:
-        return search_space(batch_sizes, *others)
-    return SearchSpace(batch_sizes=batch_sizes, instances=others[0] or [1], in_flight=others[1] or [1])
+        return search_space(batch_sizes, *instances_and_in_flight)
+    return SearchSpace(
+        batch_sizes=batch_sizes,
+        instances=instances_and_in_flight[0] or [1],
+        in_flight=instances_and_in_flight[1] or [1],
+    )
 
 
 def choose_limits(
     outputs: OutputFiles, duration_s: float | None, requests: int | None, warmup: int | None, percentiles: str
 ) -> MeasurementLimits:
-    """Return how much is to be measured: shorter runs for a sweep, and records of calls where they are shown."""
+    """Return the limits of the measurement: short runs for a sweep, and a trace if its figures are shown."""
     from ascend_parallel.bench import MeasurementLimits
     from ascend_parallel.bench.measure import USUAL_DURATION_S
     from ascend_parallel.bench.sweep import DURATION_S
 
     with_trace = not outputs.sweep or outputs.breakdown or outputs.trace is not None
-    usual_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
-    return MeasurementLimits(duration_s, requests, warmup, read_percentiles(percentiles), with_trace, usual_s)
+    default_duration_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
+    return MeasurementLimits(
+        duration_s, requests, warmup, read_percentiles(percentiles), with_trace, default_duration_s
+    )
 
 
 def read_numbers(option: str, text: str | None) -> list[int] | None:
-    """Read ``"1,2,4"``; raises UsageError where it is no list of whole numbers, at least 1."""
+    """Parse ``"1,2,4"``; raises UsageError if it is not a list of whole numbers, at least 1."""
     if text is None:
         return None
     words = text.split(",")
@@ -265,7 +278,7 @@ def read_numbers(option: str, text: str | None) -> list[int] | None:
 
 
 def read_percentiles(text: str) -> list[float]:
-    """Read ``"50,90,99.9"``, in rising order; raises UsageError where it is no list of numbers."""
+    """Parse ``"50,90,99.9"`` and sort it; raises UsageError if it is not a list of numbers."""
     try:
         return sorted({float(word) for word in text.split(",")})
     except ValueError:
@@ -273,7 +286,7 @@ def read_percentiles(text: str) -> list[float]:
 
 
 def read_data(text: str) -> str | Mapping[str, Any]:
-    """Return "random" or "zero", or the arrays of a file, by name; raises UsageError where it cannot be read."""
+    """Return "random", "zero", or the arrays of a file by name; raises UsageError if the file cannot be read."""
     if text in ("random", "zero"):
         return text
     if not text.endswith(".npz"):

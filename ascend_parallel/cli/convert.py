@@ -1,4 +1,4 @@
-"""``ascend-parallel convert``: an ONNX file into MINDIR files of the batch that each device gets."""
+"""``ascend-parallel convert``: convert an ONNX file to MINDIR files for the batch of each device."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from ascend_parallel.errors import UsageError
 from .arguments import Devices, WorkerPython, read_batch_axes
 
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.")]
-Output = Annotated[
-    Path, typer.Option(metavar="DIR", help="The folder for the results; or, for a single one, a file X.mindir.")
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; for a single result also X.mindir.")]
+Name = Annotated[
+    str | None,
+    typer.Option(help="Base name of the results, which are called NAME_bsROWS.mindir. [default: the ONNX file's name]"),
 ]
-Name = Annotated[str | None, typer.Option(help="Of the results: NAME_bsROWS.mindir. [default: the ONNX file's]")]
 BatchPerDevice = Annotated[
     str,
     typer.Option(
         metavar="ROWS",
-        help="Rows that a device gets at a time; 1,2,4 makes three files. [default: the batch divided by the number of "
-        "devices]",
+        help="Batch size of the converted model; 1,2,4 creates three files. [default: the batch divided by the number "
+        "of devices]",
     ),
 ]
 InputShape = Annotated[
     str,
     typer.Option(
         metavar="SHAPES",
-        help='Sizes that the model leaves open, of the whole batch: "x:2,4,64,64;y:2,77,1024"; -1 for a size that the '
-        "model or --batch-per-device tells.",
+        help='Shapes of inputs with open axes, for the whole batch: "x:2,4,64,64;y:2,77,1024". -1 stands for a size '
+        "that the model or --batch-per-device determines.",
     ),
 ]
 BatchAxis = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=AXIS", help="Where an input has its rows, or NAME=none; repeatable."),
+    typer.Option(metavar="NAME=AXIS", help="Batch axis of an input; none: it is not sliced. Repeatable."),
 ]
-Target = Annotated[str | None, typer.Option(help="ascend or cpu. [default: by the devices]")]
+Target = Annotated[str | None, typer.Option(help="ascend or cpu. [default: the type of the devices]")]
 Precision = Annotated[
-    str | None, typer.Option(help="fp16 or fp32, for Ascend. [default: the converter's, which is fp16]")
+    str | None, typer.Option(help="fp16 or fp32, for Ascend. [default: the converter's default, which is fp16]")
 ]
-ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="A configuration file of the converter's.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the converter's commands only.")]
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file of the converter.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the converter's commands.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare the results with the ONNX file on random inputs.")]
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        help="The largest difference that --verify lets pass, as a share of an output's range. [default: 0.001; 0.02 "
-        "for Ascend]"
+        help="Largest difference that --verify accepts, relative to an output's range. [default: 0.001; 0.02 for "
+        "Ascend]"
     ),
 ]
 
@@ -68,13 +69,14 @@ def convert(
     verify: Verify = False,
     tolerance: Tolerance = None,
 ) -> None:
-    """Convert an ONNX file to MINDIR, for each device's share.
+    """Convert an ONNX file to MINDIR files for the batch of each device.
 
     The batch is divided by the number of devices.
 
-    converter_lite is used where it is on PATH, else mindspore_lite's Python Converter in --worker-python. Its command
-    is printed; the result is written to a hidden folder first and gets its name when it is whole. X.mindir.json beside
-    it tells what it was made from and for; what is up to date is not made again.
+    The converter is converter_lite if it is on the PATH, else mindspore_lite's Python Converter in --worker-python. Its
+    commands are printed. A result is written to a hidden folder first and renamed when it is complete. The file
+    X.mindir.json beside a result records its source, its target and its settings. Results that are up to date are not
+    converted again.
     """
     from ascend_parallel import convert
 
@@ -98,7 +100,7 @@ def convert(
 
 
 def read_sizes(text: str) -> list[int]:
-    """Read ``1,2,4``; raises UsageError."""
+    """Parse ``1,2,4``; raises UsageError."""
     try:
         return [int(size) for size in text.split(",")] if text.strip() else []
     except ValueError:

@@ -1,4 +1,4 @@
-"""``ascend-parallel devices``: what this machine has, and what would be used by default."""
+"""``ascend-parallel devices``: show the devices of this machine and the default devices."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ascend_parallel.devices.discovery import Discovery, FoundDevice, default_de
 
 __all__ = ["devices_command"]
 
-PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
+PIPE_WIDTH_COLUMNS = 200  # a pipe has no width: each device gets one line, which can be searched with grep
 TITLES = ("Device", "Name", "Health", "Memory (MB)", "Bus-Id", "Card/chip", "Found by")
 
 
 def devices_command(as_json: bool) -> None:
-    """Print the devices of this machine, the default ones and the warnings to stdout.
+    """Print the devices of this machine, the default devices and the warnings to stdout.
 
     Args:
-        as_json: one JSON object with ``devices``, ``default`` and ``warnings`` in a table's place.
+        as_json: print one JSON object with ``devices``, ``default`` and ``warnings`` instead of a table.
 
     Raises:
-        DeviceSpecError: ``ASCEND_RT_VISIBLE_DEVICES`` is malformed.
+        DeviceSpecError: if ``ASCEND_RT_VISIBLE_DEVICES`` is malformed.
     """
     discovery = discover()
     if as_json:
@@ -43,7 +43,7 @@ def _as_json(discovery: Discovery) -> dict[str, object]:
 
 
 def _print_table(discovery: Discovery) -> None:
-    # Notes hold brackets and colons of other programs: they are no markup and no emoji.
+    # Notes quote other programs: their brackets and colons must not be taken for markup or emoji.
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH_COLUMNS
@@ -71,11 +71,11 @@ def _cells(found: FoundDevice) -> list[str]:
 
 
 def _lines_under(discovery: Discovery) -> Iterator[str]:
-    devices_of_note: dict[str, list[str]] = {}
+    devices_by_note: dict[str, list[str]] = {}
     for found in discovery.devices:
-        devices_of_note.setdefault(found.note, []).append(str(found.device))
-    devices_of_note.pop("", None)
-    for note, devices in devices_of_note.items():
+        devices_by_note.setdefault(found.note, []).append(str(found.device))
+    devices_by_note.pop("", None)
+    for note, devices in devices_by_note.items():
         yield f"{', '.join(devices)}: {note}"
     yield f"Default: {', '.join(map(str, default_devices(discovery)))}"
     for warning in discovery.warnings:

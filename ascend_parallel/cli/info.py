@@ -1,4 +1,4 @@
-"""``ascend-parallel info``: what a model takes and gives."""
+"""``ascend-parallel info``: show a model's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def info(
 ) -> None:
     """Show a model's inputs and outputs.
 
-    An .onnx file is read without any engine; another model is built on the first of the devices.
+    An .onnx file is read without an engine. Any other model is built on the first device.
     """
     inputs: Sequence[TensorSpec] | None
     outputs: Sequence[TensorSpec] | None
     if model.endswith(".onnx") and engine in (None, "onnxruntime"):
         from ascend_parallel.conversion.onnx_file import read_onnx
 
-        found = read_onnx(Path(model))
-        inputs, outputs = found.inputs, found.outputs
+        onnx_model = read_onnx(Path(model))
+        inputs, outputs = onnx_model.inputs, onnx_model.outputs
     else:
         inputs, outputs = build(model, devices, engine, read_options(engine_option), worker_python)
     if as_json:
@@ -45,14 +45,14 @@ def info(
 def build(
     model: str, devices: str | None, engine: str | None, options: dict[str, Any], worker_python: Path | None
 ) -> tuple[list[TensorSpec] | None, list[TensorSpec] | None]:
-    """Return what a worker tells of a model that it has built."""
+    """Return the inputs and outputs of a model, built by a worker on the first device."""
     from ascend_parallel import ParallelPredictUtils
 
-    wanted = ParallelPredictUtils(
+    all_devices = ParallelPredictUtils(
         model, devices=devices, engine=engine, engine_options=options, worker_python=worker_python
     )
     first = ParallelPredictUtils(
-        model, devices=wanted.devices[:1], engine=engine, engine_options=options, worker_python=worker_python
+        model, devices=all_devices.devices[:1], engine=engine, engine_options=options, worker_python=worker_python
     )
     with first as runner:
         return runner.inputs, runner.outputs
@@ -79,4 +79,4 @@ def show(model: str, inputs: Sequence[TensorSpec] | None, outputs: Sequence[Tens
     console.print(table)
     for kind, specs in (("inputs", inputs), ("outputs", outputs)):
         if specs is None:
-            console.print(f"{model} does not tell its {kind} before it has run.", soft_wrap=True)
+            console.print(f"The {kind} of {model} are not known before its first call.", soft_wrap=True)

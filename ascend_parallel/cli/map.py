@@ -1,4 +1,4 @@
-"""``ascend-parallel map``: a folder of files through a pipeline, over all devices."""
+"""``ascend-parallel map``: run a pipeline over a folder of files, on all devices."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["map_command"]
 
-#: The exit code where files failed: that of the root of all errors.
+#: The exit code if files failed: that of the base class of all errors.
 SOME_FAILED = AscendParallelError.exit_code_of_cli
-#: What a shell reports for a process ended by Ctrl-C.
+#: The exit code that a shell reports for a process ended by Ctrl-C.
 INTERRUPTED = 130
-#: Failures that the end report lists; all are in the manifest.
+#: How many failures the summary lists; all are in the manifest.
 _FAILURES_SHOWN = 20
 
 
@@ -54,10 +54,11 @@ def map_command(
     verbose: opt.Verbose = False,
     worker_python: WorkerPython = None,
 ) -> None:
-    """Run a folder of files through a pipeline, over all devices.
+    """Run a pipeline over a folder of files, on all devices.
 
-    Results go to OUT, named by the whole name of their file; OUT/manifest.jsonl has a line for each file. The exit code
-    is 0 only if all files succeeded. After an interruption, --resume does the rest. Such as:
+    The outputs go to OUT. The name of an output is the whole name of its input file plus a suffix. OUT/manifest.jsonl
+    has one line per file. The exit code is 0 only if all files succeeded. To continue an interrupted run, repeat the
+    command with --resume. Example:
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
@@ -84,37 +85,37 @@ def map_command(
 def list_inputs(
     input_dir: Path | None, input_list: str | None, pattern: str | None, recursive: bool, output_dir: Path
 ) -> Sequence[File]:
-    """Return the files that the options name.
+    """Return the input files that the options specify.
 
     Raises:
-        UsageError: the options contradict each other, or name nothing.
+        UsageError: if the options contradict each other, or specify no files.
     """
     from ascend_parallel.mapping.files import list_folder, name_files, read_list
 
     if input_list is None and input_dir is None:
-        raise UsageError("there are no inputs: say --input-dir DIR or --input-list FILE")
+        raise UsageError("there are no inputs: use --input-dir DIR or --input-list FILE")
     if input_dir is not None and not input_dir.is_dir():
         raise UsageError(f"--input-dir {input_dir}: there is no such folder (in {Path.cwd()})")
     if input_list is not None:
         if recursive or pattern is not None:
-            raise UsageError("--recursive and --input-glob-pattern go with a folder; --input-list names each file")
+            raise UsageError("--recursive and --input-glob-pattern apply to a folder; --input-list names each file")
         return name_files(read_list(input_list), input_dir)
     assert input_dir is not None
     if input_dir.resolve() == output_dir.resolve():
         raise UsageError(
-            f"--output-dir is the input folder {input_dir}: outputs would be taken for inputs; name another"
+            f"--output-dir is the input folder {input_dir}: outputs would be mistaken for inputs; name another folder"
         )
     pattern = "*" if pattern is None else pattern
     return list_folder(input_dir, pattern, recursive=recursive, leave_out=output_dir)
 
 
 class _Job:
-    """A run as a user sees it."""
+    """The run, with its progress, summary and report."""
 
     def __init__(
         self, files: Sequence[File], settings: MapSettings, report: Path | None, *, quiet: bool, verbose: bool
     ) -> None:
-        """Check all that can be checked; raises UsageError."""
+        """Check all arguments; raises UsageError."""
         from ascend_parallel.mapping.counts import RunCounts
         from ascend_parallel.mapping.report import Report, check_report
         from ascend_parallel.mapping.run import MapRun
@@ -135,20 +136,20 @@ class _Job:
         self._failures = dict(run.failures)
 
     def run(self) -> None:
-        """Do the work and say what came of it."""
-        atexit.register(gc.freeze)  # or Python's end looks for cycles in all modules, thrice: a tenth of a short run
+        """Process the files and print the summary."""
+        atexit.register(gc.freeze)  # else the exit collects all modules three times: a tenth of a short run's time
         if self._verbose:
-            self._say_plan()
+            self._print_plan()
         try:
             self._work()
         except KeyboardInterrupt:
-            self._say(f"interrupted: {self._done_so_far()}", always=True)
+            self._print(f"interrupted: {self._describe_progress()}", always=True)
             raise typer.Exit(INTERRUPTED) from None
         except WorkerError:
             if self._counts.dealt_with:
-                self._say(self._done_so_far(), always=True)
+                self._print(self._describe_progress(), always=True)
             raise
-        self._say_end()
+        self._print_summary()
         self._write_report()
         if self._failures:
             raise typer.Exit(SOME_FAILED)
@@ -163,70 +164,72 @@ class _Job:
                     if not outcome.ok:
                         self._failures[outcome.file] = outcome.error
                         if self._verbose:
-                            self._say(f"failed: {_show(outcome.file)}: {outcome.error}")
+                            self._print(f"failed: {_show(outcome.file)}: {outcome.error}")
                 view.update()
 
     def _write_report(self) -> None:
-        """Draw the report; say so where there is nothing to draw."""
+        """Write the report; if no file was processed, print that there is none."""
         if self._report is None:
             return
         report, path = self._report
         if not self._counts.dealt_with:
-            self._say(f"nothing was done in this run, so that there is no report: {path} was not written")
+            self._print(f"no file was processed in this run, so there is no report: {path} was not written")
             return
         report.write(path, self._title, self._counts, self._failures)
-        self._say(f"the report is in {path}")
+        self._print(f"the report is in {path}")
 
-    # ---- what is said
+    # ---- output on stderr
 
-    def _say(self, text: str, *, always: bool = False) -> None:
+    def _print(self, text: str, *, always: bool = False) -> None:
         if always or not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def _say_plan(self) -> None:
+    def _print_plan(self) -> None:
         run = self._run
-        threads, otherwise = run.threads
-        self._say(f"{run.total:,} files, {len(run.files):,} to be done, on {', '.join(map(str, run.devices))}")
-        told = "".join(f"; {name}={value} is set" for name, value in otherwise.items())
-        self._say(f"{_count(run.workers, 'worker')}, {_count(threads, 'thread')} each{told}")
+        threads, other_values = run.threads
+        self._print(f"{run.total:,} files, {len(run.files):,} to process, on {', '.join(map(str, run.devices))}")
+        note = "".join(f"; {name}={value} is set" for name, value in other_values.items())
+        self._print(f"{_count(run.workers, 'worker')}, {_count(threads, 'thread')} each{note}")
 
-    def _done_so_far(self) -> str:
+    def _describe_progress(self) -> str:
         done = self._counts.before + self._counts.dealt_with
         if not done:
-            return "nothing was done yet"
-        return f"{done:,} of {self._counts.total:,} files are done; the same command with --resume does the rest"
+            return "no file is done yet"
+        return (
+            f"{done:,} of {self._counts.total:,} files are done; repeat the command with --resume to process the rest"
+        )
 
-    def _say_end(self) -> None:
+    def _print_summary(self) -> None:
         counts = self._counts
         rate = _rate(counts)
         before = f"; {counts.before:,} were done before" if counts.before else ""
         if counts.dealt_with:
-            self._say(f"{counts.dealt_with:,} files in {rate}: {counts.describe_devices()}{before}")
+            self._print(f"{counts.dealt_with:,} files in {rate}: {counts.describe_devices()}{before}")
         else:
-            self._say(f"nothing is left to be done of {counts.total:,} files")
-        self._say(f"outputs are in {self._manifest.folder}")
+            self._print(f"nothing to do: all {counts.total:,} files were processed before")
+        self._print(f"outputs are in {self._manifest.folder}")
         if self._failures:
-            self._say_failures()
+            self._print_failures()
 
-    def _say_failures(self) -> None:
-        self._say(f"{len(self._failures):,} of {self._counts.total:,} files failed:", always=True)
+    def _print_failures(self) -> None:
+        self._print(f"{len(self._failures):,} of {self._counts.total:,} files failed:", always=True)
         shown = list(self._failures.items())[:_FAILURES_SHOWN]
         for name, reason in shown:
-            self._say(f"  {_show(name)}: {reason}", always=True)
+            self._print(f"  {_show(name)}: {reason}", always=True)
         if len(self._failures) > len(shown):
             more = len(self._failures) - len(shown)
-            self._say(f"  and {more:,} more: see {self._manifest.folder}/manifest.jsonl", always=True)
+            self._print(f"  and {more:,} more: see {self._manifest.folder}/manifest.jsonl", always=True)
 
 
 def open_view(counts: RunCounts, *, quiet: bool) -> ProgressView:
-    """Return how progress is shown on stderr: not at all, as a bar on a terminal, elsewhere as lines."""
+    """Return the progress view for stderr: none if quiet, a bar on a terminal, lines otherwise."""
     from ascend_parallel.mapping.progress_view import ProgressLines, ProgressView
 
     if quiet:
         return ProgressView(counts)
     if not sys.stderr.isatty():
         return ProgressLines(counts)
-    from ascend_parallel.mapping.progress_bar import ProgressBar  # rich takes a while to import
+    from ascend_parallel.mapping.progress_bar import ProgressBar  # a late import: rich is slow to import
 
     return ProgressBar(counts)
 
@@ -238,7 +241,7 @@ def _rate(counts: RunCounts) -> str:
 
 
 def _show(name: str) -> str:
-    """Return a file's name as one line of text that any terminal takes."""
+    """Return a file's name as one line of printable text."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -247,9 +250,9 @@ def _count(number: int, what: str) -> str:
 
 
 def with_dashes(word: str) -> str:
-    """Return an option's name as it is spelled here: scripts of Paddle's documents write ``--input_dir``."""
+    """Return an option's name with dashes: the scripts in Paddle's documentation write ``--input_dir``."""
     return word.replace("_", "-")
 
 
-#: Settings of the command, for typer.
+#: typer's settings of this command.
 CONTEXT: dict[str, Any] = {"token_normalize_func": with_dashes}

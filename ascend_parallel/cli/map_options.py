@@ -15,40 +15,60 @@ Pipeline = Annotated[
         ".mindir file.",
     ),
 ]
-OutputDir = Annotated[Path, typer.Option(metavar="OUT", help="Where outputs and manifest.jsonl go.")]
-InputDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of files.")]
+OutputDir = Annotated[Path, typer.Option(metavar="OUT", help="Folder for the outputs and manifest.jsonl.")]
+InputDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of input files.")]
 InputList = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="A list of files, one a line; - is standard input. Relative to --input-dir."),
+    typer.Option(
+        metavar="FILE",
+        help="List of input files, one per line; - reads standard input. Paths are relative to --input-dir.",
+    ),
 ]
-Pattern = Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of --input-dir, such as '*.jpg'.")]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Those in sub-folders, too.")]
+Pattern = Annotated[
+    str | None, typer.Option(metavar="PATTERN", help="Process only files with matching names, such as '*.jpg'.")
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Include the files in sub-folders.")]
 MapDevices = Annotated[
     str | None,
     typer.Option(
         "--devices",
         "--device",
-        help="Such as gpu:0,2, npu:0-3 or cpu:0,1 (two workers); by default all of the machine's best type.",
+        help="Devices, such as gpu:0,2, npu:0-3 or cpu:0,1 (two workers). [default: all devices of the machine's best "
+        "type]",
     ),
 ]
-Instances = Annotated[int, typer.Option(help="Workers on each device; of a model file, threads over one model.")]
-BatchSize = Annotated[int, typer.Option(help="Files that the pipeline is given at a time.")]
+Instances = Annotated[
+    int, typer.Option(help="Workers per device; for a model file, threads that share one set of weights.")
+]
+BatchSize = Annotated[int, typer.Option(help="Files per call of the pipeline.")]
 Options = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An option of the pipeline's constructor; repeatable."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Option of the pipeline's constructor or, for a model file, of its engine; repeatable.",
+    ),
 ]
 Preprocess = Annotated[
-    str | None, typer.Option(metavar="MODULE:FUNCTION", help="For a model file: path -> one row of its inputs.")
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="For a model file: function that converts a path to one row of the inputs."
+    ),
 ]
 Postprocess = Annotated[
-    str | None, typer.Option(metavar="MODULE:FUNCTION", help="For a model file: outputs of one row -> result.")
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="For a model file: function that converts the outputs of one row to a result."
+    ),
 ]
 OutputFormat = Annotated[
-    str, typer.Option(help="files: one for each result; jsonl: all in OUT/results.jsonl, a line for each input.")
+    str,
+    typer.Option(help="files: one file per result; jsonl: all results in OUT/results.jsonl, one line per input file."),
 ]
-TimeoutS = Annotated[float, typer.Option(help="A worker that takes longer for one file is killed.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that made OUT.")]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed files again.")]
-ReportFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the run: an .html page or a .png picture.")]
+TimeoutS = Annotated[float, typer.Option(help="Time limit per file, in seconds; a worker that exceeds it is killed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that created OUT.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: process the failed files again.")]
+ReportFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a report of the run: an .html page or a .png picture.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Print how work is shared out, and each failure.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print the devices, workers and threads, and each failure.")]

@@ -1,4 +1,4 @@
-"""``ascend-parallel run``: one batch through a model, from a file into a file."""
+"""``ascend-parallel run``: run one batch from a file through a model."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from .arguments import (
 
 def run(
     model: Model,
-    input_file: Annotated[Path, typer.Option("--input", metavar="IN.npz", help="The inputs, by name.")],
-    output_file: Annotated[Path, typer.Option("--output", metavar="OUT.npz", help="Where the outputs go, by name.")],
+    input_file: Annotated[Path, typer.Option("--input", metavar="IN.npz", help="File with the inputs, by name.")],
+    output_file: Annotated[Path, typer.Option("--output", metavar="OUT.npz", help="File for the outputs, by name.")],
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
     worker_python: WorkerPython = None,
-    instances: Annotated[int, typer.Option(help="Times that each device runs the model at once.")] = 1,
+    instances: Annotated[int, typer.Option(help="How many times each device runs the model at the same time.")] = 1,
     share_weights: ShareWeights = False,
-    chunk_size: Annotated[int | None, typer.Option(help="Rows a task; by default one task for each worker.")] = None,
+    chunk_size: Annotated[int | None, typer.Option(help="Rows per task. [default: one task per worker]")] = None,
     batch_axis: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=AXIS", help="Where the rows of an input or output are; none: not sliced."),
+        typer.Option(metavar="NAME=AXIS", help="Batch axis of an input or output; none: it is not sliced. Repeatable."),
     ] = None,
 ) -> None:
-    """Run a batch through a model, over all devices."""
+    """Run a batch through a model on all devices."""
     from ascend_parallel import ParallelPredictUtils
 
     check_writable("--output", output_file, [".npz"])
@@ -61,10 +61,10 @@ def run(
     with runner:
         started_s = time.perf_counter()
         outputs = runner.predict(inputs)
-        took_s = time.perf_counter() - started_s
+        elapsed_s = time.perf_counter() - started_s
     write_arrays(output_file, outputs)
-    used = ", ".join(map(str, runner.devices))
-    print(f"predicted in {took_s:.3f} s on {used}; {output_file} holds:", file=sys.stderr)
+    used_devices = ", ".join(map(str, runner.devices))
+    print(f"predicted in {elapsed_s:.3f} s on {used_devices}; outputs in {output_file}:", file=sys.stderr)
     for name, array in outputs.items():
         print(f"  {name}: {array.dtype} {array.shape}", file=sys.stderr)
 
@@ -73,7 +73,7 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
     """Return the arrays of the .npz file that an option names, by name.
 
     Raises:
-        UsageError: there is no such file, it is no .npz file, or it holds Python objects.
+        UsageError: if the file does not exist, is not an .npz file, or contains Python objects.
     """
     import numpy as np
 
@@ -83,7 +83,7 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UsageError(
-                    f"{option} {path} is one array without a name; save it with numpy.savez(file, NAME=array)"
+                    f"{option} {path} contains one array without a name; save it with numpy.savez(file, NAME=array)"
                 )
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -93,7 +93,7 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an .npz file, whole or not at all; raises DiskError where it could not be written."""
+    """Write an .npz file atomically; raises DiskError if it could not be written."""
     import numpy as np
 
     write_whole(path, lambda file: np.savez(file, **arrays))

@@ -1,1 +1,1 @@
-"""A folder of files through a pipeline, over all devices: ``ascend-parallel map`` and :func:`parallel_map`."""
+"""Run a pipeline over many files on all devices: ``ascend-parallel map`` and :func:`parallel_map`."""

@@ -1,4 +1,4 @@
-"""``parallel_map``: a pipeline over many files, from Python."""
+"""``parallel_map``: run a pipeline over many files, from Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .settings import MapSettings
 
 __all__ = ["parallel_map"]
 
-#: With results in the order of the files, so many may wait for one that takes long.
+#: With ordered results, at most this many outcomes wait for a slow file.
 _MAX_AHEAD = 4096
 
 
@@ -41,46 +41,47 @@ def parallel_map(
     timeout_s: float = 600.0,
     worker_python: str | os.PathLike[str] | None = None,
 ) -> Iterator[Outcome]:
-    """Run files through a pipeline, over all devices; yield an :class:`Outcome` for each.
+    """Run files through a pipeline on all devices; yield an :class:`Outcome` for each file.
 
     ::
 
         for outcome in parallel_map("paddlex:doc_preprocessor.yaml", "imgs", devices="gpu:0,1", output_dir="out"):
             print(outcome.file, outcome.outputs if outcome.ok else outcome.error)
 
-    Arguments are checked at once; workers start when the first outcome is asked for, and end with the last, or when the
-    generator is closed. A file that fails costs only itself: it is yielded with ``ok`` False.
+    The call itself checks the arguments. Workers start when the first outcome is requested. They end after the last
+    outcome, or when the generator is closed. A file that fails does not stop the run: its outcome has ``ok`` False.
 
     Args:
         pipeline: ``"module:factory"`` (called in each worker with ``device="gpu:0"`` and the options; returns an object
             with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
             ``"paddleocr:ClassName"``, or an .onnx or .mindir file.
-        inputs: a folder, or paths (or any strings that the pipeline takes).
-        devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.
-        instances_per_device: workers on each device; of a model file, threads over one set of weights.
-        batch_size: files that the pipeline is given at a time.
-        options: keywords of the pipeline's constructor; of a model file, options of its engine.
-        pattern: which files of the folder.
-        recursive: those in its sub-folders, too.
+        inputs: a folder, or paths (or any strings that the pipeline accepts).
+        devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all devices of the machine's best type.
+        instances_per_device: workers per device; for a model file, threads that share one set of weights.
+        batch_size: files per call of the pipeline.
+        options: keyword arguments of the pipeline's constructor; for a model file, options of its engine.
+        pattern: a pattern for the names of the folder's files, such as ``"*.jpg"``.
+        recursive: whether to include the files in sub-folders.
         preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
             the batch axis; None: the files are .npy or .npz.
-        postprocess: for a model file: outputs of one row, name -> array -> result; None: the outputs are the result.
-        output_dir: where results are saved, beside ``manifest.jsonl``; None: they are handed back in
-            ``outcome.results``: as JSON has them, with arrays and images as numpy arrays.
-        output_format: "files", one for each result; or "jsonl", one line of ``results.jsonl`` for each input.
-        resume: go on with a run that was interrupted: what is in its manifest is neither done nor yielded.
-        retry_failed: with ``resume``: try files again that failed.
-        ordered: in the order of the inputs; else as they come.
-        timeout_s: a worker that takes longer for one file is killed.
-        worker_python: the workers' interpreter, where the pipeline needs another than this one.
+        postprocess: for a model file, ``"module:function"``: a dict of output name -> array (one row) -> the result;
+            None: the dict is the result.
+        output_dir: the folder for results and ``manifest.jsonl``; None: results are returned in ``outcome.results``,
+            with the types of JSON, and arrays and images as numpy arrays.
+        output_format: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
+        resume: continue an interrupted run: files in its manifest are neither processed nor yielded.
+        retry_failed: with ``resume``: process the failed files again.
+        ordered: yield outcomes in the order of the inputs; else in the order of completion.
+        timeout_s: time limit per file; a worker that exceeds it is killed.
+        worker_python: the Python interpreter of the workers, if the pipeline needs another one.
 
     Yields:
         An :class:`Outcome` for each file.
 
     Raises:
-        UsageError: an argument is wrong; nothing was started.
-        WorkerError: the pipeline could not be built, or no device is left.
-        DiskError: the output folder takes no more files.
+        UsageError: if an argument is invalid; nothing was started.
+        WorkerError: if the pipeline could not be built, or no device is left.
+        DiskError: if the output folder accepts no more files.
     """
     files = _list(inputs, pattern, recursive, output_dir)
     settings = MapSettings(
@@ -110,11 +111,11 @@ def _list(
     recursive: bool,
     output_dir: str | os.PathLike[str] | None,
 ) -> list[File]:
-    """Return the files of a folder, or of a list."""
+    """Return the files of a folder or of a list of paths."""
     if isinstance(inputs, (str, os.PathLike)):
         return list_folder(inputs, pattern, recursive=recursive, leave_out=output_dir)
     if recursive or pattern != "*":
-        raise UsageError("pattern and recursive are for a folder; here each file is named")
+        raise UsageError("pattern and recursive apply to a folder, but the inputs are a list of files: leave them out")
     return name_files(inputs)
 
 
@@ -127,10 +128,10 @@ def _as_they_come(run: MapRun) -> Iterator[Outcome]:
 def _in_order(run: MapRun) -> Iterator[Outcome]:
     waiting: dict[str, Outcome] = {}
     order = iter(run.files)
-    wanted = next(order, None)
+    next_file = next(order, None)
     with contextlib.closing(run.run()) as bundles:
         for outcomes in bundles:
             waiting.update((outcome.file, outcome) for outcome in outcomes)
-            while wanted is not None and wanted.name in waiting:
-                yield waiting.pop(wanted.name)
-                wanted = next(order, None)
+            while next_file is not None and next_file.name in waiting:
+                yield waiting.pop(next_file.name)
+                next_file = next(order, None)

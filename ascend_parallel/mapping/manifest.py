@@ -1,8 +1,9 @@
-"""The manifest of a run: one line of JSON a file, appended as files are done, read when a run is taken up again.
+"""The manifest of a run: one line of JSON per processed file. A resumed run skips the files that it lists.
 
-``OUT/manifest.jsonl`` holds the lines, ``OUT/settings.yaml`` what the run was asked for, and with ``output_format
-jsonl`` ``OUT/results.jsonl`` the results. A line is appended when the file's results are written, so a file without a
-line is done again; a torn last line, left by a full disk or a kill -9, is cut off.
+``OUT/manifest.jsonl`` is the manifest, ``OUT/settings.yaml`` records the settings of the run, and
+``OUT/results.jsonl`` holds the results with ``output_format`` "jsonl". A file's line is appended to the manifest after
+its results are written, so a file without a line is processed again. An incomplete last line, left by a full disk or
+a kill -9, is cut off.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ class RunManifest:
 
     Attributes:
         folder: the output folder.
-        done: names of files that earlier runs have dealt with.
-        failures: name -> reason of those among them that failed.
+        done: names of the files that earlier runs have processed.
+        failures: name -> reason, of those among them that failed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], *, with_results: bool) -> None:
-        """Look at a folder; nothing is written before :meth:`open`.
+        """Check the folder; nothing is written before :meth:`open`.
 
         Args:
-            folder: where outputs go; need not be there yet.
-            settings: what results depend on; a run can be taken up again only with the same.
+            folder: the output folder; it need not exist.
+            settings: the settings that results depend on; a run can be resumed only with the same settings.
             with_results: whether results go to ``results.jsonl``.
 
         Raises:
-            UsageError: it cannot be a folder for outputs.
+            UsageError: if the folder cannot be used for outputs.
         """
         self.folder = Path(folder)
         self.done: set[str] = set()
@@ -55,29 +56,30 @@ class RunManifest:
         self._with_results = with_results
         self._fds: dict[str, int] = {}
         self._check_writable()
-        self._kept = b""
+        self._kept_lines = b""
 
     def _check_writable(self) -> None:
-        above = self.folder
-        while not above.exists() and above != above.parent:
-            above = above.parent
-        if not above.is_dir():
-            raise UsageError(f"the output folder {self.folder} cannot be made: {above} is not a folder")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise UsageError(f"the output folder {self.folder} cannot be written: check the permissions of {above}")
+        existing = self.folder
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UsageError(f"the output folder {self.folder} cannot be created: {existing} is not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"the output folder {self.folder} cannot be written: check the permissions of {existing}")
 
     def read(self, *, resume: bool, retry_failed: bool = False) -> None:
-        """Read what earlier runs have done.
+        """Read the manifest of earlier runs.
 
         Raises:
-            UsageError: there was one and ``resume`` is not said; or it is said, and there was none, or another.
+            UsageError: if there is a manifest and ``resume`` is False; or if ``resume`` is True, and there is none
+                or it belongs to a run with other settings.
         """
         lines = self._read_manifest()
         if not resume:
             if lines:
                 raise UsageError(
-                    f"{self.folder} holds the outputs of an earlier run ({len(lines)} files in {MANIFEST}): resume it "
-                    "(--resume), or name another output folder"
+                    f"{self.folder} contains the outputs of an earlier run ({len(lines)} files in {MANIFEST}): resume "
+                    "it (--resume), or name another output folder"
                 )
             self._check_results_are_ours()
             return
@@ -93,10 +95,10 @@ class RunManifest:
             self.done.add(entry["file"])
             if is_failed:
                 self.failures[entry["file"]] = entry["reason"]
-        self._kept = b"".join(kept)
+        self._kept_lines = b"".join(kept)
 
     def _read_manifest(self) -> list[tuple[bytes, dict[str, Any]]]:
-        """Return the whole lines of the manifest, and what they say; none where there is no manifest."""
+        """Return the complete lines of the manifest with their parsed entries; [] if there is no manifest."""
         try:
             data = (self.folder / MANIFEST).read_bytes()
         except FileNotFoundError:
@@ -116,7 +118,7 @@ class RunManifest:
     def _check_results_are_ours(self) -> None:
         results = self.folder / RESULTS
         if self._with_results and results.exists() and not (self.folder / MANIFEST).exists():
-            raise UsageError(f"{results} is there, without a {MANIFEST}: move it away, or name another output folder")
+            raise UsageError(f"{results} exists without a {MANIFEST}: move it away, or name another output folder")
 
     def _check_same_settings(self) -> None:
         import yaml
@@ -129,28 +131,28 @@ class RunManifest:
         for name in [*now, *before]:
             if now.get(name) != before.get(name):
                 raise UsageError(
-                    f"{self.folder} was made with {name} {before.get(name)!r}, not {now.get(name)!r}: its outputs "
-                    "would be of two kinds; say the same again, or name another output folder"
+                    f"{self.folder} was created with {name} {before.get(name)!r}, not {now.get(name)!r}: its outputs "
+                    "would not be consistent; use the same settings, or name another output folder"
                 )
 
     # ---- writing
 
     def open(self) -> None:
-        """Make the folder ready for outputs, and cut off what an interrupted run has left half done.
+        """Create the folder and its files, and remove what an interrupted run has left incomplete.
 
         Raises:
-            UsageError: another run is writing there.
-            DiskError: it cannot be written.
+            UsageError: if another run is writing to the folder.
+            DiskError: if the folder is not writable.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.folder / MANIFEST, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._fds[MANIFEST] = fd
             self._lock(fd)
-            self.sweep()
+            self.remove_partial_files()
             self._write_settings()
-            if os.pread(fd, len(self._kept) + 1, 0) != self._kept:
-                self._replace(MANIFEST, self._kept)
+            if os.pread(fd, len(self._kept_lines) + 1, 0) != self._kept_lines:
+                self._replace(MANIFEST, self._kept_lines)
             if self._with_results:
                 self._replace(RESULTS, self._kept_results())
         except OSError as error:
@@ -163,7 +165,7 @@ class RunManifest:
             raise UsageError(f"another run is writing to {self.folder}; wait for it, or name another folder") from None
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Write a file anew, whole, and go on appending to it."""
+        """Replace a file atomically, and append to the new one from now on."""
         partial = self.folder / f"{PARTIAL}{name}"
         partial.write_bytes(data)
         fd = os.open(partial, os.O_RDWR | os.O_APPEND)
@@ -175,7 +177,7 @@ class RunManifest:
         self._fds[name] = fd
 
     def _kept_results(self) -> bytes:
-        """Return the lines of results whose files the manifest has as done; each once."""
+        """Return the lines of results whose files the manifest lists as done, without duplicates."""
         wanted = self.done - self.failures.keys()
         kept = []
         path = self.folder / RESULTS
@@ -195,10 +197,10 @@ class RunManifest:
         partial.replace(self.folder / SETTINGS)
 
     def add(self, outcomes: Iterable[Outcome], lines_of_results: bytes = b"") -> None:
-        """Append the outcomes of some files, behind their results.
+        """Append the outcomes of some files, after their results.
 
         Raises:
-            DiskError: they could not be written.
+            DiskError: if they could not be written.
         """
         if lines_of_results:
             self._append(RESULTS, lines_of_results)
@@ -212,12 +214,12 @@ class RunManifest:
         except OSError as error:
             raise _disk_error(self.folder / name, error) from error
 
-    def sweep(self) -> None:
-        """Remove what workers that were killed have left half written."""
-        for above, _, names in os.walk(self.folder):
+    def remove_partial_files(self) -> None:
+        """Remove the partial files that killed workers have left."""
+        for folder, _, names in os.walk(self.folder):
             for name in names:
                 if name.startswith(PARTIAL):
-                    (Path(above) / name).unlink(missing_ok=True)
+                    (Path(folder) / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files."""
@@ -228,8 +230,8 @@ class RunManifest:
 
 def _disk_error(path: Path, error: OSError) -> DiskError:
     return DiskError(
-        f"{path} could not be written: {error.strerror or error}; what is done so far is in {MANIFEST}: mend that, and "
-        "run the same again with --resume"
+        f"{path} could not be written: {error.strerror or error}; finished files are recorded in {MANIFEST}: solve the "
+        "problem, and run the same command again with --resume"
     )
 
 
@@ -240,16 +242,16 @@ def _checked(entry: Any) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:
-    """Return settings as YAML gives them back."""
+    """Return settings with the types that YAML returns."""
     return json.loads(json.dumps(settings))
 
 
 def _line(outcome: Outcome, now_s: float) -> bytes:
-    # By hand, as it takes a fifth of the time of a json.dumps of a dict, for each file of millions.
+    # Not json.dumps of a dict: this takes a fifth of its time, for each of millions of files.
     if outcome.ok:
         outputs = ", ".join([quote(output) for output in outcome.outputs])
-        how = f'"ok", "outputs": [{outputs}]'
+        status = f'"ok", "outputs": [{outputs}]'
     else:
-        how = f'"error", "reason": {quote(outcome.error)}'
-    text = f'{{"file": {quote(outcome.file)}, "status": {how}, "seconds": {outcome.seconds}, '
+        status = f'"error", "reason": {quote(outcome.error)}'
+    text = f'{{"file": {quote(outcome.file)}, "status": {status}, "seconds": {outcome.seconds}, '
     return f'{text}"device": {quote(outcome.device)}, "finished": {now_s}}}\n'.encode()

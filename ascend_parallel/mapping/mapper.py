@@ -1,9 +1,9 @@
-"""Files sent to workers, bundle by bundle, and sent again where something went wrong.
+"""Sends files to the workers in bundles, and sends files again after a failure.
 
-A bundle is what one message carries: one batch where batches take long, many where they are quick, so that messages
-never are what takes the time. A worker runs a bundle's batches one after the other; a batch that raises is run again
-file by file, there. A bundle whose worker died or hung is sent again as files alone, elsewhere; a file that ends its
-worker once more is set aside.
+A bundle is the list of files that one message to a worker carries. It is one batch if batches are slow, and many
+batches if they are quick, so that the cost of messages stays negligible. The worker runs the batches of a bundle one
+after the other; it repeats a batch that raises file by file. If a worker dies or hangs, the files of its bundle are
+sent again, one per bundle. A file that ends its worker a second time has failed.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from .outcome import Outcome
 
 __all__ = ["BundleResult", "Mapper"]
 
-#: A bundle is to take about so long: a message costs less than a hundredth of it, and progress is still seen.
+#: The target time of a bundle: long enough that a message costs less than 1 % of it, short enough to show progress.
 _BUNDLE_S = 0.05
-#: More files are never in a bundle: their results are in memory together.
+#: The maximum number of files in a bundle: their results are in memory at the same time.
 _MAX_FILES = 2000
-#: How much one bundle counts in the pace against those before.
+#: Weight of the latest bundle in the moving average of the time per file.
 _SMOOTHING = 0.3
-#: How often a file may end its worker before it is set aside.
+#: A file has failed after it has ended this many workers.
 _MAX_DEATHS = 2
-#: So many workers may end one after the other, with nothing done in between, before the files are not blamed any more.
+#: After this many deaths in a row, without a bundle completed in between, the run fails: the files are not the cause.
 _MAX_DEATHS_IN_A_ROW = 40
 
 
 class BundleResult(NamedTuple):
-    """What came of one bundle.
+    """The result of one bundle.
 
     Attributes:
-        outcomes: of files that are dealt with; those that are sent again are missing.
-        lines: of the file of results; empty where they are not kept there.
+        outcomes: of the finished files; files that will be sent again are missing.
+        lines: lines for ``results.jsonl``; empty if results are not kept there.
     """
 
     outcomes: list[Outcome]
@@ -62,7 +62,7 @@ class BundleResult(NamedTuple):
 
 
 class _Bundle(NamedTuple):
-    positions: Sequence[int]  # among the files
+    positions: Sequence[int]  # indices of the files
     future: Future[Any]
 
 
@@ -70,7 +70,7 @@ class Mapper:
     """Runs files through the workers of a runner.
 
     Attributes:
-        max_ahead: how many files may be taken beyond the first one that is not dealt with; None: any number.
+        max_ahead: how many files may be started beyond the first unfinished file; None: no limit.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Mapper:
         """Prepare; nothing is sent yet.
 
         Args:
-            runner: built, its engine "pipeline" or "modelfile".
-            files: what is to be done, each name once.
-            workers: how many bundles it runs at a time.
-            batch_size: files that a pipeline is given at a time.
-            timeout_s: how long one file may take.
-            keep: what becomes of results: "files", "lines" or "values".
+            runner: a built runner with the engine "pipeline" or "modelfile".
+            files: the files to process, with unique names.
+            workers: how many bundles the runner runs at a time.
+            batch_size: files per call of the pipeline.
+            timeout_s: time limit per file.
+            keep: how results are kept: "files", "lines" or "values".
             max_ahead: see above.
         """
         self._runner = runner
@@ -103,49 +103,49 @@ class Mapper:
         self._keep = keep
         self._max_ahead = max_ahead
         self._next = 0
-        self._again: deque[int] = deque()
-        self._rest: deque[int] = deque()
+        self._retries: deque[int] = deque()
+        self._untried: deque[int] = deque()
         self._deaths: dict[int, int] = {}
-        self._is_settled = bytearray(len(files))
-        self._first_open = 0
+        self._is_finished = bytearray(len(files))
+        self._first_unfinished = 0
         self._deaths_in_a_row = 0
-        self._control: str | None = None
-        self._full: DiskError | None = None
+        self._known_good: str | None = None
+        self._disk_error: DiskError | None = None
         self._in_flight = 0
-        self._answers: SimpleQueue[_Bundle] = SimpleQueue()
+        self._replies: SimpleQueue[_Bundle] = SimpleQueue()
         self._bundle_files = batch_size
-        self._pace_s: float | None = None
+        self._seconds_per_file: float | None = None
 
     def run(self) -> Iterator[BundleResult]:
-        """Yield what comes of the files, in the order in which bundles are done.
+        """Yield the results of the bundles in the order of completion.
 
         Raises:
-            DiskError: the output folder takes no more files.
-            WorkerError: no device is left.
+            DiskError: if the output folder accepts no more files.
+            WorkerError: if no device is left.
         """
         self._fill()
         while self._in_flight:
-            bundle = self._await_answer()
+            bundle = self._next_reply()
             self._in_flight -= 1
-            done = self._settle(bundle)
-            if self._full is None:
-                self._fill()  # before the caller gets its turn, so that no worker waits for it
+            done = self._complete(bundle)
+            if self._disk_error is None:
+                self._fill()  # before the yield, so that no worker waits for the caller
             if done.outcomes:
                 yield done
-        if self._full is not None:
-            raise self._full
+        if self._disk_error is not None:
+            raise self._disk_error
 
-    # ---- to the workers
+    # ---- sending
 
     def _fill(self) -> None:
-        """Keep each worker busy, with a second bundle queued."""
+        """Keep every worker busy, with a second bundle queued."""
         while self._in_flight < 2 * self._workers:
-            if self._again:
-                # One file a bundle, and its own time.
-                self._send([self._again.popleft()], self._timeout_s)
-            elif self._rest:
-                count = min(self._bundle_size(), len(self._rest))
-                self._send([self._rest.popleft() for _ in range(count)], self._bundle_timeout_s(count))
+            if self._retries:
+                # A single file, with its own time limit.
+                self._send([self._retries.popleft()], self._timeout_s)
+            elif self._untried:
+                count = min(self._bundle_size(), len(self._untried))
+                self._send([self._untried.popleft() for _ in range(count)], self._bundle_timeout_s(count))
             elif self._next < len(self._files) and not self._is_far_ahead():
                 positions = range(self._next, min(self._next + self._bundle_size(), len(self._files)))
                 self._next = positions.stop
@@ -154,7 +154,7 @@ class Mapper:
                 return
 
     def _bundle_timeout_s(self, files: int) -> float:
-        """Return how long a bundle may take: its last batch is begun within a limit, unless it is the only one."""
+        """Return the time limit of a bundle; after ``BUNDLE_LIMIT_S`` a worker starts no further batch of it."""
         if files <= self._batch_size:
             return self._timeout_s * files
         return self._timeout_s * self._batch_size + BUNDLE_LIMIT_S
@@ -162,37 +162,37 @@ class Mapper:
     def _is_far_ahead(self) -> bool:
         if self._max_ahead is None:
             return False
-        while self._first_open < self._next and self._is_settled[self._first_open]:
-            self._first_open += 1
-        return self._next - self._first_open >= self._max_ahead
+        while self._first_unfinished < self._next and self._is_finished[self._first_unfinished]:
+            self._first_unfinished += 1
+        return self._next - self._first_unfinished >= self._max_ahead
 
     def _bundle_size(self) -> int:
-        """Return how many files the next bundle has: towards the end fewer, so that all workers end together."""
-        left = len(self._files) - self._next + len(self._rest)
-        share = -(-left // (2 * self._workers))
-        batches = max(1, min(self._bundle_files, share) // self._batch_size)
+        """Return the number of files in the next bundle; it shrinks at the end, so that all workers end together."""
+        remaining = len(self._files) - self._next + len(self._untried)
+        files_per_bundle = -(-remaining // (2 * self._workers))
+        batches = max(1, min(self._bundle_files, files_per_bundle) // self._batch_size)
         return batches * self._batch_size
 
     def _send(self, positions: Sequence[int], timeout_s: float) -> None:
-        request = pack_files([self._files[position] for position in positions], self._control)
+        request = pack_files([self._files[position] for position in positions], self._known_good)
         future = self._runner.submit({FILES: request}, timeout_s=timeout_s)
         self._in_flight += 1
         bundle = _Bundle(positions, future)
-        future.add_done_callback(lambda _: self._answers.put(bundle))
+        future.add_done_callback(lambda _: self._replies.put(bundle))
 
-    def _await_answer(self) -> _Bundle:
+    def _next_reply(self) -> _Bundle:
         while True:
             try:
-                return self._answers.get(timeout=SIGNAL_LATENCY_S)
-            except Empty:  # time to see a Ctrl-C
+                return self._replies.get(timeout=SIGNAL_LATENCY_S)
+            except Empty:  # lets Python run its handler for Ctrl-C
                 continue
 
-    # ---- from the workers
+    # ---- replies
 
-    def _settle(self, bundle: _Bundle) -> BundleResult:
+    def _complete(self, bundle: _Bundle) -> BundleResult:
         error = bundle.future.exception()
         if isinstance(error, WorkerError):
-            return self._lose(bundle.positions, error)
+            return self._requeue(bundle.positions, error)
         self._deaths_in_a_row = 0
         device, records, text, arrays = unpack_records(bundle.future.result()[RECORDS])
         results = iter(unpack_results(text, arrays) if self._keep == "values" else ())
@@ -202,60 +202,62 @@ class Mapper:
             if status == DONE:
                 outputs = tuple(detail or ())
                 outcome = Outcome(name, path, True, "", seconds, device, outputs, tuple(next(results, ())))
-                self._control = self._control or path
+                self._known_good = self._known_good or path
             elif status in (UNTRIED, SUSPECT):
-                (self._rest if status == UNTRIED else self._again).append(position)
+                (self._untried if status == UNTRIED else self._retries).append(position)
                 continue
             elif status == UNSAVED:
-                self._full = DiskError(f"{detail}; mend that, and run the same again with --resume")
+                self._disk_error = DiskError(f"{detail}; mend that, and run the same again with --resume")
                 break
             else:
                 outcome = Outcome(name, path, False, detail, seconds, device)
             outcomes.append(outcome)
-            self._is_settled[position] = True
+            self._is_finished[position] = True
         tried = [seconds for status, seconds, _ in records if status in (DONE, FAILED)]
         if tried:
-            self._note_pace(sum(tried) / len(tried))
+            self._update_bundle_size(sum(tried) / len(tried))
         return BundleResult(outcomes, text if self._keep == "lines" else b"")
 
-    def _lose(self, positions: Sequence[int], error: WorkerError) -> BundleResult:
-        """Send the files of a worker that ended again, each alone; set those aside that were alone already."""
-        if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # none of them was tried
-            self._rest.extend(positions)
+    def _requeue(self, positions: Sequence[int], error: WorkerError) -> BundleResult:
+        """Requeue the files of a worker that ended, one per bundle; files that were sent alone before have failed."""
+        if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # the worker tried none of them
+            self._untried.extend(positions)
             return BundleResult([])
-        self._runner.stats()  # raises where no device is left: then no file is to blame
+        self._runner.stats()  # raises if no device is left: then the files are not the cause
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
             raise WorkerDied(
-                f"the last {self._deaths_in_a_row} workers ended over their files, with nothing done in between: the "
-                f"pipeline or its devices are the likelier cause; the last: {error}",
+                f"the last {self._deaths_in_a_row} workers ended while they processed files, and none finished a "
+                f"bundle: the cause is more likely the pipeline or its devices; the last error: {error}",
                 device=error.device,
             )
         outcomes: list[Outcome] = []
         for position in positions:
             deaths = self._deaths[position] = self._deaths.get(position, 0) + 1
             if deaths < _MAX_DEATHS:
-                self._again.append(position)
+                self._retries.append(position)
             else:
                 file = self._files[position]
-                self._is_settled[position] = True
+                self._is_finished[position] = True
                 seconds = self._timeout_s if isinstance(error, WorkerTimeout) else 0.0
-                outcomes.append(Outcome(file.name, file.path, False, self._blame(error), seconds, error.device))
+                outcomes.append(
+                    Outcome(file.name, file.path, False, self._failure_reason(error), seconds, error.device)
+                )
         return BundleResult(outcomes)
 
-    def _blame(self, error: WorkerError) -> str:
-        """Return why a file is set aside."""
+    def _failure_reason(self, error: WorkerError) -> str:
+        """Return why a file failed."""
         if isinstance(error, WorkerTimeout):
             return (
                 f"it took longer than {self._timeout_s:g} s twice, and its workers were killed; if a file may take "
                 "longer, raise timeout_s"
             )
-        told = " ".join(str(error).split("\n  its last lines:")[0].split())
-        return f"its worker {'died' if isinstance(error, WorkerDied) else 'failed'} twice; the last time: {told}"
+        message = " ".join(str(error).split("\n  its last lines:")[0].split())
+        return f"its worker {'died' if isinstance(error, WorkerDied) else 'failed'} twice; the last time: {message}"
 
-    def _note_pace(self, seconds: float) -> None:
-        """Size the bundles to come by how long a file takes."""
-        before_s = self._pace_s
-        self._pace_s = seconds if before_s is None else before_s + _SMOOTHING * (seconds - before_s)
-        wanted = int(_BUNDLE_S / max(self._pace_s, 1e-9))
-        self._bundle_files = max(self._batch_size, min(wanted, _MAX_FILES))
+    def _update_bundle_size(self, seconds: float) -> None:
+        """Set the size of the next bundles by the time per file."""
+        previous = self._seconds_per_file
+        self._seconds_per_file = seconds if previous is None else previous + _SMOOTHING * (seconds - previous)
+        files = int(_BUNDLE_S / max(self._seconds_per_file, 1e-9))
+        self._bundle_files = max(self._batch_size, min(files, _MAX_FILES))

@@ -1,4 +1,4 @@
-"""How it went with one file."""
+"""The outcome of one file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["Outcome"]
 
 
 class Outcome(NamedTuple):
-    """How it went with one file.
+    """The outcome of one file.
 
     Attributes:
-        file: its name: relative, with sub-folders and suffix.
-        path: what the pipeline was given.
-        ok: whether all its results are there.
-        error: why not, in a sentence; "" where they are.
-        seconds: what it took in the pipeline, saving included; a batch's time is shared out evenly.
-        device: where it ran.
-        outputs: the files that were written, relative to the output folder.
-        results: what the pipeline gave for it, where results are handed back: one, or one a page.
+        file: the file's name: relative, with sub-folders and suffix.
+        path: the path that the pipeline got.
+        ok: whether the file was processed and all its results are saved or returned.
+        error: the reason of the failure, in one sentence; "" if ``ok``.
+        seconds: the time in the pipeline, including saving; a batch's time is divided evenly among its files.
+        device: the device that processed the file.
+        outputs: the files written, relative to the output folder.
+        results: the results of the pipeline, if results are returned: one, or one per page.
     """
 
     file: str
@@ -32,5 +32,5 @@ class Outcome(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """The only result; a list where there are several."""
+        """The result, if there is exactly one; else the list of results."""
         return self.results[0] if len(self.results) == 1 else list(self.results)

@@ -1,4 +1,4 @@
-"""The bar that a terminal shows; in a file of its own, as rich takes a while to import."""
+"""The progress bar for terminals; a separate module because the import of rich is slow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFRESHES_PER_S = 4
 
 
 class ProgressBar(ProgressView):
-    """A bar on the terminal; what workers print appears above it."""
+    """A progress bar on the terminal; the workers' output appears above it."""
 
     def __init__(self, counts: RunCounts) -> None:
         super().__init__(counts)
@@ -43,7 +43,7 @@ class ProgressBar(ProgressView):
         self._progress.stop()
 
     def update(self) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._progress.update(self._task, completed=self._counts.before + self._counts.dealt_with)
 
 
@@ -57,7 +57,7 @@ class _CountsColumn(ProgressColumn):
 
 
 class _Bar(Progress):
-    """A bar, and under it what each device has done."""
+    """A bar, with the number of files per device below it."""
 
     def __init__(self, counts: RunCounts, *columns: ProgressColumn, **options: Any) -> None:
         self._counts = counts

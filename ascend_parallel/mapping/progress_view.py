@@ -1,4 +1,4 @@
-"""How the progress of a run is shown where there is no terminal: not at all, or a line now and then."""
+"""Progress of a run without a terminal: nothing, or a line every few seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .counts import RunCounts
 
 __all__ = ["ProgressLines", "ProgressView"]
 
-#: How often a line is printed.
+#: Time between two lines.
 _LINE_S = 10.0
 
 
@@ -26,7 +26,7 @@ class ProgressView:
         pass
 
     def update(self) -> None:
-        """Show what the counts says now."""
+        """Show the current counts."""
 
 
 class ProgressLines(ProgressView):
@@ -39,7 +39,7 @@ class ProgressLines(ProgressView):
         return self
 
     def update(self) -> None:
-        """Print a line, if it is time to."""
+        """Print a line if one is due."""
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _LINE_S
             counts = self._counts

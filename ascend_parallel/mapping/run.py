@@ -1,4 +1,4 @@
-"""One run over a list of files: the files, the manifest and the workers together."""
+"""One run over a list of files: ties together the files, the manifest and the workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .spec import PipelineSpec, read_pipeline
 
 __all__ = ["MapRun"]
 
-#: How often a pipeline that cannot be built again is tried before its device is given up.
+#: How often a failed build of the pipeline is repeated before its device is given up.
 _MAX_RESTARTS = 5
 
 
@@ -28,19 +28,19 @@ class MapRun:
     """A run of a pipeline over files.
 
     Attributes:
-        files: what is to be done; without what an earlier run has done.
-        total: how many files there are with those.
-        failures: name -> reason of those among them that failed in an earlier run.
-        manifest: the manifest; None where results are handed back.
-        devices: where workers run.
-        workers: how many.
+        files: the files to process; without those that an earlier run has processed.
+        total: the number of all files.
+        failures: name -> reason, of the files that failed in an earlier run.
+        manifest: the manifest; None if results are returned.
+        devices: the devices of the workers.
+        workers: the number of workers.
     """
 
     def __init__(self, files: Sequence[File], settings: MapSettings) -> None:
-        """Check everything that can be checked; nothing is started or written.
+        """Check all arguments; nothing is started or written.
 
         Raises:
-            UsageError: an argument is wrong.
+            UsageError: if an argument is invalid.
         """
         spec = read_pipeline(settings.pipeline, settings.options or {}, settings.preprocess, settings.postprocess)
         self._settings = settings
@@ -64,17 +64,17 @@ class MapRun:
 
     @property
     def threads(self) -> tuple[int, dict[str, str]]:
-        """How many threads each worker is told to use, and what the environment says otherwise: variable -> value."""
+        """Threads per worker, and the variables of the environment that set another number: variable -> value."""
         threads = threads_of_each(self.workers)
-        told = environment(threads)
-        return threads, {name: told[name] for name in THREAD_VARIABLES if told[name] != str(threads)}
+        environ = environment(threads)
+        return threads, {name: environ[name] for name in THREAD_VARIABLES if environ[name] != str(threads)}
 
     def run(self) -> Generator[list[Outcome], None, None]:
-        """Start the workers and yield outcomes as they come, some at a time, each in the manifest already.
+        """Start the workers; yield lists of outcomes in the order of completion, after they are in the manifest.
 
         Raises:
-            WorkerError: the pipeline could not be built, or no device is left.
-            DiskError: the output folder takes no more files.
+            WorkerError: if the pipeline could not be built, or no device is left.
+            DiskError: if the output folder accepts no more files.
         """
         if not self.files:
             return
@@ -102,7 +102,7 @@ class MapRun:
 
 
 class _Runner(ParallelPredictUtils):
-    """A runner whose tasks, files of all kinds, are to blame for the ends of their workers, and not the devices."""
+    """A runner that does not count the end of a worker against its device: the cause is usually a file."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -110,14 +110,14 @@ class _Runner(ParallelPredictUtils):
 
 
 def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUtils:
-    told = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
+    engine_options = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
     if settings.output_dir is not None:
-        told["output_dir"] = os.path.abspath(settings.output_dir)
+        engine_options["output_dir"] = os.path.abspath(settings.output_dir)
     return _Runner(
         spec.model,
         devices=settings.devices,
         engine=spec.engine,
-        engine_options=told,
+        engine_options=engine_options,
         instances=settings.instances_per_device,
         worker_python=settings.worker_python,
         batch_axes={FILES: None, RECORDS: None},
@@ -128,7 +128,7 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUt
 
 
 def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str, object]:
-    """Return what results depend on."""
-    given = {name: value for name, value in spec.options.items() if value}
+    """Return the settings that results depend on."""
+    options = {name: value for name, value in spec.options.items() if value}
     folder = {} if settings.input_dir is None else {"input_dir": os.path.abspath(settings.input_dir)}
-    return {"pipeline": spec.model, **given, **folder, "output_format": settings.output_format}
+    return {"pipeline": spec.model, **options, **folder, "output_format": settings.output_format}

@@ -1,4 +1,4 @@
-"""What PIPELINE may be, checked before anything is started."""
+"""Parsing and checking of the argument PIPELINE."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _EXPECTED = (
 
 
 class PipelineSpec(NamedTuple):
-    """A pipeline, as workers are told of it.
+    """A pipeline, as it is sent to workers.
 
     Attributes:
         model: what the engine opens.
         engine: "pipeline" or "modelfile".
-        options: the engine's options, but for those of the run.
+        options: the engine's options, without those of the run.
     """
 
     model: str
@@ -36,10 +36,10 @@ class PipelineSpec(NamedTuple):
 def read_pipeline(
     pipeline: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
 ) -> PipelineSpec:
-    """Return what workers are told of a pipeline.
+    """Parse a pipeline specification.
 
     Raises:
-        UsageError: it is none of the kinds there are, its file is missing, or an option does not go with it.
+        UsageError: if the kind of pipeline is unknown, its file does not exist, or an option does not apply to it.
     """
     if not isinstance(pipeline, (str, os.PathLike)) or not os.fspath(pipeline):
         raise UsageError(f"the pipeline is {pipeline!r}; expected {_EXPECTED}")
@@ -48,14 +48,14 @@ def read_pipeline(
         if engine.suffixes and text.endswith(engine.suffixes):
             return _read_model_file(text, name, options, preprocess, postprocess)
     if preprocess or postprocess:
-        raise UsageError(f"preprocess and postprocess are for model files; {text} does its own")
-    library, colon, rest = text.rpartition(":")
-    if not colon or not library or not rest:
-        raise UsageError(f"the pipeline {text!r} is of no known kind; expected {_EXPECTED}")
-    if library == "paddlex" and rest.endswith((".yaml", ".yml")):
-        if not Path(rest).is_file():
-            raise UsageError(f"there is no configuration {rest} (in {Path.cwd()}) for paddlex")
-        text = f"paddlex:{os.path.abspath(rest)}"
+        raise UsageError(f"preprocess and postprocess are for model files, but {text} is a pipeline: leave them out")
+    library, colon, name = text.rpartition(":")
+    if not colon or not library or not name:
+        raise UsageError(f"the pipeline {text!r} is of an unknown kind; expected {_EXPECTED}")
+    if library == "paddlex" and name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UsageError(f"there is no configuration file {name} (in {Path.cwd()}) for paddlex")
+        text = f"paddlex:{os.path.abspath(name)}"
     if library.endswith(".py") and not Path(library).is_file():
         raise UsageError(f"there is no file {library} (in {Path.cwd()}) for the pipeline {text}")
     return PipelineSpec(text, "pipeline", {"pipeline_options": _plain(options)})
@@ -68,18 +68,18 @@ def _read_model_file(
     for name, function in (("preprocess", preprocess), ("postprocess", postprocess)):
         if function is not None and not all(function.rpartition(":")[::2]):
             raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
-    told = {
+    engine_options = {
         "pipeline_options": check_options(ENGINES[engine], options),
         "engine": engine,
         "preprocess": preprocess,
         "postprocess": postprocess,
     }
-    return PipelineSpec(os.path.abspath(path), "modelfile", told)
+    return PipelineSpec(os.path.abspath(path), "modelfile", engine_options)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(options, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in options):
         raise UsageError(f"options are {options!r}; expected a dict of keyword -> value for the pipeline's constructor")
     if "device" in options:
-        raise UsageError("the option device is set for each worker; say which devices with devices")
+        raise UsageError("the option device is set for each worker: choose the devices with the argument devices")
     return dict(options)

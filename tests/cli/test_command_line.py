@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it: files in, files and one-line errors out."""
+"""The command line as a user runs it: files in, files and one-line errors out."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_run_writes_the_outputs_by_name(tmp_path, double_onnx, inputs):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["double.onnx", "in.npz", "out.npz"]
 
 
-def test_run_takes_every_option(tmp_path, double_onnx, inputs):
+def test_run_accepts_every_option(tmp_path, double_onnx, inputs):
     done = command(
         *("run", "double.onnx", "--input", "in.npz", "--output", "out.npz", "--devices", "cpu:0"),
         *("--engine", "onnxruntime", "--engine-option", "threads=1", "--worker-python", sys.executable),
@@ -70,7 +70,7 @@ def test_run_takes_every_option(tmp_path, double_onnx, inputs):
     assert list(tmp_path.glob("cache/ascend-parallel/weights/entries/*/model.onnx"))
 
 
-def test_an_existing_output_stays_whole_when_the_run_fails(tmp_path, double_onnx, inputs):
+def test_an_existing_output_is_unchanged_when_the_run_fails(tmp_path, double_onnx, inputs):
     (tmp_path / "out.npz").write_bytes(b"precious")
     done = command("run", "double.onnx", "--input", "in.npz", "--output", "out.npz", "--devices", "tpu:0", cwd=tmp_path)
     assert done.returncode == 2
@@ -110,7 +110,7 @@ def test_errors_are_one_line_with_an_exit_code(tmp_path, double_onnx, inputs, wo
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_errors_name_options_as_they_are_typed(tmp_path, double_onnx, inputs):
+def test_errors_use_the_names_of_command_line_options(tmp_path, double_onnx, inputs):
     words = [
         "run",
         "double.onnx",
@@ -135,7 +135,7 @@ def test_debug_shows_both_tracebacks(tmp_path, inputs):
     assert "open_session" in done.stderr
 
 
-def test_info_tells_inputs_and_outputs(tmp_path, double_onnx):
+def test_info_prints_inputs_and_outputs(tmp_path, double_onnx):
     done = command("info", "double.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ["input", "x", "float32", "(batch,", "3)"] in [line.split() for line in done.stdout.splitlines()]
@@ -143,7 +143,7 @@ def test_info_tells_inputs_and_outputs(tmp_path, double_onnx):
     assert as_json["outputs"] == [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}]
 
 
-def test_info_builds_what_it_cannot_read(tmp_path):
+def test_info_builds_a_model_that_is_not_an_onnx_file(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def make(device):\n"
         "    class Model:\n"
@@ -155,17 +155,17 @@ def test_info_builds_what_it_cannot_read(tmp_path):
     done = command("info", "mine:make", "--devices", "cpu:0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "int32" in done.stdout
-    assert "mine:make does not tell its outputs" in done.stdout
+    assert "The outputs of mine:make are not known before its first call." in done.stdout
 
 
 def test_version_and_help(tmp_path):
     assert command("--version", cwd=tmp_path).stdout.strip() == f"ascend-parallel {ascend_parallel.__version__}"
-    shown = command("--help", cwd=tmp_path).stdout
+    printed = command("--help", cwd=tmp_path).stdout
     for name in ("run", "info", "devices"):
-        assert f"\n  {name} " in shown
+        assert f"\n  {name} " in printed
 
 
 def test_devices_as_json(tmp_path):
-    shown = json.loads(command("devices", "--json", cwd=tmp_path).stdout)
-    assert "cpu:0" in [device["device"] for device in shown["devices"]]
-    assert shown["default"]
+    printed = json.loads(command("devices", "--json", cwd=tmp_path).stdout)
+    assert "cpu:0" in [device["device"] for device in printed["devices"]]
+    assert printed["default"]

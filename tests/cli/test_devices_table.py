@@ -1,4 +1,4 @@
-"""What ``ascend-parallel devices`` prints, as a table and as JSON."""
+"""The output of ``ascend-parallel devices``, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_table_has_a_line_for_each_device(capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_notes_default_and_warnings_stand_under_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_default_and_warnings_follow_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     command.devices_command(as_json=False)
     captured = capsys.readouterr()
     assert captured.out.splitlines()[6:] == [

@@ -1,4 +1,4 @@
-"""Folders of files, and the command that maps them."""
+"""Folders of files, and the ``map`` command."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from faults import procs
 PIPELINES = str(Path(__file__).with_name("pipelines.py"))
 
 
-def of(name):
-    """Return how a pipeline of pipelines.py is named."""
+def pipeline(name):
+    """Return the specification of a pipeline in pipelines.py."""
     return f"{PIPELINES}:{name}"
 
 
 def fill(folder, names):
-    """Make empty files, and the folders for them; return the folder."""
+    """Create empty files and their folders; return the folder."""
     for name in names:
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,37 +29,42 @@ def fill(folder, names):
 def command(*words, cwd, stdin=None, python_path="", **environ):
     """Run ``ascend-parallel map`` as a user does."""
     return subprocess.run(
-        line(*words), cwd=cwd, input=stdin, capture_output=True, timeout=110, env=environment(environ, python_path)
+        command_line(*words),
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        timeout=110,
+        env=environment(environ, python_path),
     )
 
 
-def line(*words):
-    """Return the command line."""
+def command_line(*words):
+    """Return the command as a list of arguments."""
     return [sys.executable, "-m", "ascend_parallel", "map", *map(str, words)]
 
 
 def environment(environ, python_path=""):
-    """Return an environment with some variables set, or removed where they are None, and a place for modules."""
+    """Return the environment with some variables set (or removed if None), and ``python_path`` first in PYTHONPATH."""
     places = [python_path, os.environ.get("PYTHONPATH", "")]
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **environ}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **environ}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def said(done):
+def stderr_of(done):
     """Return what a command wrote to stderr."""
     return done.stderr.decode(errors="replace")
 
 
 def manifest(folder):
-    """Return the entries of a manifest, by file; each file is there once."""
+    """Return the entries of a manifest, by file; each file has one entry."""
     entries = [json.loads(text) for text in (Path(folder) / "manifest.jsonl").read_text().splitlines()]
-    found = {entry["file"]: entry for entry in entries}
-    assert len(found) == len(entries), "a file is there twice"
-    return found
+    by_file = {entry["file"]: entry for entry in entries}
+    assert len(by_file) == len(entries), "a file has two entries"
+    return by_file
 
 
 def outputs(folder):
-    """Return the names of all outputs below a folder."""
+    """Return the names of all output files below a folder."""
     return sorted(
         str(path.relative_to(folder))
         for path in Path(folder).rglob("*")
@@ -69,8 +74,8 @@ def outputs(folder):
 
 @contextlib.contextmanager
 def running(*words, cwd, **environ):
-    """Start the command; it is killed at the end where it still runs, and its workers are gone then."""
-    process = subprocess.Popen(line(*words), cwd=cwd, stderr=subprocess.PIPE, env=environment(environ))
+    """Start the command; at the end, kill it if it still runs, and wait until its workers are gone."""
+    process = subprocess.Popen(command_line(*words), cwd=cwd, stderr=subprocess.PIPE, env=environment(environ))
     try:
         yield process
     finally:
@@ -82,6 +87,6 @@ def running(*words, cwd, **environ):
 
 
 def wait_for_lines(path, count):
-    """Wait until a file has so many lines."""
+    """Wait until a file has this many lines."""
     path = Path(path)
     procs.wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count, f"{count} lines in {path}", 30)

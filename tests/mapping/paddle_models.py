@@ -1,7 +1,7 @@
-"""Tiny random-weight models that the real PaddleX and PaddleOCR load, and pictures to give them; nothing is downloaded.
+"""Tiny models with random weights that the real PaddleX and PaddleOCR load, and pictures; nothing is downloaded.
 
-A model is a folder with ``inference.onnx`` and ``inference.yml``, as Paddle's own model folders have them, and runs on
-Paddle's onnxruntime engine, so that paddlepaddle need not be installed.
+A model is a folder with ``inference.onnx`` and ``inference.yml``, like Paddle's own model folders. It runs on Paddle's
+onnxruntime engine, so paddlepaddle need not be installed.
 """
 
 from pathlib import Path
@@ -12,15 +12,15 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-#: The one model of the doc_preprocessor pipeline that is always there: how far a page is turned.
+#: The only model that the doc_preprocessor pipeline always uses: the orientation of a page.
 ORIENTATION = "PP-LCNet_x1_0_doc_ori"
 ANGLES = ["0", "90", "180", "270"]
-#: What the network sees, in pixels.
+#: The side of the network's input, in pixels.
 _SIDE = 224
 
 
 def write_model(folder, name=ORIENTATION, labels=ANGLES, seed=0) -> Path:
-    """Write a classifier of pictures with random weights, and return its folder."""
+    """Write an image classifier with random weights, and return its folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_classifier(len(labels), np.random.default_rng(seed)), folder / "inference.onnx")
@@ -31,14 +31,14 @@ def write_model(folder, name=ORIENTATION, labels=ANGLES, seed=0) -> Path:
 def write_pipeline(folder, model_dir=None, threads=None) -> Path:
     """Write ``doc_preprocessor.yaml`` with its model beside it, and return its path.
 
-    ``model_dir`` is how the configuration names the model's folder, relative to where it will be used; ``threads`` how
-    many the model is to use: without it the configuration says nothing of them.
+    ``model_dir`` is the path of the model's folder in the configuration, relative to the working directory of its user.
+    ``threads`` is the model's number of threads; None leaves it out of the configuration.
     """
-    made = write_model(Path(folder) / ORIENTATION)
+    orientation_dir = write_model(Path(folder) / ORIENTATION)
     orientation = {
         "module_name": "doc_text_orientation",
         "model_name": ORIENTATION,
-        "model_dir": str(model_dir or made),
+        "model_dir": str(model_dir or orientation_dir),
         "engine": "onnxruntime",
     }
     if threads is not None:
@@ -55,7 +55,7 @@ def write_pipeline(folder, model_dir=None, threads=None) -> Path:
 
 
 def write_pictures(folder, count, size=64) -> list[Path]:
-    """Write that many PNG pictures of coloured patches, no two alike, and return their paths."""
+    """Write ``count`` different PNG pictures of coloured patches, and return their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
@@ -67,11 +67,11 @@ def write_pictures(folder, count, size=64) -> list[Path]:
 
 
 def _classifier(classes, random):
-    """A convolution, how its features stand to each other in each part of the picture, and a linear layer."""
+    """A convolution, relations between its features in each part of the picture, and a linear layer."""
     channels, parts = 8, 2
 
     def weight(name, *shape):
-        values = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))  # so small that no score is just 1.0
+        values = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))  # small, so that no score is exactly 1.0
         return numpy_helper.from_array(values.astype(np.float32), name)
 
     kernel = _SIDE // 8 // parts
@@ -81,7 +81,7 @@ def _classifier(classes, random):
         helper.make_node("AveragePool", ["positive"], ["pooled"], kernel_shape=[kernel] * 2, strides=[kernel] * 2),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1]),
-        helper.make_node("Sub", ["flat", "mean"], ["centred"]),  # else all pictures would have one label
+        helper.make_node("Sub", ["flat", "mean"], ["centred"]),  # otherwise all pictures would get the same label
         helper.make_node("MatMul", ["centred", "layer"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["y"]),
     ]
@@ -96,7 +96,7 @@ def _classifier(classes, random):
 
 
 def _describe(name, labels):
-    """What ``inference.yml`` says: ImageNet's resizing and means, as PP-LCNet has them."""
+    """The content of ``inference.yml``: PP-LCNet's resizing and ImageNet's means."""
     normalize = {
         "channel_num": 3,
         "mean": [0.485, 0.456, 0.406],

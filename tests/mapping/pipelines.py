@@ -1,6 +1,7 @@
-"""Pipelines for the tests of mapping, loaded by path in the workers (Python 3.7 runs this, too).
+"""Pipelines for the tests of mapping, loaded by path in the workers (Python 3.7 runs this file, too).
 
-What a file does is in its name: "bad" raises, "crash" ends its worker by a segmentation fault, "hang" never returns.
+The name of a file selects what happens: "bad" raises, "crash" ends the worker with a segmentation fault, "hang" never
+returns.
 """
 
 import os
@@ -12,7 +13,7 @@ import numpy as np
 
 
 def act(path):
-    """Do what a file's name says."""
+    """Do what the file's name selects."""
     name = os.path.basename(path)
     if name.startswith("bad"):
         raise ValueError("cannot identify image file")
@@ -27,7 +28,7 @@ def act(path):
 
 
 def describe(device, log=None, ms=0):
-    """Return a pipeline of dicts; ``log`` is a file that gets a line for each batch."""
+    """Return a pipeline that returns dicts; it appends a line for each batch to the file ``log``."""
 
     def predict(paths):
         if log is not None:
@@ -42,7 +43,7 @@ def describe(device, log=None, ms=0):
 
 
 class Streaming:
-    """An object with ``predict``, a generator."""
+    """An object whose ``predict`` is a generator."""
 
     def __init__(self, device):
         self.device = device
@@ -54,7 +55,7 @@ class Streaming:
 
 
 def pages(device):
-    """Like PaddleX with PDFs: several results for a file, each saying whose it is; out of order between files."""
+    """Like PaddleX with PDFs: several results per file, each with its input path, and files in another order."""
 
     def predict(paths):
         for path in reversed(paths):
@@ -66,7 +67,7 @@ def pages(device):
 
 
 class PaddleLike(dict):
-    """What is known of PaddleX's results: a dict that cannot be pickled, with ``json`` and ``save_to_json``."""
+    """The known properties of PaddleX's results: a dict that cannot be pickled, with ``json`` and ``save_to_json``."""
 
     def __init__(self, path, page=None):
         super().__init__(input_path=path, page_index=page, lock=PaddleLike)
@@ -85,7 +86,7 @@ class PaddleLike(dict):
 
 
 class Text(dict):
-    """A dict whose own way of saving meets a full disk, once for each process."""
+    """A dict whose ``save_to_json`` finds a full disk."""
 
     def save_to_json(self, path):
         with open("/dev/full", "w") as file:
@@ -93,7 +94,7 @@ class Text(dict):
 
 
 def full_disk(device, until=""):
-    """Return results that meet a full disk until a file is there."""
+    """Return results that find a full disk until the file ``until`` exists."""
 
     def predict(paths):
         return [{"path": path} if os.path.exists(until) or "ok" in path else Text() for path in paths]
@@ -102,10 +103,10 @@ def full_disk(device, until=""):
 
 
 def of_each_kind(device):
-    """Return a result of the kind that the file's name says."""
+    """Return a result of the kind that the file's name selects."""
     from PIL import Image
 
-    made = {
+    results = {
         "dict": {"n": np.int64(3), "f": np.float32(0.5), "a": np.arange(3), "nested": [{"b": np.bool_(True)}], 1: "é"},
         "list": [1, "two", np.arange(2)],
         "number": np.float64(2.5),
@@ -119,16 +120,16 @@ def of_each_kind(device):
         "objects": np.array([object()]),
         "keys": {np.int64(1): np.arange(2), (1, 2): 3},
     }
-    return lambda paths: [made[os.path.basename(path).split(".")[0]] for path in paths]
+    return lambda paths: [results[os.path.basename(path).split(".")[0]] for path in paths]
 
 
 def too_few(device):
-    """Drop what is bad in silence, as PaddleX does with unknown paths."""
+    """Silently drop bad files, as PaddleX drops unknown paths."""
     return lambda paths: [{"path": path} for path in paths if not os.path.basename(path).startswith("bad")]
 
 
 def two_each(device, log=None):
-    """Return two results for each file that do not say whose they are."""
+    """Return two results per file, without input paths."""
 
     def predict(paths):
         with open(log, "a") as file:
@@ -139,12 +140,12 @@ def two_each(device, log=None):
 
 
 def one_thing(device):
-    """Return one dict for the whole batch, which is a mistake."""
+    """Return one dict for the whole batch, which is invalid."""
     return lambda paths: {"paths": paths}
 
 
 def threads(device):
-    """Return the environment that the worker was started with."""
+    """Return the environment of the worker at its start."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PADDLE_PDX_CPU_NUM_THREADS")
     at_import = {name: os.environ.get(name) for name in names}
     return lambda paths: [dict(at_import, device=device, pid=os.getpid()) for _ in paths]
@@ -161,7 +162,7 @@ def raises_building(device, model="default"):
 
 
 def dies_after(device, flag):
-    """Be of use until a file is there; from then on no worker can be built, and those that run die."""
+    """Work until the file ``flag`` exists; then running workers die and no worker can be built."""
     if os.path.exists(flag):
         os._exit(9)
 
@@ -175,7 +176,7 @@ def dies_after(device, flag):
 
 
 def to_row(path):
-    """Return a row of three numbers, from a file's name: 12.jpg is 12, 13, 14."""
+    """Return a row of three numbers from the name of a file: 12.jpg becomes 12, 13, 14."""
     act(path)
     return np.arange(3, dtype=np.float64) + int(os.path.basename(path).split(".")[0])
 
@@ -186,7 +187,7 @@ def to_result(outputs):
 
 
 def sticky(device, log=None):
-    """Fail for ever in a process that has met a file named "poison", as after CUDA's illegal memory access."""
+    """Always fail in a process that has processed a file named "poison", as after CUDA's illegal memory access."""
     state = {"is_broken": False}
 
     def predict(paths):
@@ -202,7 +203,7 @@ def sticky(device, log=None):
 
 
 def slow_when_good(device, log, ms):
-    """Fail at once, or take time; ``log`` gets a line for each batch that does."""
+    """Fail at once for bad files, and be slow for others; append a line to ``log`` for each batch of the latter."""
 
     def predict(paths):
         for path in paths:

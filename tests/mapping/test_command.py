@@ -1,4 +1,4 @@
-"""The command as a user runs it: inputs, mistakes, what is said, the report."""
+"""The command as a user runs it: inputs, usage errors, messages, and the report."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ from ascend_parallel import cli
 from . import folders
 
 USUAL = ["--input-dir", "in", "--output-dir", "out", "--devices", "cpu:0"]
-DESCRIBE = folders.of("describe")
+DESCRIBE = folders.pipeline("describe")
 
 
 @pytest.fixture
@@ -30,26 +30,29 @@ def inputs(tmp_path):
     return tmp_path
 
 
-#: What is wrong -> words, what the message says.
+#: What is wrong -> the arguments, a part of the message.
 MISTAKES = {
-    "no inputs": ([DESCRIBE, "--output-dir", "out"], "say --input-dir DIR or --input-list FILE"),
+    "no inputs": ([DESCRIBE, "--output-dir", "out"], "use --input-dir DIR or --input-list FILE"),
     "no such folder": (
         [DESCRIBE, "--input-dir", "no", "--output-dir", "out"],
         "--input-dir no: there is no such folder",
     ),
     "nothing in it": ([DESCRIBE, "--input-dir", "empty", "--output-dir", "out"], "no file in empty matches '*'"),
     "nothing matches": ([DESCRIBE, *USUAL, "--input-glob-pattern", "*.gif"], "matches '*.gif'"),
-    "slash in pattern": ([DESCRIBE, *USUAL, "--input-glob-pattern", "**/*.jpg"], "holds a slash"),
+    "slash in pattern": ([DESCRIBE, *USUAL, "--input-glob-pattern", "**/*.jpg"], "contains a slash"),
     "outputs into inputs": (
         [DESCRIBE, "--input-dir", "in", "--output-dir", "in/"],
-        "outputs would be taken for inputs",
+        "outputs would be mistaken for inputs; name another folder",
     ),
     "no such list": ([DESCRIBE, "--input-list", "no", "--output-dir", "out"], "list of files no could not be read"),
     "empty list": ([DESCRIBE, "--input-list", "list", "--output-dir", "out"], "the list of files list is empty"),
-    "list and pattern": ([DESCRIBE, "--input-list", "list", "--recursive", "--output-dir", "out"], "go with a folder"),
-    "no kind": (["whatever", *USUAL], "'whatever' is of no known kind; expected 'module:factory'"),
+    "list and pattern": (
+        [DESCRIBE, "--input-list", "list", "--recursive", "--output-dir", "out"],
+        "apply to a folder",
+    ),
+    "no kind": (["whatever", *USUAL], "'whatever' is of an unknown kind; expected 'module:factory'"),
     "no such file": (["no.py:make", *USUAL], "there is no file no.py"),
-    "no such configuration": (["paddlex:no.yaml", *USUAL], "there is no configuration no.yaml"),
+    "no such configuration": (["paddlex:no.yaml", *USUAL], "there is no configuration file no.yaml"),
     "no such model": (["no.onnx", *USUAL], "there is no model file no.onnx"),
     "preprocess of no model": ([DESCRIBE, *USUAL, "--preprocess", "a:b"], "are for model files"),
     "preprocess no function": (["model.onnx", *USUAL, "--preprocess", "a"], "preprocess is 'a'; expected 'module:"),
@@ -66,7 +69,7 @@ MISTAKES = {
     "another's manifest": ([DESCRIBE, *USUAL, "--output-dir", "theirs"], "not a manifest of this program"),
     "another's results": (
         [DESCRIBE, *USUAL, "--output-dir", "lines", "--output-format", "jsonl"],
-        "lines/results.jsonl is there, without a manifest.jsonl",
+        "lines/results.jsonl exists without a manifest.jsonl",
     ),
     "output below a file": ([DESCRIBE, *USUAL, "--output-dir", "model.onnx/x"], "model.onnx is not a folder"),
     "quiet and verbose": ([DESCRIBE, *USUAL, "--quiet", "--verbose"], "choose one"),
@@ -76,7 +79,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_before_anything_is_started_or_written(inputs, words, message, monkeypatch, capsys):
+def test_usage_errors_are_one_line_before_anything_is_started_or_written(inputs, words, message, monkeypatch, capsys):
     before = sorted(str(path) for path in inputs.rglob("*"))
     monkeypatch.chdir(inputs)
     monkeypatch.setattr("sys.argv", ["ascend-parallel", "map", *words])
@@ -93,39 +96,40 @@ def test_a_folder_with_outputs_needs_resume_and_the_same_settings(inputs):
     assert folders.command(DESCRIBE, *USUAL, cwd=inputs).returncode == 0
     done = folders.command(DESCRIBE, *USUAL, cwd=inputs)
     assert done.returncode == 2
-    assert "out holds the outputs of an earlier run (2 files in manifest.jsonl): resume it (--resume)" in folders.said(
-        done
+    assert (
+        "out contains the outputs of an earlier run (2 files in manifest.jsonl): resume it (--resume)"
+        in folders.stderr_of(done)
     )
     for words in (
-        [folders.of("Streaming"), *USUAL],
+        [folders.pipeline("Streaming"), *USUAL],
         [DESCRIBE, *USUAL, "--option", "ms=1"],
         [DESCRIBE, *USUAL, "--output-format", "jsonl"],
         [DESCRIBE, "--input-dir", "in/sub", *USUAL[2:]],
     ):
         done = folders.command(*words, "--resume", cwd=inputs)
         assert done.returncode == 2
-        assert "say the same again, or name another output folder" in folders.said(done)
+        assert "use the same settings, or name another output folder" in folders.stderr_of(done)
     folders.fill(inputs / "in", ["4.jpg"])
     done = folders.command(DESCRIBE, *USUAL, "--resume", "--batch-size", 2, "--quiet", cwd=inputs)
-    assert (done.returncode, folders.said(done)) == (0, "")
+    assert (done.returncode, folders.stderr_of(done)) == (0, "")
     assert folders.manifest(inputs / "out").keys() == {"1.jpg", "2.png", "4.jpg"}
 
 
-def test_failed_files_are_tried_again_only_when_asked(inputs):
+def test_failed_files_are_processed_again_only_with_retry_failed(inputs):
     folders.fill(inputs / "in", ["bad.jpg"])
     assert folders.command(DESCRIBE, *USUAL, cwd=inputs).returncode == 1
     done = folders.command(DESCRIBE, *USUAL, "--resume", cwd=inputs)
     assert done.returncode == 1
-    assert "nothing is left to be done" in folders.said(done)
+    assert "nothing to do: all 3 files were processed before" in folders.stderr_of(done)
     done = folders.command(DESCRIBE, *USUAL, "--resume", "--retry-failed", cwd=inputs)
     assert done.returncode == 1
-    assert "1 files in" in folders.said(done)
+    assert "1 files in" in folders.stderr_of(done)
     assert folders.manifest(inputs / "out")["bad.jpg"]["status"] == "error"
     (inputs / "in/bad.jpg").unlink()
-    assert folders.command(DESCRIBE, *USUAL, "--resume", cwd=inputs).returncode == 0, "it is no input any more"
+    assert folders.command(DESCRIBE, *USUAL, "--resume", cwd=inputs).returncode == 0, "it is not an input any more"
 
 
-def test_the_manifest_says_how_it_went(inputs):
+def test_the_manifest_records_each_outcome(inputs):
     folders.fill(inputs / "in", ["bad.jpg"])
     folders.command(DESCRIBE, *USUAL, cwd=inputs)
     entries = folders.manifest(inputs / "out")
@@ -138,13 +142,13 @@ def test_the_manifest_says_how_it_went(inputs):
     assert good["finished"] > 1_600_000_000
 
 
-def test_two_runs_do_not_write_to_one_folder(inputs):
+def test_two_runs_cannot_write_to_one_folder(inputs):
     folders.fill(inputs / "in", [f"{number}.jpg" for number in range(100)])
     with folders.running(DESCRIBE, *USUAL, "--option", "ms=50", cwd=inputs):
         folders.wait_for_lines(inputs / "out/manifest.jsonl", 1)
         done = folders.command(DESCRIBE, *USUAL, "--option", "ms=50", "--resume", cwd=inputs)
     assert done.returncode == 2
-    assert "another run is writing to" in folders.said(done)
+    assert "another run is writing to" in folders.stderr_of(done)
 
 
 # ---- which files
@@ -157,18 +161,18 @@ def test_patterns_hidden_files_and_folders(inputs):
     assert folders.command(*words, "in/out", "--recursive", cwd=inputs).returncode == 0
     assert folders.manifest(inputs / "in/out").keys() == {"1.jpg", "2.png", "sub/3.jpg"}
     done = folders.command(*words, "in/out", "--recursive", "--resume", cwd=inputs)
-    assert "nothing is left to be done of 3 files" in folders.said(done)
+    assert "nothing to do: all 3 files were processed before" in folders.stderr_of(done)
 
 
-def test_a_list_on_standard_input_with_names_of_all_kinds(inputs):
-    """Spaces, line ends, no UTF-8, one named twice, one that is not there, one outside."""
+def test_a_list_on_standard_input_with_unusual_names(inputs):
+    """Spaces, line breaks, invalid UTF-8, a duplicate, a missing file, and a file outside of the folder."""
     strange = [b"a b.jpg", b"line\nend.jpg", b"\xff\xfe.jpg", "ü'\"\\.jpg".encode()]
     for name in strange:
         with open(os.path.join(os.fsencode(inputs), b"in", name), "w"):
             pass
     listed = b"\0".join([*strange, b"1.jpg", b"./1.jpg", b"../old/x.jpg.json"]) + b"\0"
     done = folders.command(DESCRIBE, *USUAL, "--input-list", "-", cwd=inputs, stdin=listed)
-    assert done.returncode == 0, folders.said(done)
+    assert done.returncode == 0, folders.stderr_of(done)
     entries = folders.manifest(inputs / "out")
     outside = str(inputs / "old/x.jpg.json").lstrip("/")
     assert entries.keys() == {*map(os.fsdecode, strange), "1.jpg", outside}
@@ -176,15 +180,15 @@ def test_a_list_on_standard_input_with_names_of_all_kinds(inputs):
         (output,) = entry["outputs"]
         assert os.path.isfile(os.path.join(inputs, "out", output))
     again = folders.command(DESCRIBE, *USUAL, "--input-list", "-", "--resume", cwd=inputs, stdin=listed)
-    assert "nothing is left to be done of 6 files" in folders.said(again)
+    assert "nothing to do: all 6 files were processed before" in folders.stderr_of(again)
 
 
-def test_failures_of_strange_names_are_shown_in_one_line(inputs):
+def test_failures_of_unusual_names_are_printed_in_one_line(inputs):
     listed = b"bad\nline.jpg\0bad\xff.jpg\0"
     done = folders.command(DESCRIBE, *USUAL, "--input-list", "-", cwd=inputs, stdin=listed)
     assert done.returncode == 1
-    assert "\n  'bad\\nline.jpg': ValueError" in folders.said(done)
-    assert "\n  'bad\\udcff.jpg': ValueError" in folders.said(done)
+    assert "\n  'bad\\nline.jpg': ValueError" in folders.stderr_of(done)
+    assert "\n  'bad\\udcff.jpg': ValueError" in folders.stderr_of(done)
 
 
 def test_absolute_paths_in_a_list_keep_their_folders(inputs):
@@ -195,37 +199,37 @@ def test_absolute_paths_in_a_list_keep_their_folders(inputs):
     assert folders.outputs(inputs / "out") == [f"{below}/in/1.jpg.json", f"{below}/in/sub/3.jpg.json"]
 
 
-# ---- what is seen
+# ---- output
 
 
-def test_what_is_said(inputs):
+def test_verbose_output(inputs):
     done = folders.command(DESCRIBE, *USUAL, "--verbose", cwd=inputs)
-    text = folders.said(done)
-    assert "2 files, 2 to be done, on cpu:0" in text
+    text = folders.stderr_of(done)
+    assert "2 files, 2 to process, on cpu:0" in text
     assert "outputs are in out" in text
     assert "cpu:0 2" in text
     assert done.stdout == b""
 
 
-def test_a_bar_on_a_terminal(inputs):
+def test_a_progress_bar_on_a_terminal(inputs):
     folders.fill(inputs / "in", ["bad.jpg", *(f"{number}.jpg" for number in range(30))])
     master, slave = pty.openpty()
-    words = folders.line(DESCRIBE, *USUAL, "--option", "ms=20")
+    words = folders.command_line(DESCRIBE, *USUAL, "--option", "ms=20")
     environ = folders.environment({"TERM": "xterm", "COLUMNS": "120", "NO_COLOR": None})
     process = subprocess.Popen(words, cwd=inputs, stderr=slave, env=environ)
     os.close(slave)
-    shown = b""
+    output = b""
     while True:
         try:
             data = os.read(master, 4096)
-        except OSError:  # the terminal is hung up
+        except OSError:  # the terminal is closed
             break
         if not data:
             break
-        shown += data
+        output += data
     os.close(master)
     assert process.wait(60) == 1
-    text = shown.decode()
+    text = output.decode()
     for words in ("━", "32/32", "files/s", "1 failed", "left", "cpu:0 32"):
         assert words in text, words
 
@@ -236,7 +240,7 @@ def test_a_report(inputs, suffix):
     report = inputs / f"report.{suffix}"
     done = folders.command(DESCRIBE, *USUAL, "--report", report.name, cwd=inputs)
     assert done.returncode == 1
-    assert f"the report is in report.{suffix}" in folders.said(done)
+    assert f"the report is in report.{suffix}" in folders.stderr_of(done)
     if suffix == "html":
         page = report.read_text()
         assert "bad&lt;1&gt;$.jpg" in page
@@ -248,17 +252,17 @@ def test_a_report(inputs, suffix):
         assert len(np.unique(colours, axis=0)) > 50
     before = report.read_bytes()
     done = folders.command(DESCRIBE, *USUAL, "--report", report.name, "--resume", cwd=inputs)
-    assert "nothing was done in this run, so that there is no report" in folders.said(done)
+    assert "no file was processed in this run, so there is no report" in folders.stderr_of(done)
     assert report.read_bytes() == before
 
 
-def test_without_matplotlib_the_report_says_what_to_install(inputs):
+def test_a_report_without_matplotlib_is_refused_with_the_package_to_install(inputs):
     folders.fill(inputs, ["hidden/sitecustomize.py"])
     (inputs / "hidden/sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
     path = os.pathsep.join([str(inputs / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = folders.command(DESCRIBE, *USUAL, "--report", "r.png", cwd=inputs, PYTHONPATH=path)
     assert done.returncode == 2
-    assert "pip install 'ascend-parallel[plot]'" in folders.said(done)
+    assert "pip install 'ascend-parallel[plot]'" in folders.stderr_of(done)
     assert not (inputs / "out").exists()
 
 

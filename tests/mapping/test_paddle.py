@@ -1,4 +1,4 @@
-"""The real PaddleX and PaddleOCR, in their own Python, over two workers: what comes out is what they give alone."""
+"""The real PaddleX and PaddleOCR, in their own Python, over two workers, compared with a run without map."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PIPELINE = "paddlex:models/doc_preprocessor.yaml"
 CLASS = "paddleocr:DocImgOrientationClassification"
 OPTIONS = {"model_name": models.ORIENTATION, "model_dir": MODEL, "engine": "onnxruntime"}
 
-#: Each library alone, in one process: path -> what it says of it, a page each.
+#: Code that opens a library's pipeline in a single process.
 _OPEN = {
     "paddlex": "from paddlex import create_pipeline\n"
     "made = create_pipeline(pipeline='models/doc_preprocessor.yaml', device='cpu')\n",
@@ -44,19 +44,19 @@ print("found:" + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def python():
-    """Return the Python that has PaddleX and PaddleOCR; without one, fail in CI and skip elsewhere."""
-    found = os.environ.get("PADDLE_PYTHON")
-    if not found:
+    """Return the Python that has PaddleX and PaddleOCR; if there is none, fail in CI and skip elsewhere."""
+    path = os.environ.get("PADDLE_PYTHON")
+    if not path:
         reason = "PADDLE_PYTHON does not name a Python with the real paddlex and paddleocr"
         if os.environ.get("CI"):
             pytest.fail(f"{reason}, and CI is set: these tests must run there")
         pytest.skip(reason)
-    return found
+    return path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a pipeline and its model, pictures in two folders, and a document of two pages."""
+    """Return a folder with a pipeline and its model, pictures in two folders, and a document with two pages."""
     root = tmp_path_factory.mktemp("paddle")
     models.write_pipeline(root / "models", model_dir=MODEL)
     paths = models.write_pictures(root / "in", PICTURES)
@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(python, folder):
-    """Return what computes with a library alone: (library, paths) -> path -> its results."""
+    """Return a function that computes with a library alone: (library, paths) -> path -> results."""
 
     def compute(library, paths):
         done = subprocess.run(
@@ -88,7 +88,7 @@ def alone(python, folder):
 
 
 def run_map(python, folder, *words, pipeline=PIPELINE, devices="cpu:0,1"):
-    """Run the command line under this Python, and its workers under Paddle's."""
+    """Run the command line under this Python, and its workers under Paddle's Python."""
     return folders.command(pipeline, "--devices", devices, *words, "--worker-python", python, cwd=folder)
 
 
@@ -96,10 +96,10 @@ def inputs(folder):
     return sorted(str(path.relative_to(folder)) for path in (folder / "in").rglob("*.png"))
 
 
-def test_a_pipeline_gives_what_it_gives_alone(python, folder, alone):
+def test_a_pipeline_returns_the_same_results_as_alone(python, folder, alone):
     words = ("--input-dir", "in", "--recursive", "--output-dir", "out", "--batch-size", 4)
     done = run_map(python, folder, *words)
-    assert done.returncode == 0, folders.said(done)
+    assert done.returncode == 0, folders.stderr_of(done)
     paths = inputs(folder)
     wanted = alone("paddlex", paths)
     assert len(wanted) == PICTURES
@@ -115,11 +115,11 @@ def test_a_pipeline_gives_what_it_gives_alone(python, folder, alone):
     assert {line["device"] for line in lines.values()} == {"cpu:0", "cpu:1"}
 
 
-def test_a_class_gives_what_it_gives_alone(python, folder, alone):
+def test_a_class_returns_the_same_results_as_alone(python, folder, alone):
     options = [word for name, value in OPTIONS.items() for word in ("--option", f"{name}={value}")]
     words = ("--input-dir", "in", "--recursive", "--output-dir", "lines", "--output-format", "jsonl", *options)
     done = run_map(python, folder, *words, pipeline=CLASS)
-    assert done.returncode == 0, folders.said(done)
+    assert done.returncode == 0, folders.stderr_of(done)
     lines = [json.loads(text) for text in (folder / "lines/results.jsonl").read_text().splitlines()]
     assert len(lines) == PICTURES
     wanted = alone("paddleocr", inputs(folder))
@@ -128,7 +128,7 @@ def test_a_class_gives_what_it_gives_alone(python, folder, alone):
 
 
 def test_bad_pictures_and_pages(python, folder, alone):
-    """In one batch: good ones, a file that is no picture, an empty one, one that is not there, and a document."""
+    """In one batch: good pictures, a file that is not a picture, an empty file, a missing file, and a document."""
     (folder / "text.png").write_text("no picture")
     (folder / "empty.jpg").touch()
     good = inputs(folder)[:3]
@@ -138,7 +138,7 @@ def test_bad_pictures_and_pages(python, folder, alone):
     words = ("--input-list", "list.txt", "--output-dir", "some", "--batch-size", len(names))
     done = run_map(python, folder, *words)
     assert done.returncode == 1
-    assert "3 of 7 files failed:" in folders.said(done)
+    assert "3 of 7 files failed:" in folders.stderr_of(done)
     lines = folders.manifest(folder / "some")
     assert sorted(name for name, line in lines.items() if line["status"] == "error") == sorted(bad)
     assert "text.png" in lines["text.png"]["reason"]
@@ -152,21 +152,21 @@ def test_bad_pictures_and_pages(python, folder, alone):
 
 
 @pytest.mark.parametrize(
-    ("devices", "said"),
+    ("devices", "message"),
     [
         ("npu:0", "`engine='onnxruntime'` currently only supports `cpu` and `gpu`"),
         ("gpu:0,1", "`CUDAExecutionProvider` is not available"),
     ],
 )
-def test_paddle_is_told_the_device(python, folder, devices, said):
-    """There are no such devices here; what Paddle says of them shows that it was asked for them."""
+def test_paddle_gets_the_device(python, folder, devices, message):
+    """This machine has no such devices; Paddle's error message shows that it got them."""
     done = run_map(python, folder, "--input-dir", "in", "--output-dir", "none", devices=devices)
     assert done.returncode == 3
-    assert said in folders.said(done)
+    assert message in folders.stderr_of(done)
     assert not (folder / "none").exists()
 
 
-#: Opens a pipeline as a worker does, and counts the threads that are there after one picture.
+#: Opens a pipeline as a worker does, and prints the number of threads after one picture.
 _COUNT_THREADS = """
 import importlib, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -178,7 +178,7 @@ print("threads:%d" % len(os.listdir("/proc/self/task")))
 
 @pytest.mark.parametrize(("pipeline", "options"), [(PIPELINE, {}), (CLASS, OPTIONS)])
 def test_a_worker_uses_its_share_of_the_cores(python, folder, pipeline, options):
-    """The onnxruntime inside has as many threads as the worker is told to have, not one for each core."""
+    """The onnxruntime session in the pipeline has the worker's number of threads, not one per core."""
     counts = {}
     for threads in (1, 4):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What becomes of results of each kind: saved, in lines, handed back; and whose they are."""
+"""Results of each kind: saved, as lines, or returned; and their assignment to files."""
 
 import json
 import os
@@ -15,25 +15,25 @@ from ascend_parallel import UsageError, parallel_map
 from . import folders
 
 KINDS = ["dict", "list", "number", "none", "array", "arrays", "image", "text", "keys"]
-#: JSON has no such thing; the reason says what was returned.
-NOT_SAVED = {"bytes": "class 'bytes'", "object": "holds a object", "objects": "Python objects"}
+#: Kinds that no file format supports -> a part of the failure reason.
+NOT_SAVED = {"bytes": "class 'bytes'", "object": "contains a object", "objects": "Python objects"}
 DICT = {"n": 3, "f": 0.5, "a": [0, 1, 2], "nested": [{"b": True}], "1": "é"}
 
 
 def of_each_kind(tmp_path, kinds, **options):
     folders.fill(tmp_path / "in", [f"{kind}.jpg" for kind in kinds])
-    found = parallel_map(folders.of("of_each_kind"), tmp_path / "in", devices="cpu:0", **options)
-    return {outcome.file.split(".")[0]: outcome for outcome in found}
+    outcomes = parallel_map(folders.pipeline("of_each_kind"), tmp_path / "in", devices="cpu:0", **options)
+    return {outcome.file.split(".")[0]: outcome for outcome in outcomes}
 
 
 def test_saved_to_files(tmp_path):
-    found = of_each_kind(tmp_path, [*KINDS, *NOT_SAVED], output_dir=tmp_path / "out", batch_size=3)
+    outcomes = of_each_kind(tmp_path, [*KINDS, *NOT_SAVED], output_dir=tmp_path / "out", batch_size=3)
     suffixes = {"array": "npz", "arrays": "npz", "image": "png", "text": "txt"}
-    # Of "keys", which has a tuple as a key, there can be no JSON.
+    # "keys" has a tuple as a key, which JSON does not support.
     good = [kind for kind in KINDS if kind != "keys"]
     for kind in good:
-        assert found[kind].outputs == (f"{kind}.jpg.{suffixes.get(kind, 'json')}",), found[kind]
-    assert folders.outputs(tmp_path / "out") == sorted(found[kind].outputs[0] for kind in good)
+        assert outcomes[kind].outputs == (f"{kind}.jpg.{suffixes.get(kind, 'json')}",), outcomes[kind]
+    assert folders.outputs(tmp_path / "out") == sorted(outcomes[kind].outputs[0] for kind in good)
     out = tmp_path / "out"
     assert json.loads((out / "dict.jpg.json").read_text()) == DICT
     assert "é" in (out / "dict.jpg.json").read_text(encoding="utf-8")
@@ -48,12 +48,12 @@ def test_saved_to_files(tmp_path):
         assert image.getpixel((1, 1)) == (255, 0, 9)
     assert (out / "text.jpg.txt").read_text(encoding="utf-8") == "grüße"
     for kind, reason in NOT_SAVED.items():
-        assert reason in found[kind].error
-    assert not found["keys"].ok
+        assert reason in outcomes[kind].error
+    assert not outcomes["keys"].ok
 
 
 def test_as_lines(tmp_path):
-    found = of_each_kind(
+    outcomes = of_each_kind(
         tmp_path, ["dict", "array", "text", "image"], output_dir=tmp_path / "out", output_format="jsonl"
     )
     lines = {
@@ -61,67 +61,69 @@ def test_as_lines(tmp_path):
         for entry in map(json.loads, (tmp_path / "out/results.jsonl").read_text().splitlines())
     }
     assert lines == {"dict.jpg": [DICT], "array.jpg": [[[0, 1, 2], [3, 4, 5]]], "text.jpg": ["grüße"]}
-    assert "holds a Image, which JSON cannot" in found["image"].error
+    assert "contains a Image, which JSON does not support" in outcomes["image"].error
 
 
-def test_handed_back(tmp_path):
-    found = of_each_kind(tmp_path, [kind for kind in KINDS if kind != "keys"])
-    assert found["dict"].result["n"] == 3
-    np.testing.assert_array_equal(found["dict"].result["a"], [0, 1, 2])
-    np.testing.assert_array_equal(found["array"].result, np.arange(6).reshape(2, 3))
-    assert found["array"].result.dtype == np.int16
-    found["array"].result[0, 0] = 7  # the caller's own
-    np.testing.assert_array_equal(found["arrays"].result["boxes"], np.eye(2))
-    assert found["image"].result.shape == (2, 4, 3)
-    assert found["number"].result == 2.5
-    assert found["none"].results == (None,)
-    assert found["text"].outputs == ()
+def test_returned(tmp_path):
+    outcomes = of_each_kind(tmp_path, [kind for kind in KINDS if kind != "keys"])
+    assert outcomes["dict"].result["n"] == 3
+    np.testing.assert_array_equal(outcomes["dict"].result["a"], [0, 1, 2])
+    np.testing.assert_array_equal(outcomes["array"].result, np.arange(6).reshape(2, 3))
+    assert outcomes["array"].result.dtype == np.int16
+    outcomes["array"].result[0, 0] = 7  # the array is writable
+    np.testing.assert_array_equal(outcomes["arrays"].result["boxes"], np.eye(2))
+    assert outcomes["image"].result.shape == (2, 4, 3)
+    assert outcomes["number"].result == 2.5
+    assert outcomes["none"].results == (None,)
+    assert outcomes["text"].outputs == ()
 
 
 @pytest.mark.parametrize("output_format", ["files", "jsonl", None])
 def test_results_that_do_not_pickle_with_pages(tmp_path, output_format):
     folders.fill(tmp_path / "in", ["1.pdf", "3.pdf", "1.jpg", "2.jpg"])
     saved = {} if output_format is None else {"output_dir": tmp_path / "out", "output_format": output_format}
-    found = {
+    outcomes = {
         outcome.file: outcome
-        for outcome in parallel_map(folders.of("pages"), tmp_path / "in", devices="cpu:0", batch_size=4, **saved)
+        for outcome in parallel_map(folders.pipeline("pages"), tmp_path / "in", devices="cpu:0", batch_size=4, **saved)
     }
-    assert all(outcome.ok for outcome in found.values()), found
+    assert all(outcome.ok for outcome in outcomes.values()), outcomes
     if output_format == "files":
-        assert found["3.pdf"].outputs == ("3.pdf_0.json", "3.pdf_1.json", "3.pdf_2.json")
-        assert found["1.pdf"].outputs == ("1.pdf_0.json",)
-        assert found["1.jpg"].outputs == ("1.jpg.json",)
-        assert found["2.jpg"].outputs == ("2.jpg_0.json", "2.jpg_1.json")
+        assert outcomes["3.pdf"].outputs == ("3.pdf_0.json", "3.pdf_1.json", "3.pdf_2.json")
+        assert outcomes["1.pdf"].outputs == ("1.pdf_0.json",)
+        assert outcomes["1.jpg"].outputs == ("1.jpg.json",)
+        assert outcomes["2.jpg"].outputs == ("2.jpg_0.json", "2.jpg_1.json")
         assert "saved by itself" in (tmp_path / "out/3.pdf_2.json").read_text()
     elif output_format == "jsonl":
         lines = [json.loads(text) for text in (tmp_path / "out/results.jsonl").read_text().splitlines()]
         pages = next(line["results"] for line in lines if line["file"] == "3.pdf")
         assert [page["page_index"] for page in pages] == [0, 1, 2]
     else:
-        assert [page["page_index"] for page in found["3.pdf"].result] == [0, 1, 2]
-        assert found["1.jpg"].result["page_index"] is None
+        assert [page["page_index"] for page in outcomes["3.pdf"].result] == [0, 1, 2]
+        assert outcomes["1.jpg"].result["page_index"] is None
 
 
-def test_results_too_few_name_the_file_that_has_none(tmp_path):
+def test_a_file_without_a_result_is_the_one_that_fails(tmp_path):
     folders.fill(tmp_path / "in", ["1.jpg", "2.jpg", "bad.jpg", "x.jpg"])
-    found = parallel_map(folders.of("too_few"), tmp_path / "in", devices="cpu:0", batch_size=4)
-    errors = {outcome.file: outcome.error for outcome in found}
-    assert errors == {"1.jpg": "", "2.jpg": "", "x.jpg": "", "bad.jpg": "the pipeline gave no result for it"}
+    outcomes = parallel_map(folders.pipeline("too_few"), tmp_path / "in", devices="cpu:0", batch_size=4)
+    errors = {outcome.file: outcome.error for outcome in outcomes}
+    assert errors == {"1.jpg": "", "2.jpg": "", "x.jpg": "", "bad.jpg": "the pipeline returned no result for the file"}
 
 
-def test_results_too_many_are_asked_for_one_file_at_a_time_and_that_is_said(tmp_path, capfd):
+def test_too_many_results_switch_to_one_file_at_a_time_with_a_message(tmp_path, capfd):
     folders.fill(tmp_path / "in", [f"{number}.jpg" for number in range(8)])
     options = {"log": str(tmp_path / "log")}
-    found = parallel_map(folders.of("two_each"), tmp_path / "in", devices="cpu:0", batch_size=4, options=options)
-    for outcome in found:
+    outcomes = parallel_map(
+        folders.pipeline("two_each"), tmp_path / "in", devices="cpu:0", batch_size=4, options=options
+    )
+    for outcome in outcomes:
         assert [result["path"] for result in outcome.results] == [outcome.path] * 2
     assert (tmp_path / "log").read_text().split() == ["4"] + ["1"] * 8
     assert "more than 4 results for 4 files" in capfd.readouterr().err
 
 
-def test_one_thing_for_a_whole_batch_is_an_error(tmp_path):
+def test_one_result_for_a_whole_batch_is_an_error(tmp_path):
     folders.fill(tmp_path / "in", ["1.jpg"])
-    (outcome,) = parallel_map(folders.of("one_thing"), tmp_path / "in", devices="cpu:0")
+    (outcome,) = parallel_map(folders.pipeline("one_thing"), tmp_path / "in", devices="cpu:0")
     assert "returned a dict for a list of 1 files; expected a list" in outcome.error
 
 
@@ -129,17 +131,17 @@ def test_one_thing_for_a_whole_batch_is_an_error(tmp_path):
 def test_order_of_results(tmp_path, ordered):
     names = [f"{number:03d}.jpg" for number in range(200)]
     folders.fill(tmp_path / "in", names)
-    found = parallel_map(folders.of("Streaming"), tmp_path / "in", devices="cpu:0,1", ordered=ordered)
-    made = [outcome.file for outcome in found]
-    assert sorted(made) == names
-    assert made == names or not ordered
+    outcomes = parallel_map(folders.pipeline("Streaming"), tmp_path / "in", devices="cpu:0,1", ordered=ordered)
+    order = [outcome.file for outcome in outcomes]
+    assert sorted(order) == names
+    assert order == names or not ordered
 
 
-def test_a_generator_that_is_dropped_ends_its_workers(tmp_path, leaves_nothing):
+def test_a_closed_generator_ends_its_workers(tmp_path, leaves_nothing):
     folders.fill(tmp_path / "in", [f"{number:03d}.jpg" for number in range(200)])
-    found = parallel_map(folders.of("describe"), tmp_path / "in", devices="cpu:0,1")
-    assert next(found).ok
-    found.close()
+    outcomes = parallel_map(folders.pipeline("describe"), tmp_path / "in", devices="cpu:0,1")
+    assert next(outcomes).ok
+    outcomes.close()
 
 
 # ---- model files
@@ -162,16 +164,16 @@ def double_onnx(tmp_path):
 def test_a_model_file(double_onnx, model, instances):
     names = [f"{number}.jpg" for number in range(21)]
     folders.fill(double_onnx / "in", [*names, "bad.jpg"])
-    found = parallel_map(
+    outcomes = parallel_map(
         str(double_onnx / model),
         double_onnx / "in",
         devices="cpu:0,1",
         instances_per_device=instances,
         batch_size=4,
-        preprocess=folders.of("to_row"),
-        postprocess=folders.of("to_result"),
+        preprocess=folders.pipeline("to_row"),
+        postprocess=folders.pipeline("to_result"),
     )
-    for outcome in found:
+    for outcome in outcomes:
         if outcome.file == "bad.jpg":
             assert "cannot identify image file" in outcome.error
         else:
@@ -186,11 +188,15 @@ def test_a_model_file_without_functions_reads_arrays(double_onnx):
     np.save(double_onnx / "in/c.npy", np.ones(4, np.float32))
     np.savez(double_onnx / "in/d.npz", z=np.ones(3, np.float32))
     folders.fill(double_onnx / "in", ["e.jpg"])
-    found = list(parallel_map(str(double_onnx / "doubleN.onnx"), double_onnx / "in", devices="cpu:0", batch_size=2))
-    assert [outcome.ok for outcome in found] == [True, True, False, False, False]
-    np.testing.assert_array_equal(found[0].result["y"], [2, 2, 2])
-    reasons = ["a row of the model's", "returned ['z']; the model takes ['x']", "there is no preprocess function"]
-    for outcome, reason in zip(found[2:], reasons, strict=True):
+    outcomes = list(parallel_map(str(double_onnx / "doubleN.onnx"), double_onnx / "in", devices="cpu:0", batch_size=2))
+    assert [outcome.ok for outcome in outcomes] == [True, True, False, False, False]
+    np.testing.assert_array_equal(outcomes[0].result["y"], [2, 2, 2])
+    reasons = [
+        "the shape of a row without",
+        "returned ['z']; expected the model's inputs ['x']",
+        "no preprocess function",
+    ]
+    for outcome, reason in zip(outcomes[2:], reasons, strict=True):
         assert reason in outcome.error
 
 
@@ -206,12 +212,12 @@ def test_a_mindir_file(tmp_path, instances):
     alone = {
         outcome.file: outcome.result["y"] for outcome in parallel_map(str(onnx_file), tmp_path / "in", devices="cpu:0")
     }
-    found = parallel_map(
+    outcomes = parallel_map(
         *(str(models.convert(onnx_file)), tmp_path / "in"),
         **{"devices": "cpu:0,1", "instances_per_device": instances, "batch_size": 3},
         worker_python=models.mslite_python(),
     )
-    for outcome in found:
+    for outcome in outcomes:
         np.testing.assert_allclose(outcome.result["y"], alone[outcome.file], atol=1e-5)
 
 
@@ -221,11 +227,11 @@ def test_a_worker_of_python_3_7(tmp_path):
     if not python:
         pytest.skip("MSLITE_PYTHON is not set")
     folders.fill(tmp_path / "in", ["1.jpg", "bad.jpg", "sub/1.jpg"])
-    found = parallel_map(
-        *(folders.of("describe"), tmp_path / "in"),
+    outcomes = parallel_map(
+        *(folders.pipeline("describe"), tmp_path / "in"),
         **{"devices": "cpu:0", "recursive": True, "worker_python": python, "output_dir": tmp_path / "out"},
     )
-    assert [(outcome.file, outcome.ok) for outcome in found] == [
+    assert [(outcome.file, outcome.ok) for outcome in outcomes] == [
         ("1.jpg", True),
         ("bad.jpg", False),
         ("sub/1.jpg", True),
@@ -235,6 +241,6 @@ def test_a_worker_of_python_3_7(tmp_path):
 def test_misspelt_arguments_are_errors(tmp_path):
     folders.fill(tmp_path / "in", ["1.jpg"])
     with pytest.raises(TypeError, match="batchsize"):
-        parallel_map(folders.of("describe"), tmp_path / "in", batchsize=4)
+        parallel_map(folders.pipeline("describe"), tmp_path / "in", batchsize=4)
     with pytest.raises(UsageError, match="preprocess and postprocess are for model files"):
-        parallel_map(folders.of("describe"), tmp_path / "in", preprocess="a:b")
+        parallel_map(folders.pipeline("describe"), tmp_path / "in", preprocess="a:b")

@@ -1,9 +1,9 @@
-"""The callable engine: any Python object is the model.
+"""The callable engine: any Python object can be the model.
 
-``module:factory`` or ``path/to/file.py:factory`` names a callable that the worker calls once, with
-``device="gpu:1"`` and the user's ``engine_options`` as keywords. It returns an object with ``predict``, or
-is itself callable. That is called with what the user gave (a dict of arrays, or a list) and returns a dict, a
-list, or one array. Its input arrays are read-only and valid during the call only.
+``module:factory`` or ``path/to/file.py:factory`` names a callable. The worker calls it once, with ``device="gpu:1"``
+and the user's ``engine_options`` as keyword arguments. It returns an object with a ``predict`` method, or a callable.
+That is called with the caller's inputs (a dict of arrays, or a list) and returns a dict, a list, or one array. Its
+input arrays are read-only and valid during the call only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .base import Arrays, Engine, TensorSpec
 
 
 class CallableEngine(Engine):
-    """Any Python callable. Nothing is known about its threads' safety: an instance is a process."""
+    """Any Python callable. Each instance is a process, because a callable may not be thread-safe."""
 
     name = "callable"
     device_types = ("ascend", "gpu", "cpu", "simulated")
@@ -28,28 +28,28 @@ class CallableEngine(Engine):
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         factory = load_object(model)
-        made = factory(device="%s:%d" % device, **options)
-        self._predict = find_predict(made, model)
-        self.inputs = read_specs(made, "inputs")
-        self.outputs = read_specs(made, "outputs")
+        target = factory(device="%s:%d" % device, **options)
+        self._predict = find_predict(target, model)
+        self.inputs = read_specs(target, "inputs")
+        self.outputs = read_specs(target, "outputs")
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Call the user's model with a dict, or with a list where the caller gave one."""
-        given = list(inputs) if names is None else dict(zip(names, inputs))
-        return name_outputs(self._predict(given))
+        """Call the user's model with a dict, or with a list if the caller passed one."""
+        arguments = list(inputs) if names is None else dict(zip(names, inputs))
+        return name_outputs(self._predict(arguments))
 
 
-def load_object(where: str) -> Any:
-    """Return the object that ``module:name`` or ``file.py:name`` names."""
-    source, _, name = where.rpartition(":")
+def load_object(spec: str) -> Any:
+    """Return the object that ``module:name`` or ``file.py:name`` refers to."""
+    source, _, name = spec.rpartition(":")
     if source.endswith(".py"):
         module = _load_file(source)
     else:
         module = importlib.import_module(source)
-    found = module
+    value = module
     for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def _load_file(path: str) -> Any:
@@ -63,26 +63,26 @@ def _load_file(path: str) -> Any:
     return module
 
 
-def find_predict(made: Any, model: str) -> Callable[[Any], Any]:
-    """Return what is to be called for a predict: the object's ``predict``, or the object itself."""
-    predict: Callable[[Any], Any] = getattr(made, "predict", made)
+def find_predict(target: Any, model: str) -> Callable[[Any], Any]:
+    """Return the callable that predicts: the object's ``predict`` method, or the object itself."""
+    predict: Callable[[Any], Any] = getattr(target, "predict", target)
     if not callable(predict):
         raise TypeError(
-            "%s returned a %s; expected an object with a predict method, or a callable" % (model, type(made).__name__)
+            "%s returned a %s; expected an object with a predict method, or a callable" % (model, type(target).__name__)
         )
     return predict
 
 
-def read_specs(made: Any, attribute: str) -> Optional[List[TensorSpec]]:
-    """Return the model's own ``inputs`` or ``outputs``, a list of (name, dtype, shape), if it has them."""
-    specs = getattr(made, attribute, None)
+def read_specs(target: Any, attribute: str) -> Optional[List[TensorSpec]]:
+    """Return a model's ``inputs`` or ``outputs`` attribute, a list of (name, dtype, shape); None if it has none."""
+    specs = getattr(target, attribute, None)
     if specs is None or callable(specs):
         return None
     return [TensorSpec(str(name), np.dtype(dtype).name, tuple(shape)) for name, dtype, shape in specs]
 
 
 def name_outputs(result: Any) -> Arrays:
-    """Return what a model returned as a dict: a lone array is "output", those of a list "output0", ..."""
+    """Return a model's result as a dict: one array is named "output", those of a list "output0", "output1", ..."""
     if isinstance(result, dict):
         return {str(name): _array(value, str(name)) for name, value in result.items()}
     if isinstance(result, (list, tuple)):
@@ -92,9 +92,9 @@ def name_outputs(result: Any) -> Arrays:
 
 def _array(value: Any, name: str) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.hasobject or array.dtype.kind == "V":  # records and bfloat16 would arrive as plain bytes
+    if array.dtype.hasobject or array.dtype.kind == "V":  # records and bfloat16 would be received as plain bytes
         raise TypeError(
-            "output %r holds %s elements, which do not travel between processes; return numpy arrays of numbers"
+            "output %r has %s elements, which cannot be sent between processes; return numpy arrays of numbers"
             % (name, array.dtype)
         )
     return array

@@ -1,7 +1,7 @@
-"""The ``modelfile`` engine of ``ascend-parallel map``: a model file between two functions of the user's.
+"""The ``modelfile`` engine of ``ascend-parallel map``: a model file between two functions of the user.
 
-``preprocess`` turns a path into one row: an array, or a dict of input name -> array, without the batch axis. Rows are
-stacked, run, and taken apart again; ``postprocess`` turns the outputs of one row, name -> array, into its result.
+``preprocess`` converts a path to one row: an array, or a dict of input name -> array, without the batch axis. Rows are
+stacked, run, and split again. ``postprocess`` converts the outputs of one row, name -> array, to its result.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Row = Dict[str, np.ndarray]
 class ModelFileEngine(PipelineEngine):
     """A model file as a pipeline.
 
-    Options: those of :class:`PipelineEngine`, where ``pipeline_options`` are the inner engine's; ``engine``, its
-    name; ``preprocess`` and ``postprocess``, ``module:function`` or None.
+    Options: those of :class:`PipelineEngine`, where ``pipeline_options`` are the options of the inner engine;
+    ``engine``, the name of the inner engine; ``preprocess`` and ``postprocess``, ``module:function`` or None.
     """
 
     name = "modelfile"
@@ -44,21 +44,21 @@ class ModelFileEngine(PipelineEngine):
     def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from ..pipelines.batches import BatchRunner
 
-        self._inner, self._place, self._given = inner, device, options
+        self._inner, self._device_key, self._options = inner, device, options
         self._device = "%s:%d" % device
         preprocess = load_object(options["preprocess"]) if options.get("preprocess") else load_row
         postprocess = load_object(options["postprocess"]) if options.get("postprocess") else None
         self._batches = BatchRunner(RowPipeline(inner, preprocess, postprocess), options)
 
     def share(self) -> Engine:
-        """Return an engine for one more thread, over the weights of the engine inside."""
+        """Return an engine for another thread, over the weights of the inner engine."""
         other = ModelFileEngine.__new__(ModelFileEngine)
-        other._use(self._inner.share(), self._place, self._given)
+        other._use(self._inner.share(), self._device_key, self._options)
         return other
 
 
 class RowPipeline:
-    """Paths in, results out: rows are made, run together where their shapes agree, and taken apart."""
+    """Converts paths to rows, runs rows of equal shapes together, and converts the outputs to results."""
 
     def __init__(
         self, engine: Engine, preprocess: Callable[[str], Any], postprocess: Optional[Callable[[Row], Any]]
@@ -69,7 +69,7 @@ class RowPipeline:
         self._postprocess = postprocess
 
     def __call__(self, paths: List[str]) -> List[Any]:
-        """Return one result for each path, in order."""
+        """Return one result per path, in order."""
         rows = [self._to_row(self._preprocess(path)) for path in paths]
         groups: Dict[Any, List[int]] = {}
         for position, row in enumerate(rows):
@@ -81,16 +81,16 @@ class RowPipeline:
                 results[position] = output if self._postprocess is None else self._postprocess(output)
         return results
 
-    def _to_row(self, made: Any) -> Row:
-        """Return what the user's function made as arrays, in the model's order and of its dtypes."""
+    def _to_row(self, returned: Any) -> Row:
+        """Return the output of ``preprocess`` as arrays with the model's dtypes, in the order of the model's inputs."""
         names = [spec.name for spec in self._specs]
-        if not isinstance(made, dict):
+        if not isinstance(returned, dict):
             if len(names) != 1:
-                raise TypeError("preprocess returned no dict; the model has the inputs %s" % ", ".join(names))
-            made = {names[0]: made}
-        if sorted(made) != sorted(names):
-            raise ValueError("preprocess returned %s; the model takes %s" % (sorted(made), names))
-        return {spec.name: _fit(spec, np.asarray(made[spec.name])) for spec in self._specs}
+                raise TypeError("preprocess did not return a dict; the model has the inputs %s" % ", ".join(names))
+            returned = {names[0]: returned}
+        if sorted(returned) != sorted(names):
+            raise ValueError("preprocess returned %s; expected the model's inputs %s" % (sorted(returned), names))
+        return {spec.name: _fit(spec, np.asarray(returned[spec.name])) for spec in self._specs}
 
     def _run(self, rows: List[Row]) -> Iterator[Row]:
         """Yield the outputs of each row."""
@@ -98,7 +98,7 @@ class RowPipeline:
         size = fixed or len(rows)
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            padded = chunk + [chunk[-1]] * (size - len(chunk))  # zeros would make NaN in some models' attention
+            padded = chunk + [chunk[-1]] * (size - len(chunk))  # zeros would cause NaN in the attention of some models
             inputs = [np.stack([row[spec.name] for row in padded]) for spec in self._specs]
             outputs = self._engine.predict([spec.name for spec in self._specs], inputs, {})
             for name, array in outputs.items():
@@ -108,7 +108,7 @@ class RowPipeline:
                 yield {name: array[position].copy() for name, array in outputs.items()}
 
     def _fixed_rows(self) -> Optional[int]:
-        """Return how many rows the model takes at a time; None where it takes any number."""
+        """Return the model's fixed batch size; None if the model accepts any number of rows."""
         for spec in self._specs:
             if spec.shape and isinstance(spec.shape[0], int):
                 return spec.shape[0]
@@ -116,22 +116,22 @@ class RowPipeline:
 
 
 def _fit(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
-    want = np.dtype(spec.dtype)
-    if array.dtype != want and not np.can_cast(array.dtype, want, "same_kind"):
-        raise TypeError("preprocess returned %s for %r, the model takes %s" % (array.dtype, spec.name, want))
+    expected = np.dtype(spec.dtype)
+    if array.dtype != expected and not np.can_cast(array.dtype, expected, "same_kind"):
+        raise TypeError("preprocess returned %s for %r; expected %s" % (array.dtype, spec.name, expected))
     shape = tuple(spec.shape[1:])
-    wrong = len(shape) != array.ndim or any(isinstance(w, int) and w != h for w, h in zip(shape, array.shape))
-    if wrong:
+    mismatch = len(shape) != array.ndim or any(isinstance(w, int) and w != h for w, h in zip(shape, array.shape))
+    if mismatch:
         raise ValueError(
-            "preprocess returned shape %s for %r; a row of the model's, without its batch axis, is %s"
+            "preprocess returned shape %s for %r; expected %s, the shape of a row without the batch axis"
             % (array.shape, spec.name, tuple("?" if not isinstance(dim, int) else dim for dim in shape))
         )
-    return np.ascontiguousarray(array, want)
+    return np.ascontiguousarray(array, expected)
 
 
 def load_row(path: str) -> Any:
-    """Return the row that an .npy or .npz file holds; used where there is no ``preprocess``."""
+    """Return the row in an .npy or .npz file; used if there is no ``preprocess``."""
     if not path.endswith((".npy", ".npz")):
-        raise ValueError("there is no preprocess function, so that only .npy and .npz files can be read")
+        raise ValueError("there is no preprocess function, so only .npy and .npz files can be read")
     loaded = np.load(path, allow_pickle=False)
     return {name: loaded[name] for name in loaded.files} if path.endswith(".npz") else loaded

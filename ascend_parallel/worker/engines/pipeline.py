@@ -1,8 +1,8 @@
-"""The engines of ``ascend-parallel map``: lists of files in, results kept or handed back.
+"""The engines of ``ascend-parallel map``: files in, results saved or returned.
 
-Both take one uint8 array and return one (see pipelines/payload.py). ``pipeline`` runs any pipeline, one process an
-instance, as nothing is known of its threads; ``modelfile`` runs a model file between two functions of the user's, and
-its instances share the weights as those of the engine inside do.
+Both take one uint8 array and return one (see pipelines/payload.py). ``pipeline`` runs any pipeline, with one process
+per instance, because a pipeline may not be thread-safe. ``modelfile`` runs a model file between two functions of the
+user; its instances share weights if the instances of the inner engine do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .base import Arrays, Engine
 
 
 class PipelineEngine(Engine):
-    """A pipeline (see pipelines.py).
+    """A pipeline (see pipelines/opening.py).
 
-    Options: ``pipeline_options`` (keywords of its constructor), ``batch_size`` (files that it is given at a time),
-    ``keep`` ("files", "lines" or "values") and, for files, ``output_dir``.
+    Options: ``pipeline_options`` (keyword arguments of its constructor), ``batch_size`` (files per call of the
+    pipeline), ``keep`` ("files", "lines" or "values") and, with "files", ``output_dir``.
     """
 
     name = "pipeline"
@@ -34,14 +34,14 @@ class PipelineEngine(Engine):
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Run the files of a request through the pipeline; never raises for a fault of a file's."""
+        """Run the files of a request through the pipeline; a file's error is in its record and is not raised."""
         records = self._batches.run(*unpack_files(inputs[0]))
-        answer = pack_records(self._device, records, *self._batches.writer.take())
-        return {RECORDS: put(answer, destinations.get(RECORDS))}
+        reply = pack_records(self._device, records, *self._batches.writer.take())
+        return {RECORDS: write_to_destination(reply, destinations.get(RECORDS))}
 
 
-def put(data: bytes, destination: Optional[np.ndarray]) -> np.ndarray:
-    """Write bytes to the destination where they are wanted, if they fit there; else return an array of their own."""
+def write_to_destination(data: bytes, destination: Optional[np.ndarray]) -> np.ndarray:
+    """Write bytes to the destination if they fit there; else return them as a new array."""
     if destination is None or destination.dtype != np.uint8 or destination.ndim != 1 or destination.size < len(data):
         return pad(data)
     destination[: len(data)] = np.frombuffer(data, np.uint8)

@@ -1,1 +1,1 @@
-"""Files through a pipeline: what a worker does for `ascend-parallel map`."""
+"""The worker's side of ``ascend-parallel map``: runs files through a pipeline and saves or packs the results."""

@@ -1,4 +1,4 @@
-"""Files run through a pipeline, batch by batch; one that fails costs only itself."""
+"""Runs files through a pipeline, batch by batch; a file that fails does not affect the other files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 from .opening import Pipeline
-from .pairing import ResultsDoNotPair, pair
+from .pairing import ResultMismatch, pair
 from .payload import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
-from .saving import CannotSave
+from .saving import SaveError
 from .writers import FileWriter, JsonLinesWriter, ValueWriter
 
 #: (path, name).
@@ -19,9 +19,9 @@ File = Tuple[str, str]
 #: [status, seconds, detail]; see payload.py.
 Record = List[Any]
 
-#: A longer reason is cut: it goes into a line of the manifest.
+#: A longer reason is cut: it goes into one line of the manifest.
 _MAX_REASON_CHARS = 1000
-#: After so many failures in a row even errors that were harmless before make a worker check that its pipeline works.
+#: After this many failures in a row, a worker checks its pipeline even if the same kind of error was harmless before.
 _FAILURES_UNTIL_CHECK = 10
 
 
@@ -29,7 +29,7 @@ class BatchRunner:
     """Runs files through a pipeline.
 
     Attributes:
-        writer: what becomes of the results.
+        writer: saves or collects the results.
     """
 
     def __init__(self, pipeline: Pipeline, options: Dict[str, Any]) -> None:
@@ -40,15 +40,16 @@ class BatchRunner:
         self._failures_in_a_row = 0
         self._harmless: Set[str] = set()
 
-    def run(self, files: List[File], control: Optional[str]) -> List[Record]:
-        """Return a record for each file, in order; what is kept of their results is for the writer to give.
+    def run(self, files: List[File], known_good: Optional[str]) -> List[Record]:
+        """Run files; return one record per file, in order. The writer holds the results that are not saved to files.
 
-        Where the output folder takes no more files, the last record says so, and the files behind it have none.
+        If the output folder accepts no more files, the last record says so, and the files after it have no record.
 
         Args:
-            files: to be done.
-            control: the path of a file that went well before: if it fails now, the pipeline has broken. After some
-                errors of a device (CUDA's illegal memory access is one) nothing succeeds any more in that process.
+            files: the files to process.
+            known_good: the path of a file that was processed without an error before. If it fails now, the pipeline is
+                broken: after some errors of a device, such as CUDA's illegal memory access, every later call in the
+                same process fails.
         """
         if self._is_broken:
             os._exit(BROKEN)
@@ -57,79 +58,80 @@ class BatchRunner:
         while len(records) < len(files) and not self._is_broken and not (records and time.perf_counter() > end_s):
             batch = files[len(records) : len(records) + self._batch_size]
             try:
-                tried = self._run_batch(batch)
-            except CannotSave as error:
+                batch_records = self._run_batch(batch)
+            except SaveError as error:
                 records.append([UNSAVED, 0.0, str(error)])
                 return records
-            if tried[-1][0] == FAILED and control is not None:
-                tried = self._check(tried, control)
-            records += tried
+            if batch_records[-1][0] == FAILED and known_good is not None:
+                batch_records = self._check(batch_records, known_good)
+            records += batch_records
         return records + [[UNTRIED, 0.0, None] for _ in files[len(records) :]]
 
     def _run_batch(self, batch: List[File]) -> List[Record]:
-        """Return the records of a batch; where it fails, of its files one by one."""
+        """Return the records of a batch; if the batch fails, run its files one by one."""
         started_s = time.perf_counter()
         try:
-            details = self._attempt(batch)
-        except CannotSave:
+            details = self._process(batch)
+        except SaveError:
             raise
         except Exception as error:
             if len(batch) == 1:
                 self._failures_in_a_row += 1
-                return [[FAILED, _since(started_s), reason_of(error)]]
-            self._note(error)
+                return [[FAILED, _since(started_s), failure_reason(error)]]
+            self._disable_batching(error)
             return [record for file in batch for record in self._run_batch([file])]
         self._failures_in_a_row = 0
         seconds = round(_since(started_s) / len(batch), 6)
         return [[DONE, seconds, detail] for detail in details]
 
-    def _check(self, tried: List[Record], control: str) -> List[Record]:
-        """Return the records of a batch whose last file failed; it is not to blame if the pipeline broke over another.
+    def _check(self, records: List[Record], known_good: str) -> List[Record]:
+        """Return the records of a batch whose last file failed, after a check that the pipeline still works.
 
-        What failed alone, in a process that worked until then, is to blame.
+        If the pipeline is broken, the cause is unknown for a batch of several files: they are marked as suspects. A
+        file that was alone is the cause.
         """
-        reasons = {_kind_of(record[2]) for record in tried if record[0] == FAILED}
+        reasons = {_error_kind(record[2]) for record in records if record[0] == FAILED}
         if reasons <= self._harmless and self._failures_in_a_row % _FAILURES_UNTIL_CHECK:
-            return tried
+            return records
         try:
-            list(pair([control], self._pipeline([control])))
+            list(pair([known_good], self._pipeline([known_good])))
         except Exception as error:
             self._is_broken = True
-            print("the pipeline broke: %s, which went well before, now fails (%s)" % (control, reason_of(error)))
-            return tried if len(tried) == 1 else [[SUSPECT, 0.0, None] if r[0] == FAILED else r for r in tried]
+            print("the pipeline is broken: %s, processed before, fails now (%s)" % (known_good, failure_reason(error)))
+            return records if len(records) == 1 else [[SUSPECT, 0.0, None] if r[0] == FAILED else r for r in records]
         self._harmless |= reasons
-        return tried
+        return records
 
-    def _attempt(self, batch: List[File]) -> List[Any]:
+    def _process(self, batch: List[File]) -> List[Any]:
         paths = [path for path, _ in batch]
-        return self.writer.keep([name for _, name in batch], pair(paths, self._pipeline(paths)))
+        return self.writer.write([name for _, name in batch], pair(paths, self._pipeline(paths)))
 
-    def _note(self, error: Exception) -> None:
-        """Give files one at a time from now on, where results of several cannot be told apart: no batch would do."""
-        if isinstance(error, ResultsDoNotPair):
+    def _disable_batching(self, error: Exception) -> None:
+        """Process files one at a time from now on, if the results of several files cannot be assigned to the files."""
+        if isinstance(error, ResultMismatch):
             self._batch_size = 1
-            print("%s, and they do not say whose they are (input_path); from now on it gets one file at a time" % error)
+            print("%s, and the results have no input_path; from now on the pipeline gets one file at a time" % error)
 
 
 def make_writer(options: Dict[str, Any]) -> Union[FileWriter, JsonLinesWriter, ValueWriter]:
-    """Return what keeps the results, by the option ``keep``."""
+    """Return the writer for the option ``keep``."""
     if options["keep"] == "files":
         return FileWriter(options["output_dir"])
     return JsonLinesWriter() if options["keep"] == "lines" else ValueWriter()
 
 
-def reason_of(error: BaseException) -> str:
-    """Return an exception as a sentence: its type, what it says, and where it was raised."""
+def failure_reason(error: BaseException) -> str:
+    """Return an exception as one sentence: its type, its message, and where it was raised."""
     text = " ".join(str(error).split())[:_MAX_REASON_CHARS]
-    if isinstance(error, ResultsDoNotPair):
+    if isinstance(error, ResultMismatch):
         return text
     frames = traceback.extract_tb(sys.exc_info()[2])
     where = " (%s, line %s)" % (os.path.basename(frames[-1].filename), frames[-1].lineno) if frames else ""
     return "%s: %s%s" % (type(error).__name__, text, where)
 
 
-def _kind_of(reason: str) -> str:
-    """Return what an error's reason has in common with others of its kind: its type, and where it was raised."""
+def _error_kind(reason: str) -> str:
+    """Return what a failure reason has in common with others of its kind: the type, and where it was raised."""
     return reason.partition(":")[0] + reason.rpartition("(")[2]
 
 

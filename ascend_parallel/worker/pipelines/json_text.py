@@ -1,4 +1,4 @@
-"""Results as JSON text."""
+"""Encoding of results as JSON text."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ import numpy as np
 
 
 class JsonEncoder:
-    """Writes results as JSON: numpy's numbers as numbers, arrays as lists; what has a ``json`` of its own, as that."""
+    """Encodes results as JSON: numpy numbers as numbers, arrays as lists, objects by their ``json`` attribute."""
 
     def __init__(self, special: Optional[Callable[[Any], Any]] = None) -> None:
-        """Make a writer.
+        """Create an encoder.
 
         Args:
-            special: called first with what JSON does not know; returns what stands for it, or None to leave it.
+            special: called first with each value that JSON does not support; returns a replacement, or None if it has
+                none.
         """
         self._special = special
-        # Kept, as json.dumps makes a new one each time, which takes longer than a small result.
+        # One encoder for all calls: json.dumps creates a new one per call, which takes longer than a small result.
         self._encoder = json.JSONEncoder(ensure_ascii=False, default=self._plain)
 
-    def write(self, value: Any) -> bytes:
-        """Return a result as JSON.
+    def encode(self, value: Any) -> bytes:
+        """Return a result as JSON text in UTF-8.
 
         Raises:
-            TypeError: something in it is of a type that JSON cannot hold.
+            TypeError: if the result contains a type that JSON does not support.
         """
-        value = own_json(value)
+        value = json_of_result(value)
         try:
             text = self._encoder.encode(value)
         except TypeError as error:
             if "keys must be" not in str(error):
                 raise
-            text = self._encoder.encode(_with_plain_keys(value))
+            text = self._encoder.encode(_convert_keys(value))
         try:
             return text.encode()
-        except UnicodeEncodeError:  # a file name that is no UTF-8
+        except UnicodeEncodeError:  # a file name that is not valid UTF-8
             return json.dumps(json.loads(text)).encode()
 
     def _plain(self, item: Any) -> Any:
-        found = self._special(item) if self._special is not None else None
-        return _plain(item) if found is None else found
+        replacement = self._special(item) if self._special is not None else None
+        return _plain(item) if replacement is None else replacement
 
 
-def own_json(value: Any) -> Any:
-    """Return what a result says of itself as JSON (a dict, or the text of one); else the result."""
-    said = getattr(value, "json", None)
-    if said is None:
-        return value
-    if callable(said):
-        said = said()
-    if isinstance(said, str):
-        said = json.loads(said)
-    return said["res"] if isinstance(said, dict) and list(said) == ["res"] else said
+def json_of_result(result: Any) -> Any:
+    """Return the ``json`` attribute of a result (a dict, JSON text, or a method that returns one); else the result."""
+    value = getattr(result, "json", None)
+    if value is None:
+        return result
+    if callable(value):
+        value = value()
+    if isinstance(value, str):
+        value = json.loads(value)
+    return value["res"] if isinstance(value, dict) and list(value) == ["res"] else value
 
 
 def _plain(item: Any) -> Any:
@@ -64,15 +65,13 @@ def _plain(item: Any) -> Any:
     if hasattr(item, "__fspath__"):
         return item.__fspath__()
     raise TypeError(
-        "the result holds a %s, which JSON cannot; return dicts, lists, strings, numbers and numpy arrays"
+        "the result contains a %s, which JSON does not support; return dicts, lists, strings, numbers and numpy arrays"
         % type(item).__name__
     )
 
 
-def _with_plain_keys(value: Any) -> Any:
-    """Return a copy whose keys are those that JSON takes: numpy's numbers are no numbers to it."""
+def _convert_keys(value: Any) -> Any:
+    """Return a copy with keys that JSON supports: numpy numbers become Python numbers."""
     if isinstance(value, dict):
-        return {
-            key.item() if isinstance(key, np.generic) else key: _with_plain_keys(item) for key, item in value.items()
-        }
-    return [_with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key.item() if isinstance(key, np.generic) else key: _convert_keys(item) for key, item in value.items()}
+    return [_convert_keys(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,9 +1,9 @@
-"""Pipelines: what turns a list of files into results, and how each kind is opened.
+"""Opens pipelines: callables that turn a list of files into results.
 
 ``module:factory`` or ``path/to/file.py:factory`` is called once in the worker, with ``device="gpu:1"`` and the user's
-options as keywords. It returns an object with ``predict``, or is itself callable; that is called with a list of paths
-and returns one result for each, as a list or a generator. ``paddlex:NAME_OR_CONFIG.yaml`` and ``paddleocr:ClassName``
-are opened with their own libraries, which must be installed for the worker's interpreter.
+options as keyword arguments. It returns an object with a ``predict`` method, or a callable. That is called with a list
+of paths and returns one result per path, as a list or a generator. ``paddlex:NAME_OR_CONFIG.yaml`` and
+``paddleocr:ClassName`` are opened with these libraries, which the worker's interpreter must have.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 from ..engines.callable import find_predict, load_object
 from .paddle_threads import paddleocr_keywords, paddlex_keywords
 
-#: What is called with a list of paths.
+#: A callable that gets a list of paths and returns the results.
 Pipeline = Callable[[List[str]], Iterable[Any]]
 
-#: Our device types -> what Paddle calls them.
+#: Our device types -> Paddle's names.
 PADDLE_TYPES = {"ascend": "npu", "gpu": "gpu"}
-#: A file named so may lie elsewhere than on this machine.
+#: Paths with these prefixes are not files of this machine.
 _URL_BEGINNINGS = ("http://", "https://")
 
 
@@ -31,40 +31,41 @@ def open_pipeline(spec: str, device: Tuple[str, int], options: Dict[str, Any]) -
     """Return the pipeline that ``spec`` names, built on a device.
 
     Raises:
-        ImportError, AttributeError, TypeError: it is not there, or is no pipeline; the message says what is missing.
+        ImportError, AttributeError, TypeError: if it does not exist or is not a pipeline; the message says what is
+            missing.
     """
     library, _, name = spec.partition(":")
     if library == "paddlex":
         return open_paddlex(name, device, options)
     if library == "paddleocr":
         return open_paddleocr(name, device, options)
-    made = load_object(spec)(device="%s:%d" % device, **options)
-    return check_results(find_predict(made, spec), spec)
+    pipeline = load_object(spec)(device="%s:%d" % device, **options)
+    return check_results(find_predict(pipeline, spec), spec)
 
 
 def open_paddlex(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
-    """Return a PaddleX pipeline, by its name or the path of its configuration."""
+    """Return a PaddleX pipeline by its name, or by the path of its configuration."""
     library = import_library("paddlex")
-    made = library.create_pipeline(device=paddle_device(device), **paddlex_keywords(library, name, options))
-    return refuse_missing(made.predict)
+    pipeline = library.create_pipeline(device=paddle_device(device), **paddlex_keywords(library, name, options))
+    return refuse_missing(pipeline.predict)
 
 
 def open_paddleocr(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
-    """Return an object of a class of PaddleOCR."""
+    """Return the ``predict`` method of an instance of a PaddleOCR class."""
     library = import_library("paddleocr")
     if not hasattr(library, name):
-        near = difflib.get_close_matches(name, [word for word in dir(library) if word[:1].isupper()], n=1)
-        hint = "; did you mean paddleocr:%s?" % near[0] if near else ""
+        matches = difflib.get_close_matches(name, [word for word in dir(library) if word[:1].isupper()], n=1)
+        hint = "; did you mean paddleocr:%s?" % matches[0] if matches else ""
         raise AttributeError("paddleocr has no class %r%s" % (name, hint))
-    made = getattr(library, name)(device=paddle_device(device), **paddleocr_keywords(options))
-    return refuse_missing(made.predict)
+    instance = getattr(library, name)(device=paddle_device(device), **paddleocr_keywords(options))
+    return refuse_missing(instance.predict)
 
 
 def import_library(name: str) -> Any:
-    """Import PaddleX or PaddleOCR; where it is missing, say what to install."""
+    """Import PaddleX or PaddleOCR; the error of a missing library says what to install."""
     try:
         library = importlib.import_module(name)
-        gc.freeze()  # or Python's end looks for cycles in all of it, thrice: 0.2 s
+        gc.freeze()  # else the interpreter's exit collects all of it three times: 0.2 s
         return library
     except ImportError as error:
         if getattr(error, "name", "") != name:
@@ -77,13 +78,13 @@ def import_library(name: str) -> Any:
 
 
 def paddle_device(device: Tuple[str, int]) -> str:
-    """Return a device as Paddle names it: ``"cpu"`` (which takes no number there), ``"gpu:1"``, ``"npu:0"``."""
+    """Return a device's name in Paddle: ``"cpu"`` (which takes no number there), ``"gpu:1"``, ``"npu:0"``."""
     kind, number = device
     return "cpu" if kind == "cpu" else "%s:%d" % (PADDLE_TYPES.get(kind, kind), number)
 
 
 def refuse_missing(predict: Pipeline) -> Pipeline:
-    """Return a pipeline that raises for files that are not there: Paddle gives no result for them, and no error."""
+    """Return a pipeline that raises for missing files: Paddle returns no result for them, and no error."""
 
     def checked(paths: List[str]) -> Iterable[Any]:
         for path in paths:
@@ -95,13 +96,13 @@ def refuse_missing(predict: Pipeline) -> Pipeline:
 
 
 def check_results(predict: Pipeline, spec: str) -> Pipeline:
-    """Return a pipeline whose results are sure to be one for each file, not one thing that could be taken for many."""
+    """Return a pipeline that raises unless its results are iterable, one per file."""
 
     def checked(paths: List[str]) -> Iterable[Any]:
         results = predict(paths)
         if isinstance(results, (dict, str, bytes)) or not hasattr(results, "__iter__"):
             raise TypeError(
-                "%s returned a %s for a list of %d files; expected a list, or a generator, with one result for each"
+                "%s returned a %s for a list of %d files; expected a list or a generator with one result per file"
                 % (spec, type(results).__name__, len(paths))
             )
         return results

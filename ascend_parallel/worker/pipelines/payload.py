@@ -1,9 +1,8 @@
-"""What goes to a worker that maps files, and what comes back: one uint8 array each way; both sides.
+"""The codec of map's requests and replies, for both sides: one uint8 array in each direction.
 
-There: JSON, ``[[[path, name], ...], control]``. Back: one line of JSON, ``{"device": ..., "files": [[status, seconds,
-detail], ...], "text_bytes": ..., "array_bytes": ...}``, and behind it the text and the arrays that were kept of the
-results (see writers.py). Both are padded, so that arrays of many calls have the same few sizes and their memory is
-found again.
+Request: JSON, ``[[[path, name], ...], known_good]``. Reply: one line of JSON, ``{"device": ..., "files": [[status,
+seconds, detail], ...], "text_bytes": ..., "array_bytes": ...}``, followed by the text and the arrays of the results
+(see writers.py). Both are padded to a power of two, so that few sizes occur and shared memory is reused.
 """
 
 from __future__ import annotations
@@ -13,62 +12,62 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-#: How it went with a file. DONE: the detail is what is kept of its results (see writers.py). FAILED: a sentence.
-#: UNSAVED: a sentence; the output folder takes no more files, and neither this one nor those behind it are done.
-#: UNTRIED: None; the bundle took too long, or the pipeline broke before. SUSPECT: None; it is one of those over which
-#: the pipeline broke, and to be tried alone.
+#: The status of a file, and its detail. DONE: what the writer returned (see writers.py). FAILED: the reason, a
+#: sentence. UNSAVED: a sentence; the output folder accepts no more files, and this file and all after it are
+#: unprocessed. UNTRIED: None; the bundle exceeded its time limit, or the pipeline broke before this file. SUSPECT:
+#: None; the pipeline broke in this file's batch, so the file is to be processed alone.
 DONE, FAILED, UNSAVED, UNTRIED, SUSPECT = 0, 1, 2, 3, 4
 
-#: No batch is begun later than this in a bundle: files that were quick so far may have become slow.
+#: After this time, a worker starts no further batch of a bundle: files that were quick so far may have become slow.
 BUNDLE_LIMIT_S = 0.5
 
-#: The exit code of a worker whose pipeline broke: it ends when it is asked the next time, before it tries anything.
+#: The exit code of a worker with a broken pipeline. It exits at its next request, before it processes any file.
 BROKEN = 75
 
-#: The name of the arrays, as input and as output.
+#: The names of the input array and of the output array.
 FILES, RECORDS = "files", "records"
 
-#: Arrays are at least so long, and a power of two.
+#: The minimum size of an array.
 _LEAST_BYTES = 4096
-#: Stands for an array in the JSON of a result: [offset in the arrays' bytes, dtype, shape].
+#: The key of a dict that replaces an array in the JSON of a result: [offset in the arrays' bytes, dtype, shape].
 ARRAY_KEY = "__array__"
 
 
 def pad(data: bytes) -> np.ndarray:
-    """Return bytes as a uint8 array whose length is a power of two; spaces fill it."""
+    """Return bytes as a uint8 array whose length is a power of two, padded with spaces."""
     size = max(_LEAST_BYTES, 1 << max(0, len(data) - 1).bit_length())
     return np.frombuffer(data.ljust(size), np.uint8)
 
 
-def pack_files(files: Sequence[Tuple[str, str]], control: Optional[str]) -> np.ndarray:
-    """Return the request for some files, (path, name) each; ``control`` is the path of one that went well before."""
-    return pad(json.dumps([files, control]).encode())
+def pack_files(files: Sequence[Tuple[str, str]], known_good: Optional[str]) -> np.ndarray:
+    """Return the request for some files, (path, name) each; ``known_good`` is the path of a file processed before."""
+    return pad(json.dumps([files, known_good]).encode())
 
 
 def unpack_files(array: np.ndarray) -> Tuple[List[Tuple[str, str]], Optional[str]]:
-    """Return the files of a request, and the control."""
-    files, control = json.loads(array.tobytes())
-    return [(path, name) for path, name in files], control
+    """Return the files and the known good path of a request."""
+    files, known_good = json.loads(array.tobytes())
+    return [(path, name) for path, name in files], known_good
 
 
 def pack_records(device: str, records: Sequence[Any], text: bytes, arrays: bytes) -> bytes:
-    """Return the answer; to be padded."""
+    """Return the reply, without its padding."""
     head = {"device": device, "files": records, "text_bytes": len(text), "array_bytes": len(arrays)}
     return json.dumps(head).encode() + b"\n" + text + arrays
 
 
 def unpack_records(array: np.ndarray) -> Tuple[str, List[Any], bytes, bytes]:
-    """Return device, records, text and arrays of an answer."""
+    """Return the device, records, text and arrays of a reply."""
     data = array.tobytes()
     head, _, _ = data.partition(b"\n")
-    told = json.loads(head)
+    fields = json.loads(head)
     start = len(head) + 1
-    middle = start + told["text_bytes"]
-    return told["device"], told["files"], data[start:middle], data[middle : middle + told["array_bytes"]]
+    middle = start + fields["text_bytes"]
+    return fields["device"], fields["files"], data[start:middle], data[middle : middle + fields["array_bytes"]]
 
 
 def unpack_results(text: bytes, arrays: bytes) -> List[Any]:
-    """Return the results that were packed: a list of them for each file that is done, arrays as arrays."""
+    """Return the packed results: a list of results for each file with status DONE, with numpy arrays."""
 
     def restore(item: Any) -> Any:
         if ARRAY_KEY not in item:
@@ -77,5 +76,5 @@ def unpack_results(text: bytes, arrays: bytes) -> List[Any]:
         size = int(np.prod(shape, dtype=np.int64))
         return np.frombuffer(arrays, dtype, size, offset).reshape(shape).copy()
 
-    found: List[Any] = json.loads(text, object_hook=restore if arrays else None)
-    return found
+    results: List[Any] = json.loads(text, object_hook=restore if arrays else None)
+    return results

@@ -1,8 +1,8 @@
-"""Results saved to files, each whole or not at all.
+"""Saves results to files, atomically.
 
-A result's own ``save_to_json`` is used where it has one. Else dicts and lists become JSON, arrays (and dicts of nothing
-but arrays) .npz, PIL images .png, strings .txt. The name is the input's whole name with that suffix behind, so that
-``same.jpg`` and ``same.png`` do not meet; a file with several results has them numbered: ``x.pdf_0.json``.
+A result with a ``save_to_json`` method is saved by it. Otherwise dicts and lists become JSON, arrays (and dicts of
+arrays) .npz, PIL images .png, strings .txt. The output's name is the input's whole name plus that suffix, so that
+``same.jpg`` and ``same.png`` do not collide. The outputs of a file with several results are numbered: ``x.pdf_0.json``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from .json_text import JsonEncoder
 
-#: What names of files begin with that are being written. They lie in the folder they are for: a rename from one folder
-#: to another takes a lock that all workers share.
+#: The prefix of files that are being written. They are in the folder of the final file: a rename between two folders
+#: takes a lock that all workers share.
 PARTIAL = ".partial-"
-#: Errors that the next file would meet, too.
+#: Errors that the next file would have too.
 _ERRNOS_OF_DISKS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -34,78 +34,78 @@ _ERRNOS_OF_DISKS = (
 _JSON = JsonEncoder()
 
 
-class CannotSave(Exception):
-    """The output folder takes no more files: it is full, gone, or not writable."""
+class SaveError(Exception):
+    """The output folder accepts no more files: it is full, missing, or not writable."""
 
 
 class Saver:
-    """Saves results under one folder, from one thread."""
+    """Saves results below one folder; for one thread."""
 
     _numbers = itertools.count()
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._made = {""}
+        self._created_folders = {""}
 
     def save(self, name: str, page: Optional[int], result: Any) -> str:
         """Write a result.
 
         Args:
             name: the input's name, with its sub-folder and suffix.
-            page: its number among the results of that input; None for the only one.
-            result: what the pipeline gave.
+            page: the number of the result among the results of its input; None for the only one.
+            result: the result of the pipeline.
 
         Returns:
-            The file's path relative to the folder.
+            The path of the file, relative to the folder.
 
         Raises:
-            CannotSave: the disk is full, or the folder cannot be written.
-            TypeError: the result is of a kind that has no file format here.
+            SaveError: if the disk is full, or the folder is not writable.
+            TypeError: if there is no file format for the result's type.
         """
-        suffix, write = choose_format(result)
+        suffix, write_to = choose_format(result)
         output = name + ("" if page is None else "_%d" % page) + suffix
-        below, slash, _ = output.rpartition("/")
+        folder, slash, _ = output.rpartition("/")
         partial = "%s/%s%s%s%d-%d%s" % (
-            *(self._folder, below, slash, PARTIAL),
+            *(self._folder, folder, slash, PARTIAL),
             *(os.getpid(), next(self._numbers), suffix),
         )
         path = "%s/%s" % (self._folder, output)
         try:
-            self._make_folder(below)
-            write(partial)
+            self._make_folder(folder)
+            write_to(partial)
             os.replace(partial, path)
         except OSError as error:
-            self._drop(partial)
+            self._remove(partial)
             if error.errno in _ERRNOS_OF_DISKS:
-                raise CannotSave("%s could not be written: %s" % (path, error.strerror)) from error
+                raise SaveError("%s could not be written: %s" % (path, error.strerror)) from error
             raise
         except BaseException:
-            self._drop(partial)
+            self._remove(partial)
             raise
         return output
 
     def remove(self, outputs: List[str]) -> None:
-        """Take files away that belong to a batch that has failed."""
+        """Remove the files of a batch that has failed."""
         for output in outputs:
-            self._drop(os.path.join(self._folder, output))
+            self._remove(os.path.join(self._folder, output))
 
     def _make_folder(self, folder: str) -> None:
-        if folder not in self._made:
+        if folder not in self._created_folders:
             os.makedirs(os.path.join(self._folder, folder), exist_ok=True)
-            self._made.add(folder)
+            self._created_folders.add(folder)
 
-    def _drop(self, path: str) -> None:
+    def _remove(self, path: str) -> None:
         try:
             os.unlink(path)
         except OSError:
-            pass  # it was not written
+            pass  # the file does not exist
 
 
 def choose_format(result: Any) -> Tuple[str, Callable[[str], None]]:
-    """Return the suffix for a result, and what writes it to a path.
+    """Return the suffix for a result, and the function that writes it to a path.
 
     Raises:
-        TypeError: there is none for its type.
+        TypeError: if there is no file format for the result's type.
     """
     if hasattr(result, "save_to_json"):
         return ".json", lambda path: result.save_to_json(path)
@@ -119,7 +119,7 @@ def choose_format(result: Any) -> Tuple[str, Callable[[str], None]]:
         return ".txt", lambda path: _write(path, result.encode("utf-8", "surrogateescape"))
     if isinstance(result, (bytes, bytearray)):
         raise TypeError("the result is %s, which has no file format; return a str, dict, list or array" % type(result))
-    return ".json", lambda path: _write(path, _JSON.write(result))
+    return ".json", lambda path: _write(path, _JSON.encode(result))
 
 
 def _write(path: str, data: bytes) -> None:
@@ -132,5 +132,5 @@ def _write(path: str, data: bytes) -> None:
 def _write_arrays(path: str, arrays: Dict[Any, Any]) -> None:
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise TypeError("array %r holds Python objects, which .npz files do not; return numbers" % name)
+            raise TypeError("array %r contains Python objects, which .npz files do not support; return numbers" % name)
     np.savez(path, **{str(name): array for name, array in arrays.items()})

@@ -1,4 +1,4 @@
-"""Stands in for PaddleOCR."""
+"""A stand-in for PaddleOCR."""
 
 from paddlex import create_pipeline
 

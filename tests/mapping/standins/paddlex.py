@@ -1,4 +1,4 @@
-"""Stands in for PaddleX: its interface, and its faults as they were seen with the real one (the real one has tests)."""
+"""A stand-in for PaddleX: its interface, and faults observed with the real library (which has its own tests)."""
 
 
 class Result(dict):
@@ -21,7 +21,7 @@ class Pipeline:
     def predict(self, paths):
         for path in paths:
             if not isinstance(path, str) or "gone" in path:
-                continue  # in silence
+                continue  # without an error
             if "bad" in path:
                 raise RuntimeError("a bad image takes its batch with it")
             yield Result(input_path=path, page_index=None, device=self.device, pipeline=self.name, options=self.options)
