@@ -1,4 +1,4 @@
-"""What the tests of the engines share: one runner a number of devices, for all tests of an engine."""
+"""Fixtures for the tests of the engines: per engine, one runner for each number of devices, shared by all tests."""
 
 import functools
 import sys
@@ -16,7 +16,7 @@ from ascend_parallel import ParallelPredictUtils
 FACTORIES = Path(__file__).with_name("factories.py")
 DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
 
-#: Of each of these there is a model that takes any number of rows, and one ("..._fixed") that takes two.
+#: Each model exists for any number of rows, and ("..._fixed") for two.
 _ONNX = {
     "linear": models.linear,
     "two": models.two,
@@ -27,23 +27,23 @@ _ONNX = {
         f"same_{dtype}": functools.partial(models.same, dtype, in_floats=dtype in ("uint8", "bool")) for dtype in DTYPES
     },
 }
-#: Rows a task where the model leaves it open, so that the chunks are the same on any number of devices.
+#: Rows per task for models of any batch size, so that the chunks are the same on any number of devices.
 CHUNK_SIZE = 3
 
 
 class Bench:
-    """One engine: its models, and runners of 1, 2 and 3 devices that hold all of them."""
+    """One engine: its models, and runners with 1, 2 and 3 devices that have all models."""
 
     def __init__(self, engine):
         self.engine = engine
         self._runners = {}
 
     def reference(self, name, feeds, batch="batch"):
-        """Return what ONNX Runtime computes alone, in this process."""
+        """Return what ONNX Runtime computes in this process."""
         return models.run_onnx(_ONNX[name](batch), feeds)
 
     def runner(self, count, *, fixed=False):
-        """Return a runner of so many devices; opened once."""
+        """Return a runner with ``count`` devices; it is opened once."""
         key = (count, fixed)
         if key not in self._runners:
             self._runners[key] = self.open(
@@ -63,7 +63,7 @@ class Bench:
         return {"worker_python": models.mslite_python()} if self.engine == "mslite" else {}
 
     def file(self, path):
-        """Return an ONNX model as this engine takes it."""
+        """Return an ONNX model in the file format of this engine."""
         return models.convert(path) if self.engine == "mslite" else path
 
     def close(self):
@@ -80,20 +80,20 @@ class Bench:
 @pytest.fixture(scope="module", params=["onnxruntime", pytest.param("mslite", marks=pytest.mark.mslite), "callable"])
 def bench(request):
     """Return each engine's bench in turn."""
-    found = Bench(request.param)
-    found.interpreter()  # skips, or fails in CI, where MindSpore Lite is missing
-    yield found
-    found.close()
+    bench = Bench(request.param)
+    bench.interpreter()  # skips the test, or fails in CI, if MindSpore Lite is missing
+    yield bench
+    bench.close()
 
 
 @pytest.fixture
 def factory():
-    """Return the ``file.py:name`` of a callable model."""
+    """Return a function that returns the ``file.py:name`` of a callable model."""
     return lambda name: f"{FACTORIES}:{name}"
 
 
 def feeds_for(name, rows, seed=0):
-    """Return inputs of so many rows for a model of the bench."""
+    """Return inputs with this number of rows for a model of the bench."""
     random = np.random.default_rng(seed + rows)
     name = name.removesuffix("_fixed")
 

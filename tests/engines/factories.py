@@ -11,7 +11,7 @@ def weights(*shape):
 
 
 class Fixed:
-    """A model that takes two rows at a time and refuses any other number."""
+    """A model that accepts batches of two rows only."""
 
     def __init__(self, function, specs):
         self.function = function
@@ -87,7 +87,7 @@ def double(device):
 
 
 def turn(device):
-    """Rows turned round, in whatever dtype."""
+    """Reverse the rows, for any dtype."""
     return lambda inputs: {"y": inputs["x"][:, ::-1]}
 
 
@@ -96,7 +96,7 @@ def two(device):
 
 
 def scale(device):
-    """x times a step that is 0-d or of one element and the same for all rows."""
+    """x times a step that is 0-d or has one element, the same for all rows."""
     return lambda inputs: {"y": inputs["x"] * inputs["step"]}
 
 
@@ -109,7 +109,7 @@ def lone(device):
 
 
 def who(device):
-    """Where each row was computed: its worker's process and device."""
+    """The process and device that computed each row."""
     number = int(device.rpartition(":")[2])
 
     def predict(inputs):
@@ -120,7 +120,7 @@ def who(device):
 
 
 def flags(device):
-    """What a model sees of its input."""
+    """The flags of the input that a model gets."""
 
     def predict(inputs):
         x = inputs["x"]
@@ -135,17 +135,17 @@ def scalar(device):
 
 
 def positive(device):
-    """Only the rows that are positive: an output whose number of rows depends on the data."""
+    """The positive rows only: an output whose number of rows depends on the data."""
     return lambda inputs: {"y": inputs["x"][inputs["x"][:, 0] > 0]}
 
 
 def wide(device):
-    """As many columns as the first row says."""
+    """An output whose number of columns is the first number of the input."""
     return lambda inputs: {"y": np.repeat(inputs["x"][:, :1], int(inputs["x"][0, 0]), axis=1)}
 
 
 def sometimes(device):
-    """Nothing at all where the first number is negative."""
+    """No output if the first number is negative."""
     return lambda inputs: {} if inputs["x"].flat[0] < 0 else {"y": inputs["x"] + 1}
 
 
@@ -158,7 +158,7 @@ def other_dtype(device):
 
 
 def constant_table(device):
-    """An output that is the same for every chunk."""
+    """An output that is equal for all chunks."""
     return lambda inputs: {"y": inputs["x"], "table": np.arange(5)}
 
 
@@ -199,7 +199,7 @@ def not_callable(device):
 
 
 class WithSpecs:
-    """A model that tells its inputs and outputs; ``rows`` makes it one of fixed batch."""
+    """A model that declares its inputs and outputs; ``rows`` sets a fixed batch size."""
 
     def __init__(self, device, factor=2.0, rows="batch"):
         self.inputs = [("x", "float32", (rows, 3))]
@@ -212,7 +212,7 @@ class WithSpecs:
 
 
 def counts_threads(device):
-    """How many calls run in this process at the same time; each waits until there are two, or gives up."""
+    """The number of concurrent calls in this process; each call waits until there are two, or until a timeout."""
     barrier = threading.Barrier(2)
 
     def predict(inputs):

@@ -1,4 +1,4 @@
-"""The callable engine: any Python object is the model."""
+"""The callable engine: any Python object can be the model."""
 
 import models
 import numpy as np
@@ -9,7 +9,7 @@ from ascend_parallel import EngineError, ParallelPredictUtils, ShapeError, Usage
 
 @pytest.fixture
 def run(factory):
-    """Run one callable on one input, over two workers or as many as asked; return the results of three calls."""
+    """Return a function that runs a callable on one input, by default over two workers, and returns all results."""
 
     def run(name, inputs, *, calls=3, **options):
         with ParallelPredictUtils(factory(name), **{"devices": "cpu:0,1", **options}) as runner:
@@ -45,8 +45,8 @@ def test_a_step_of_one_element_is_never_guessed(run):
         run("scale", {"x": X, "step": np.ones(1, np.float32)})
 
 
-def test_a_model_sees_plain_arrays(run):
-    """C-contiguous, aligned, native, read-only: whatever the caller's were."""
+def test_a_model_gets_plain_arrays(run):
+    """C-contiguous, aligned, native, read-only, for any layout of the caller's arrays."""
     for x in (X, np.asfortranarray(X), X[::-1], X.astype(">f4"), X[:, ::2]):
         for result in run("flags", {"x": x}, calls=2):
             assert result["seen"].all()
@@ -62,7 +62,7 @@ def test_instances_are_processes(run):
         assert len({worker["pid"] for worker in runner.stats()["workers"].values()}) == 2
 
 
-def test_a_model_of_its_own_specs(factory):
+def test_a_model_with_specs(factory):
     options = {"engine_options": {"factor": 3.0}, "devices": "cpu:0,1"}
     with ParallelPredictUtils(factory("WithSpecs"), **options) as runner:
         assert [spec.name for spec in runner.inputs] == ["x"]
@@ -79,8 +79,8 @@ def test_a_model_of_its_own_specs(factory):
     ("name", "inputs", "kind", "words"),
     [
         ("scalar", {"x": X}, ShapeError, r"'loss' has shape \(\) for a chunk of 4 rows.*batch_axes=\{'loss': None\}"),
-        ("objects", {"x": X}, EngineError, "output 'y' holds object elements, which do not travel .*return numpy"),
-        ("records", {"x": X}, EngineError, "output 'y' holds .*'<i4'.* elements, which do not travel"),
+        ("objects", {"x": X}, EngineError, "output 'y' has object elements, which cannot be sent .*return numpy"),
+        ("records", {"x": X}, EngineError, "output 'y' has .*'<i4'.* elements, which cannot be sent"),
         ("writes", {"x": X}, EngineError, "ValueError: assignment destination is read-only"),
         ("fails", {"x": X}, EngineError, "cpu:. failed while predicting .*fails with callable: ValueError: no"),
         ("transposed", {"x": X}, ShapeError, r"'y' has shape \(3, 4\) for a chunk of 4 rows"),
@@ -93,13 +93,13 @@ def test_a_model_of_its_own_specs(factory):
         ),
     ],
 )
-def test_outputs_that_cannot_be(run, name, inputs, kind, words):
+def test_invalid_outputs(run, name, inputs, kind, words):
     with pytest.raises(kind, match=words):
         run(name, inputs, calls=1)
 
 
-def test_words_travel(run):
-    """Labels, say: strings of fixed size are as good as numbers."""
+def test_strings_are_sent(run):
+    """Labels, for example: strings of fixed size are supported like numbers."""
     for result in run("words", {"x": X}):
         assert result["y"].tolist() == ["a"] * 7
 
@@ -118,8 +118,8 @@ def test_rows_along_another_axis_of_the_output(run):
         np.testing.assert_array_equal(result["y"], X.T)
 
 
-def test_an_output_of_as_many_rows_as_the_data_says(factory):
-    """One chunk: any shape. Every guess from the call before is wrong."""
+def test_an_output_whose_number_of_rows_depends_on_the_data(factory):
+    """One chunk may have any shape. Each guess from the call before is wrong."""
     with ParallelPredictUtils(factory("positive"), devices="cpu") as runner:
         for hits in (7, 7, 3, 0, 5, 7):
             x = X.copy()
@@ -139,7 +139,7 @@ def test_an_output_that_changes_its_width_or_dtype(factory):
             np.testing.assert_array_equal(got, X * sign)
 
 
-def test_a_model_that_suddenly_returns_nothing_never_gives_old_memory(factory):
+def test_an_output_that_is_sometimes_missing_never_returns_old_memory(factory):
     with ParallelPredictUtils(factory("sometimes"), devices="cpu") as runner:
         for _ in range(3):
             np.testing.assert_array_equal(runner.predict({"x": X})["y"], X + 1)
@@ -156,12 +156,12 @@ def test_inputs_of_different_dtypes_and_shapes_in_turn(factory):
                 np.testing.assert_array_equal(got, x[:, ::-1])
 
 
-def test_a_misspelt_batch_axis_is_found_when_the_names_are_known(run):
+def test_a_misspelt_batch_axis_is_refused_when_the_names_are_known(run):
     with pytest.raises(UsageError, match=r"batch_axes names 'stepp', but .* x, step, y"):
         run("scale", {"x": X, "step": np.float32(2)}, batch_axes={"stepp": None}, calls=1)
 
 
-def test_batch_axes_without_a_meaning_for_this_model_are_fine_with_several(factory):
+def test_batch_axes_that_only_one_of_several_models_has_are_accepted(factory):
     both = {"double": factory("double"), "scale": factory("scale")}
     with ParallelPredictUtils(both, devices="cpu:0,1", batch_axes={"step": None}) as runner:
         np.testing.assert_array_equal(runner.predict({"x": X}, model="double")["y"], X * 2)
@@ -169,7 +169,7 @@ def test_batch_axes_without_a_meaning_for_this_model_are_fine_with_several(facto
         np.testing.assert_array_equal(runner.predict({"x": X, "step": step}, model="scale")["y"], X)
 
 
-def test_a_module_is_found_where_the_master_finds_it(tmp_path, monkeypatch):
+def test_a_module_is_found_where_the_master_would_find_it(tmp_path, monkeypatch):
     (tmp_path / "my_model.py").write_text("import helper_of_mine\ndef make(device): return helper_of_mine.f\n")
     (tmp_path / "helper_of_mine.py").write_text("def f(inputs): return {'y': inputs['x'] * 4}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -179,15 +179,15 @@ def test_a_module_is_found_where_the_master_finds_it(tmp_path, monkeypatch):
 
 @pytest.mark.mslite
 def test_a_callable_under_another_python(factory):
-    """Master and worker of different Pythons and numpys: 3.7 with numpy 1.21 here."""
+    """Master and worker have different versions of Python and numpy: here the worker has 3.7 and 1.21."""
     with ParallelPredictUtils(factory("turn"), devices="cpu:0,1", worker_python=models.mslite_python()) as runner:
         for x in (X, X.astype("float16"), X > 5):
             for _ in range(2):
                 np.testing.assert_array_equal(runner.predict({"x": x})["y"], x[:, ::-1])
 
 
-def test_what_a_model_leaves_open_is_written_at_the_end(tmp_path):
-    """A worker ends as Python programs do: files of the user's module are flushed, its atexit functions run."""
+def test_a_model_s_open_files_are_flushed_at_the_end(tmp_path):
+    """A worker exits like any Python program: files of the user's module are flushed, its atexit functions run."""
     (tmp_path / "noting.py").write_text(
         "import atexit, pathlib\n"
         "folder = pathlib.Path(__file__).parent\n"
@@ -206,7 +206,7 @@ def test_what_a_model_leaves_open_is_written_at_the_end(tmp_path):
     assert [(tmp_path / name).read_text() for name in ("log", "own", "atexit")] == ["module", "model", "ran"]
 
 
-def test_a_model_that_tells_of_no_inputs_takes_none(tmp_path):
+def test_a_model_that_declares_an_empty_list_of_inputs_takes_none(tmp_path):
     (tmp_path / "none.py").write_text(
         "class Model:\n"
         "    inputs = []\n"

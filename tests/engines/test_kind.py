@@ -1,4 +1,4 @@
-"""What only a worker can find out: a missing package, interpreter, device or provider; each in one clear sentence."""
+"""Errors that only a worker can detect, such as a missing package, interpreter or provider: each is one sentence."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from ascend_parallel import EngineError, ParallelPredictUtils, UsageError, Worke
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
+def no_process_is_left():
     before = set(procs.children())
     yield
     assert set(procs.children()) <= before
@@ -20,21 +20,21 @@ def nothing_is_left():
 
 @pytest.fixture(autouse=True)
 def unknown_hardware(monkeypatch):
-    """A machine of which nothing is known, so that no device can be refused beforehand."""
+    """A machine with unknown hardware, so that no device is refused before the start."""
     from ascend_parallel.devices import Discovery
 
     monkeypatch.setattr("ascend_parallel.devices.discovery.discover", Discovery)
 
 
-def fails(kind, words, model, **options):
-    """Check that a model cannot be built, and that the first line says why in these words."""
+def assert_build_fails(kind, words, model, **options):
+    """Assert that a model cannot be built, and that the error's first line matches ``words``."""
     with pytest.raises(kind, match=words) as caught:
         ParallelPredictUtils(model, **{"devices": "cpu", **options}).build_model()
     return caught.value
 
 
 def interpreter(version):
-    """Return an interpreter that pyenv has, without any package; or skip."""
+    """Return an interpreter of pyenv without packages, or skip the test."""
     try:
         prefix = subprocess.run(["pyenv", "prefix", version], capture_output=True, text=True, timeout=20)
     except OSError:
@@ -54,7 +54,7 @@ def has_module(python, name):
 @pytest.mark.parametrize("version", ["2.7", "3.6"])
 def test_an_interpreter_that_is_too_old(version):
     python = interpreter(version)
-    error = fails(
+    error = assert_build_fails(
         WorkerDied, f"{python} is too old: workers need Python 3.7 or newer", models.linear(), worker_python=python
     )
     assert error.device == "cpu:0"
@@ -64,28 +64,32 @@ def test_an_interpreter_without_numpy():
     python = interpreter("3.8")
     if has_module(python, "numpy"):
         pytest.skip(f"{python} has numpy")
-    fails(WorkerDied, f"{python} has no numpy: install numpy .* there", models.linear(), worker_python=python)
+    assert_build_fails(
+        WorkerDied, f"{python} has no numpy: install numpy .* there", models.linear(), worker_python=python
+    )
 
 
 @pytest.mark.parametrize("program", ["/bin/true", "/bin/cat", "/bin/false"])
-def test_something_that_is_no_interpreter(program):
-    fails(WorkerDied, f"{program} may be no Python interpreter .*worker_python", models.linear(), worker_python=program)
+def test_a_program_that_is_not_an_interpreter(program):
+    assert_build_fails(
+        WorkerDied, f"{program} may be no Python interpreter .*worker_python", models.linear(), worker_python=program
+    )
 
 
 @pytest.mark.mslite
 def test_an_interpreter_without_onnxruntime():
     python = models.mslite_python()
     words = f"cpu:0 failed .*onnxruntime cannot be imported by {python} .*; install onnxruntime there.*worker_python"
-    error = fails(EngineError, words, models.linear(), worker_python=python)
+    error = assert_build_fails(EngineError, words, models.linear(), worker_python=python)
     assert "ImportError" in error.remote_traceback
 
 
 def test_an_interpreter_without_mindspore_lite(tmp_path):
     (tmp_path / "x.mindir").write_bytes(b"\n\x050.1.1\x12\tMindSpore*")
     if has_module(sys.executable, "mindspore_lite"):
-        pytest.skip("this very interpreter has mindspore_lite")
+        pytest.skip("this interpreter itself has mindspore_lite")
     words = f"mindspore_lite cannot be imported by {sys.executable} .*; install its wheel there, .*worker_python"
-    fails(EngineError, words, tmp_path / "x.mindir")
+    assert_build_fails(EngineError, words, tmp_path / "x.mindir")
 
 
 # ---- devices and providers
@@ -98,7 +102,7 @@ def test_no_ascend_for_mindspore_lite():
         r"ascend:0 failed while building .*mindir with mslite: .*could not build .* on ascend:0 .*Likely: there is no "
         r"Ascend device ascend:0, or CANN's libraries are not found \(source set_env.sh\)"
     )
-    fails(EngineError, words, model, devices="ascend:0", worker_python=models.mslite_python())
+    assert_build_fails(EngineError, words, model, devices="ascend:0", worker_python=models.mslite_python())
 
 
 def test_no_cuda_in_this_onnxruntime():
@@ -107,9 +111,9 @@ def test_no_cuda_in_this_onnxruntime():
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     words = "gpu:0 failed .*has no CUDAExecutionProvider .*; install onnxruntime-gpu in place of onnxruntime"
-    fails(EngineError, words, models.linear(), devices="gpu:0")
+    assert_build_fails(EngineError, words, models.linear(), devices="gpu:0")
     words = "gpu:0 failed .*has no TensorrtExecutionProvider .*; install onnxruntime-gpu .and TensorRT. in place"
-    fails(EngineError, words, models.linear(), devices="gpu:0", engine_options={"provider": "tensorrt"})
+    assert_build_fails(EngineError, words, models.linear(), devices="gpu:0", engine_options={"provider": "tensorrt"})
 
 
 @pytest.mark.parametrize(
@@ -121,17 +125,19 @@ def test_no_cuda_in_this_onnxruntime():
         ("cpu", "coreml", "provider 'coreml' does not run on cpu devices"),
     ],
 )
-def test_providers_that_are_not_there(devices, provider, words):
+def test_providers_that_are_missing(devices, provider, words):
     options = {"engine_options": {"provider": provider}} if provider else {}
-    fails(EngineError, words, models.linear(), devices=devices, **options)
+    assert_build_fails(EngineError, words, models.linear(), devices=devices, **options)
 
 
 # ---- models that are broken
 
 
-def test_a_model_that_is_cut_off(tmp_path):
+def test_a_model_that_is_incomplete(tmp_path):
     (tmp_path / "cut.onnx").write_bytes(models.linear().read_bytes()[:100])
-    error = fails(EngineError, "cpu:0 failed while building .*cut.onnx with onnxruntime: .*", tmp_path / "cut.onnx")
+    error = assert_build_fails(
+        EngineError, "cpu:0 failed while building .*cut.onnx with onnxruntime: .*", tmp_path / "cut.onnx"
+    )
     assert "the file is cut off, or is no ONNX model" in str(error)
     assert "Traceback" in error.remote_traceback
 
@@ -143,18 +149,20 @@ def test_a_mindir_that_is_broken(tmp_path, content):
     path = tmp_path / "broken.mindir"
     path.write_bytes(whole[:200] if content == "cut" else b"hello world" * 100)
     words = "could not build .*broken.mindir on cpu:0 .*Likely: " + (
-        "the file is cut off" if content == "cut" else "the file does not begin like a MINDIR file"
+        "the file is incomplete" if content == "cut" else "the file does not begin like a MINDIR file"
     )
-    fails(EngineError, words, path, worker_python=models.mslite_python())
+    assert_build_fails(EngineError, words, path, worker_python=models.mslite_python())
 
 
 def test_a_model_with_strings():
-    fails(EngineError, r"'x' has the type tensor\(string\).*only tensors of numbers and booleans", models.strings())
+    assert_build_fails(
+        EngineError, r"'x' has the type tensor\(string\).*only tensors of numbers and booleans", models.strings()
+    )
 
 
 def test_one_failure_ends_all_workers(tmp_path):
     (tmp_path / "junk.onnx").write_bytes(b"hello world" * 9)
-    fails(EngineError, "junk.onnx", tmp_path / "junk.onnx", devices="cpu:0-2")
+    assert_build_fails(EngineError, "junk.onnx", tmp_path / "junk.onnx", devices="cpu:0-2")
 
 
 # ---- callables
@@ -168,8 +176,8 @@ def test_one_failure_ends_all_workers(tmp_path):
         ("not_callable", {}, "not_callable returned a int; expected an object with a predict method, or a callable"),
     ],
 )
-def test_factories_that_cannot_be(factory, name, options, words):
-    fails(
+def test_invalid_factories(factory, name, options, words):
+    assert_build_fails(
         EngineError,
         f"cpu:0 failed while building .*{name} with callable: .*{words}",
         factory(name),
@@ -177,20 +185,20 @@ def test_factories_that_cannot_be(factory, name, options, words):
     )
 
 
-def test_modules_that_are_not_there():
-    fails(EngineError, "No module named 'no_such_module'", "no_such_module:factory")
-    fails(EngineError, "there is no Python file /nowhere/model.py", "/nowhere/model.py:factory")
+def test_modules_that_do_not_exist():
+    assert_build_fails(EngineError, "No module named 'no_such_module'", "no_such_module:factory")
+    assert_build_fails(EngineError, "there is no Python file /nowhere/model.py", "/nowhere/model.py:factory")
 
 
 # ---- batch axes
 
 
 def test_a_misspelt_batch_axis_ends_all_workers():
-    fails(UsageError, "batch_axes names 'X', but the model has x, y", models.linear(), batch_axes={"X": 0})
+    assert_build_fails(UsageError, "batch_axes names 'X', but the model has x, y", models.linear(), batch_axes={"X": 0})
 
 
-def test_another_chunk_size_than_the_model_s():
+def test_a_chunk_size_other_than_the_model_s():
     words = "chunk_size is 3, but the model takes 2 rows at a time"
-    made = ParallelPredictUtils(models.linear(2), devices="cpu", chunk_size=3)
-    with made as runner, pytest.raises(UsageError, match=words):
+    unbuilt = ParallelPredictUtils(models.linear(2), devices="cpu", chunk_size=3)
+    with unbuilt as runner, pytest.raises(UsageError, match=words):
         runner.predict({"x": models.weights(6, 8)})

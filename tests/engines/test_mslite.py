@@ -1,4 +1,4 @@
-"""What is MindSpore Lite's own, on the real one: rewritten dtypes, resizing, a Model a thread, MSLitePredict alone."""
+"""Behaviour of the real MindSpore Lite: rewritten dtypes, resizing, a Model per thread, MSLitePredict alone."""
 
 import os
 import subprocess
@@ -32,22 +32,22 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def test_wide_whole_numbers_go_into_its_narrow_ones(make):
-    """Its converter makes int64 models int32 ones: ids that fit are passed, others are refused by name."""
+def test_int64_inputs_are_converted_if_the_values_fit(make):
+    """The converter makes int32 models of int64 ones: ids that fit are converted, others are refused by name."""
     ids = np.array([[0, 1, 2], [7, 8, 9], [3, 3, 3]], np.int64)
     for batch in (1, 2, "batch"):
         with make(models.embed(batch)) as runner:
             assert [(spec.name, spec.dtype) for spec in runner.inputs] == [("ids", "int32")]
-            for given in (ids, ids.astype("int32"), ids.astype("uint8"), ids.tolist(), np.asfortranarray(ids)):
-                np.testing.assert_array_equal(runner.predict({"ids": given})["y"], models.weights(10, 4)[ids])
+            for ids_as_given in (ids, ids.astype("int32"), ids.astype("uint8"), ids.tolist(), np.asfortranarray(ids)):
+                np.testing.assert_array_equal(runner.predict({"ids": ids_as_given})["y"], models.weights(10, 4)[ids])
             with pytest.raises(
                 ShapeError, match=r"'ids' holds values from 0 to 1099511627776, which do not fit .*int32"
             ):
                 runner.predict({"ids": np.array([[0, 1, 2**40]] * 3)})
 
 
-def test_sizes_may_change_from_call_to_call(make):
-    """A model with open axes is resized; each size gives what ONNX Runtime gives."""
+def test_sizes_may_change_between_calls(make):
+    """A model with open axes is resized; each size computes the same as ONNX Runtime."""
     for path, tail in ((models.linear(), (8,)), (models.layer_norm(), (5, 8))):
         with make(path, chunk_size=4) as runner:
             for rows in (1, 9, 2, 4, 9, 30, 1, 3):
@@ -70,11 +70,11 @@ def test_all_axes_may_be_open(make):
 
 
 def test_layer_norm_of_few_elements_is_right_by_default(make):
-    """With more threads, 2.0.0 computes only a part of its rows: hence one thread unless told otherwise."""
+    """With more threads, 2.0.0 computes only some of its rows; therefore the default is one thread."""
     path = models.layer_norm_node()
     x = normal(6, 5, 8)
     wanted = np.concatenate([models.run_onnx(path, {"x": x[i : i + 2]})["y"] for i in (0, 2, 4)])
-    with make(path) as runner:  # 1e-4: 2.0.0 leaves the node's epsilon of 1e-5 out
+    with make(path) as runner:  # 1e-4: 2.0.0 ignores the node's epsilon of 1e-5
         np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=1e-4)
     for batch in (1, 2, "batch"):
         path = models.layer_norm(batch)
@@ -85,7 +85,7 @@ def test_layer_norm_of_few_elements_is_right_by_default(make):
                 np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=2e-6)
 
 
-def test_threads_of_one_worker_do_not_mix_up_their_models(make):
+def test_threads_of_one_worker_do_not_mix_up_their_results(make):
     inputs = [normal(2, 8, seed=seed) for seed in range(100)]
     wanted = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
     with make(models.linear(), devices="cpu", instances=3, chunk_size=1) as runner:
@@ -95,8 +95,8 @@ def test_threads_of_one_worker_do_not_mix_up_their_models(make):
                 np.testing.assert_allclose(future.result(30)[0], want, rtol=0, atol=2e-6)
 
 
-def test_instances_are_one_worker_that_computes_what_one_instance_does(make):
-    """All dtypes, several inputs, open axes and fixed ones: a pool of Models takes whatever it is given in silence."""
+def test_instances_share_a_worker_and_compute_the_same_as_one_instance(make):
+    """All dtypes, several inputs, open axes and fixed ones: the pool of Models accepts any input silently."""
     cases = {
         models.linear(): {"x": normal(6, 8)},
         models.linear(2): {"x": normal(6, 8)},
@@ -120,8 +120,8 @@ def test_instances_are_one_worker_that_computes_what_one_instance_does(make):
                 two.predict({**feeds, name: feeds[name][..., :1]})
 
 
-def test_instances_whose_sizes_change_from_call_to_call(make):
-    """The threads of a pool resize its Models under each other's hands."""
+def test_instances_with_sizes_that_change_between_calls(make):
+    """The threads of a pool resize the same Models concurrently."""
     inputs = [normal(1 + seed % 7, 8, seed=seed) for seed in range(100)]
     wanted = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
     with make(models.linear(), devices="cpu", instances=3, chunk_size=9) as runner:
@@ -130,9 +130,9 @@ def test_instances_whose_sizes_change_from_call_to_call(make):
             np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
-def test_more_instances_than_it_takes(make):
-    """More than five a core: its pool says no word about it."""
-    with pytest.raises(EngineError, match=r"Likely: 1000 instances are more than it runs on \d+ cores"):
+def test_more_instances_than_supported(make):
+    """More than five per core: the pool itself does not report the reason."""
+    with pytest.raises(EngineError, match=r"Likely: 1000 instances are more than MindSpore Lite supports on \d+ cores"):
         make(models.linear(), devices="cpu", instances=1000).build_model()
 
 
@@ -144,13 +144,13 @@ def test_results_are_not_overwritten_by_the_next_predict(make):
             np.testing.assert_allclose(y, wanted, rtol=0, atol=2e-6)
 
 
-def test_a_wrong_shape_of_as_many_bytes_is_refused(make):
-    """MindSpore Lite itself takes it, and computes something else."""
+def test_a_wrong_shape_with_as_many_bytes_is_refused(make):
+    """MindSpore Lite itself accepts it, and computes other numbers."""
     with make(models.two(2), devices="cpu") as runner, pytest.raises(ShapeError, match=r"'a' has shape \(4, 2\)"):
         runner.predict({"a": np.zeros((4, 2), np.float32), "b": np.zeros((2, 4), np.float32)})
 
 
-def test_an_option_that_the_installed_version_lacks(make):
+def test_an_option_that_the_installed_version_does_not_have(make):
     with pytest.raises(EngineError, match=r"mindspore_lite .* has no option rank_id for cpu"):
         make(models.linear(), engine_options={"rank_id": 0}).build_model()
     with pytest.raises(
@@ -159,12 +159,12 @@ def test_an_option_that_the_installed_version_lacks(make):
         make(models.linear(), engine_options={"precision_mode": "enforce_fp16"}).build_model()
 
 
-def test_a_config_file_that_is_not_there(make):
+def test_a_config_file_that_does_not_exist(make):
     with pytest.raises(EngineError, match=r"config_path"):
         make(models.linear(), engine_options={"config_path": "/nowhere.cfg"}, devices="cpu").build_model()
 
 
-# ---- MSLitePredict alone, by the worker's interpreter
+# ---- MSLitePredict alone, run by the worker's interpreter
 
 _ALONE = """
 import sys, importlib, types
@@ -209,8 +209,8 @@ def test_mslite_predict_alone(python, how):
         env={**os.environ, "GLOG_v": "4"},
     )
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
-    assert told[0] == "1 inputs were given, the model takes 3"
-    assert told[1].startswith("input 'sample' has shape (1, 1, 4, 4); the model takes (1, 2, 4, 4)")
-    assert told[2].startswith("there is no model file ")
-    assert told[3] == "True False"
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1 inputs were given, the model takes 3"
+    assert lines[1].startswith("input 'sample' has shape (1, 1, 4, 4); the model takes (1, 2, 4, 4)")
+    assert lines[2].startswith("there is no model file ")
+    assert lines[3] == "True False"

@@ -1,4 +1,4 @@
-"""What is ONNX Runtime's own: IO binding into places, outputs of unknown shapes, batch axes, options."""
+"""Behaviour of the ONNX Runtime engine: IO binding, outputs of unknown shapes, batch axes, options."""
 
 import models
 import numpy as np
@@ -16,17 +16,17 @@ def normal(*shape, seed=0):
 
 
 def test_an_output_whose_shape_depends_on_the_data():
-    """Learned shapes are a guess; where it is wrong, ONNX Runtime refuses it and the call is right all the same."""
+    """Learned shapes are a guess. If a guess is wrong, ONNX Runtime raises, and the result is right nevertheless."""
     with make(models.nonzero(), devices="cpu") as runner:
         for seed in range(12):
             x = (normal(6, 4, seed=seed) > 0.3).astype(np.float32)
-            wanted = np.argwhere(x)
+            expected = np.argwhere(x)
             for _ in range(2):
-                np.testing.assert_array_equal(runner.predict({"x": x})["where"], wanted)
+                np.testing.assert_array_equal(runner.predict({"x": x})["where"], expected)
 
 
-def test_an_output_of_the_chunk_s_size_by_chance_is_no_batch():
-    """As many hits as rows once: the next call must not be cut by that."""
+def test_an_output_that_has_the_chunk_s_size_by_chance_is_not_a_batch():
+    """One call has as many hits as rows: the next call must not be sliced by that."""
     with make(models.nonzero(), devices="cpu") as runner:
         for hits in (6, 6, 3, 12, 6, 0, 24, 6):
             x = np.zeros(24, np.float32)
@@ -45,7 +45,7 @@ def test_data_dependent_outputs_of_several_chunks_are_an_error():
         runner.predict({"x": x})
 
 
-def test_an_output_whose_width_another_input_decides():
+def test_an_output_whose_width_depends_on_another_input():
     x = normal(5, 3)
     with make(models.repeat(), batch_axes={"times": None}) as runner:
         for times in (2, 2, 3, 1, 3, 3, 2):
@@ -53,7 +53,7 @@ def test_an_output_whose_width_another_input_decides():
             np.testing.assert_array_equal(got, np.tile(x, (1, times)))
 
 
-def test_a_scalar_output_of_one_chunk_is_itself():
+def test_a_scalar_output_of_one_chunk_is_returned():
     x = normal(4, 4)
     with make(models.mean_loss(), devices="cpu") as runner:
         for _ in range(3):
@@ -88,7 +88,7 @@ def test_rows_along_another_axis():
             np.testing.assert_array_equal(runner.predict({"x": np.asfortranarray(x)})["y"], x + x)
 
 
-def test_rows_that_come_out_along_an_undeclared_axis_are_no_silent_mixture():
+def test_rows_along_an_undeclared_output_axis_are_an_error():
     words = r"'y' has shape \(3, 4, 4\) for a chunk of 4 rows"
     with make(models.steps_first(), batch_axes={"x": 1}) as runner, pytest.raises(ShapeError, match=words):
         runner.predict({"x": normal(3, 7, 4)})
@@ -104,16 +104,16 @@ def test_an_output_that_is_the_input(dtype):
             assert not np.shares_memory(x, y)
 
 
-def test_a_step_that_goes_whole_to_every_chunk():
-    """Stable Diffusion's timestep, where its axis has another name than the batch."""
+def test_a_step_that_is_broadcast_to_every_chunk():
+    """Stable Diffusion's timestep, if its axis has another name than the batch."""
     feeds = {"sample": normal(5, 2, 4, 4), "timestep": np.array([3], np.float32), "ctx": normal(5, 3, 4)}
-    wanted = models.run_onnx(models.unet("batch"), feeds)["out"]
+    expected = models.run_onnx(models.unet("batch"), feeds)["out"]
     for path in (models.unet("batch", steps="steps"), models.unet(1), models.unet(2)):
         with make(path) as runner:
-            np.testing.assert_array_equal(runner.predict(feeds)["out"], wanted)
+            np.testing.assert_array_equal(runner.predict(feeds)["out"], expected)
 
 
-def test_a_step_of_the_same_name_as_the_batch_is_never_guessed():
+def test_a_step_whose_axis_has_the_batch_s_name_is_never_guessed():
     feeds = {"sample": normal(5, 2, 4, 4), "timestep": np.array([3], np.float32), "ctx": normal(5, 3, 4)}
     words = r"disagree about the number of rows: .*'timestep' has 1.*batch_axes"
     with make(models.unet("batch", steps="batch")) as runner, pytest.raises(ShapeError, match=words):
@@ -122,7 +122,7 @@ def test_a_step_of_the_same_name_as_the_batch_is_never_guessed():
         assert runner.predict(feeds)["out"].shape == (5, 2, 4, 4)
 
 
-def test_what_the_model_refuses_is_said_with_its_traceback():
+def test_an_error_of_the_model_has_its_traceback():
     with make(models.embed()) as runner:
         with pytest.raises(
             EngineError, match=r"cpu:\d failed while predicting .* with onnxruntime: .*indices"
@@ -143,30 +143,30 @@ def test_options_reach_the_session():
         make(models.linear(), engine_options={"session_config": {"": "x"}}, devices="cpu").build_model()
 
 
-def test_inputs_of_a_size_zero_beside_the_batch():
+def test_inputs_with_an_empty_axis_beside_the_batch():
     with make(models.steps_first(), batch_axes={"x": 1, "y": 1}) as runner:
         for _ in range(2):
             assert runner.predict({"x": np.zeros((0, 5, 4), np.float32)})["y"].shape == (0, 5, 4)
 
 
 @pytest.mark.parametrize("kept", [1, 2, 256])
-def test_bindings_are_made_once_for_arrays_that_come_again(monkeypatch, kept):
-    """Other numbers in the same memory, other memory, and more of it than is remembered."""
+def test_a_binding_is_created_once_per_set_of_arrays(monkeypatch, kept):
+    """With other numbers in the same memory, other memory, and more sets than are kept."""
     from ascend_parallel.worker.engines import onnxruntime as module
 
     monkeypatch.setattr(module, "MAX_KEPT_BINDINGS", kept)
     engine = module.OnnxRuntimeEngine(str(models.two()), ("cpu", 0), {"threads": 1})
-    made = []
+    created = []
     bind = engine._bind
-    monkeypatch.setattr(engine, "_bind", lambda *arguments: made.append(1) or bind(*arguments))
+    monkeypatch.setattr(engine, "_bind", lambda *arguments: created.append(1) or bind(*arguments))
     sets = [([np.empty((rows, 4), np.float32) for _ in range(2)], rows) for rows in (2, 2, 3)]
-    places = [{name: np.empty((rows, 4), np.float32) for name in ("total", "product")} for _, rows in sets]
+    destinations = [{name: np.empty((rows, 4), np.float32) for name in ("total", "product")} for _, rows in sets]
     for turn in range(4):
-        for (inputs, rows), place in zip(sets, places, strict=True):
+        for (inputs, rows), destination in zip(sets, destinations, strict=True):
             a, b = inputs
             a[:], b[:] = normal(rows, 4, seed=turn), normal(rows, 4, seed=turn + 100)
-            assert engine.predict(["a", "b"], inputs, place) is place
-            np.testing.assert_array_equal(place["total"], a + b)
-            np.testing.assert_array_equal(place["product"], a * b)
+            assert engine.predict(["a", "b"], inputs, destination) is destination
+            np.testing.assert_array_equal(destination["total"], a + b)
+            np.testing.assert_array_equal(destination["product"], a * b)
     assert len(engine._kept) <= kept
-    assert len(made) == (3 if kept == 256 else 12)
+    assert len(created) == (3 if kept == 256 else 12)

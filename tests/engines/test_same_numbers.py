@@ -1,4 +1,4 @@
-"""For every engine: k devices give what one device gives, and both what ONNX Runtime computes alone."""
+"""For every engine: k devices compute the same as one device, and the same as ONNX Runtime alone."""
 
 import models
 import numpy as np
@@ -8,9 +8,9 @@ from conftest import CHUNK_SIZE, DTYPES, feeds_for
 from ascend_parallel import ShapeError
 
 NAMES = ["linear", "two", "unet", "layer_norm", "embed", *(f"same_{dtype}" for dtype in DTYPES)]
-#: Fewer rows than devices, as many, an uneven last chunk, many more chunks than devices.
+#: Fewer rows than devices, as many, an incomplete last chunk, many more chunks than devices.
 ROWS = [1, 2, 3, 7, 20]
-#: Of MindSpore Lite's numbers from ONNX Runtime's: other kernels, float32.
+#: The tolerance relative to ONNX Runtime: MindSpore Lite has other kernels, numpy another order of operations.
 TOLERANCE = {"mslite": 2e-6, "callable": 2e-6, "onnxruntime": 0.0}
 
 
@@ -19,7 +19,7 @@ def predict(bench, count, name, feeds):
 
 
 def expected(bench, name, feeds):
-    """Return what ONNX Runtime gives alone for the same chunks; padding is the last row repeated."""
+    """Return what ONNX Runtime computes alone for the same chunks; the last row is repeated as padding."""
     base = name.removesuffix("_fixed")
     size, batch = (2, 2) if name.endswith("_fixed") else (CHUNK_SIZE, "batch")
     rows = max(len(array) for array in feeds.values())
@@ -31,9 +31,9 @@ def expected(bench, name, feeds):
     return {key: np.concatenate([part[key] for part in parts])[:rows] for key in parts[0]}
 
 
-def check(bench, got, wanted):
-    assert got.keys() == wanted.keys()
-    for key, array in wanted.items():
+def check(bench, got, expected_outputs):
+    assert got.keys() == expected_outputs.keys()
+    for key, array in expected_outputs.items():
         assert got[key].shape == array.shape
         if bench.engine != "mslite":  # its converter rewrites int64 to int32 and float16 to float32
             assert got[key].dtype == array.dtype
@@ -41,13 +41,13 @@ def check(bench, got, wanted):
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(f"{name}_fixed" for name in NAMES)])
-def test_k_devices_give_what_one_gives(bench, name):
+def test_k_devices_compute_the_same_as_one(bench, name):
     for rows in ROWS:
         feeds = feeds_for(name, rows)
-        wanted = expected(bench, name, feeds)
+        expected_outputs = expected(bench, name, feeds)
         for count in (1, 2, 3):
-            for _ in range(3):  # shapes not known, learned, and remembered
-                check(bench, predict(bench, count, name, feeds), wanted)
+            for _ in range(3):  # shapes are unknown, learned, and known
+                check(bench, predict(bench, count, name, feeds), expected_outputs)
 
 
 @pytest.mark.parametrize("name", ["two", "two_fixed"])
@@ -73,50 +73,50 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["linear", "two_fixed", "unet", "same_int64", "same_float16"])
-def test_how_inputs_lie_in_memory_does_not_matter(bench, name, layout):
+def test_the_memory_layout_of_inputs_does_not_matter(bench, name, layout):
     for rows in (1, 7):
         feeds = feeds_for(name, rows)
         if layout == "nested lists" and name == "same_float16":
             continue  # a list of floats is float64
-        wanted = predict(bench, 2, name, feeds)
+        expected_outputs = predict(bench, 2, name, feeds)
         got = predict(bench, 2, name, {key: LAYOUTS[layout](array) for key, array in feeds.items()})
-        for key, array in wanted.items():
+        for key, array in expected_outputs.items():
             np.testing.assert_array_equal(got[key], array)
 
 
 @pytest.mark.parametrize("name", ["linear", "linear_fixed"])
-def test_no_rows_are_an_error_that_says_so(bench, name):
+def test_zero_rows_are_an_error(bench, name):
     with pytest.raises(ShapeError, match="input 'x' has 0 rows; a call needs at least one"):
         predict(bench, 2, name, {"x": np.zeros((0, 8), np.float32)})
 
 
-def test_a_list_in_is_a_list_out_in_the_model_s_order(bench):
+def test_a_list_returns_a_list_in_the_model_s_order(bench):
     feeds = feeds_for("two", 7)
-    wanted = predict(bench, 2, "two_fixed", feeds)
+    expected_outputs = predict(bench, 2, "two_fixed", feeds)
     got = predict(bench, 2, "two_fixed", [feeds["a"], feeds["b"]])
     assert isinstance(got, list)
-    np.testing.assert_array_equal(got[0], wanted["total"])
-    np.testing.assert_array_equal(got[1], wanted["product"])
+    np.testing.assert_array_equal(got[0], expected_outputs["total"])
+    np.testing.assert_array_equal(got[1], expected_outputs["product"])
 
 
-def test_names_decide_not_the_order_of_a_dict(bench):
+def test_the_order_of_a_dict_does_not_matter(bench):
     feeds = feeds_for("two", 7)
     got = predict(bench, 2, "two", dict(reversed(feeds.items())))
     np.testing.assert_allclose(got["product"], feeds["a"] * feeds["b"], atol=1e-6)
     np.testing.assert_allclose(got["total"], feeds["a"] + feeds["b"], atol=1e-6)
 
 
-def test_every_worker_gets_work(bench):
+def test_every_worker_gets_tasks(bench):
     runner = bench.runner(3)
-    before = {label: seat["rows"] for label, seat in runner.stats()["workers"].items()}
+    before = {label: worker["rows"] for label, worker in runner.stats()["workers"].items()}
     assert list(before) == ["cpu:0", "cpu:1", "cpu:2"]
     runner.predict(feeds_for("linear", 90), model="linear")
     after = runner.stats()["workers"]
-    assert sum(seat["rows"] - before[label] for label, seat in after.items()) == 90
-    assert all(seat["state"] == "ready" and seat["restarts"] == 0 for seat in after.values())
+    assert sum(worker["rows"] - before[label] for label, worker in after.items()) == 90
+    assert all(worker["state"] == "ready" and worker["restarts"] == 0 for worker in after.values())
 
 
-def test_several_models_are_picked_by_name(bench):
+def test_several_models_are_selected_by_name(bench):
     runner = bench.runner(2)
     assert list(runner.models) == NAMES
     with pytest.raises(ValueError, match=r"model is None; this runner holds 'linear', 'two', 'unet'"):
@@ -125,17 +125,17 @@ def test_several_models_are_picked_by_name(bench):
         runner.predict(feeds_for("linear", 2), model="clip")
 
 
-def test_instances_run_at_the_same_time_and_give_the_same(bench, factory):
+def test_instances_run_at_the_same_time_and_compute_the_same(bench, factory):
     model = factory("linear") if bench.engine == "callable" else bench.file(models.linear())
     feeds = feeds_for("linear", 20)
-    wanted = expected(bench, "linear", feeds)
+    expected_outputs = expected(bench, "linear", feeds)
     with bench.open(model, devices="cpu:0,1", instances=2, chunk_size=CHUNK_SIZE) as runner:
         for _ in range(20):
-            check(bench, runner.predict(feeds), wanted)
+            check(bench, runner.predict(feeds), expected_outputs)
         labels = list(runner.stats()["workers"])
         assert labels == (
             ["cpu:0#0", "cpu:0#1", "cpu:1#0", "cpu:1#1"] if bench.engine == "callable" else ["cpu:0", "cpu:1"]
         )
         futures = [runner.submit(feeds) for _ in range(20)]
         for future in futures:
-            check(bench, future.result(), wanted)
+            check(bench, future.result(), expected_outputs)

@@ -1,4 +1,4 @@
-"""One set of weights for several workers: what is computed, what it costs, and what may befall the cache."""
+"""One set of weights for several workers: results, memory, and faults of the cache."""
 
 import json
 import os
@@ -28,7 +28,7 @@ HEAVY = {"products": models.heavy_products, "convolutions": models.heavy_convolu
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Return where the cache's files lie; it is empty."""
+    """Return the cache's folder; it does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ascend-parallel" / "weights"
 
@@ -44,7 +44,7 @@ def entries(cache):
 
 
 def feeds_of(runner, rows=4):
-    """Return inputs of so many rows for any model."""
+    """Return inputs with this number of rows for any model."""
     random = np.random.default_rng(5)
     feeds = {}
     for spec in runner.inputs:
@@ -55,20 +55,20 @@ def feeds_of(runner, rows=4):
     return feeds
 
 
-def answer(path, **options):
-    """Return the bytes of what a runner answers."""
+def predict_bytes(path, **options):
+    """Return the bytes of a runner's outputs."""
     with make(path, **options) as runner:
         return {name: array.tobytes() for name, array in runner.predict(feeds_of(runner)).items()}
 
 
-def with_weights_apart(path, folder):
-    """Return a copy of a model whose weights lie in a file of their own."""
+def with_external_weights(path, folder):
+    """Return a copy of a model with its weights in a separate file."""
     copy = folder / "apart.onnx"
     onnx.save(onnx.load(path), copy, save_as_external_data=True, location="apart.bin", size_threshold=0)
     return copy
 
 
-# ---- what is computed
+# ---- results
 
 REAL = {f"tiny {part}": TINY / part / "model.onnx" for part in ("unet", "vae_decoder", "text_encoder")}
 
@@ -79,33 +79,33 @@ def test_results_are_equal_bit_by_bit(cache, tmp_path, model):
         path = REAL[model]
     elif model == "apart":
         (tmp_path / "model").mkdir()
-        path = with_weights_apart(models.heavy_convolutions(), tmp_path / "model")
+        path = with_external_weights(models.heavy_convolutions(), tmp_path / "model")
     else:
         path = {**HEAVY, "guided": lambda: models.unet(1)}[model]()
     before = sorted(path.parent.iterdir())
-    plain = answer(path, share_weights=False)
+    plain = predict_bytes(path, share_weights=False)
     assert not cache.exists()
-    assert answer(path) == plain, "prepared now"
-    assert answer(path, instances=2) == plain, "prepared before"
+    assert predict_bytes(path) == plain, "prepared now"
+    assert predict_bytes(path, instances=2) == plain, "prepared before"
     assert len(entries(cache)) == 1
     assert sorted(path.parent.iterdir()) == before, "nothing is written next to the model"
 
 
-def test_a_configuration_has_an_entry_of_its_own(cache):
-    """What is made of a model may depend on it."""
-    answer(models.linear())
-    answer(models.linear(), engine_options={"session_config": {"session.disable_prepacking": "1"}})
+def test_each_configuration_has_its_own_entry(cache):
+    """The prepared model may depend on it."""
+    predict_bytes(models.linear())
+    predict_bytes(models.linear(), engine_options={"session_config": {"session.disable_prepacking": "1"}})
     assert len(entries(cache)) == 2
 
 
-# ---- what it costs
+# ---- memory
 
 
 def cost_bytes(path, **options):
-    """Return the memory of all workers of a runner together, beyond that of as many without weights.
+    """Return the memory of all workers of a runner, minus that of as many workers without weights.
 
-    Both are there at the same time, so that what they share with each other and with others' processes, such as
-    libraries, is the same for both.
+    Both runners exist at the same time, so that memory shared with each other and with other processes, such as
+    libraries, counts the same for both.
     """
     with make(models.convert(models.linear()) if path.suffix == ".mindir" else models.linear(), **options) as empty:
         with make(path, **options) as loaded:
@@ -124,8 +124,8 @@ def test_workers_share_the_memory(cache, model):
     path = HEAVY[model]()
     size = path.stat().st_size
     plain = cost_bytes(path, share_weights=False)
-    assert 1.9 * size < plain < 2.5 * size, "one set each, and nothing left over from loading"
-    assert cost_bytes(path) < 1.3 * size, "one set, by the process that prepared it too"
+    assert 1.9 * size < plain < 2.5 * size, "one set per worker, and nothing left from loading"
+    assert cost_bytes(path) < 1.3 * size, "one set, also in the process that prepared it"
     assert cost_bytes(path) < 1.3 * size
     assert cost_bytes(path, devices="cpu:0-2") < 1.3 * size
 
@@ -142,31 +142,33 @@ def test_instances_share_the_memory(engine):
     assert three - one < 0.3 * path.stat().st_size
 
 
-# ---- what may befall the cache
+# ---- faults of the cache
 
 
 def test_workers_that_start_at_once_prepare_it_once(cache, capfd):
-    answer(models.heavy_products(), devices="cpu:0-3")
+    predict_bytes(models.heavy_products(), devices="cpu:0-3")
     assert capfd.readouterr().err.count("preparing ") == 1
     assert len(entries(cache)) == 1
     assert not list(cache.glob("models/*/partial"))
 
 
 def test_copies_of_a_model_share_an_entry(cache, tmp_path):
-    """Two processes may prepare two copies at the same time: one of them is kept."""
+    """Two processes may prepare two copies at the same time; one of the two is kept."""
     copy = shutil.copy(models.heavy_products(), tmp_path / "copy.onnx")
-    answers = []
-    threads = [threading.Thread(target=lambda p=p: answers.append(answer(p))) for p in (copy, models.heavy_products())]
+    results = []
+    threads = [
+        threading.Thread(target=lambda p=p: results.append(predict_bytes(p))) for p in (copy, models.heavy_products())
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(answers) == 2
-    assert answers[0] == answers[1]
+    assert len(results) == 2
+    assert results[0] == results[1]
     assert len(entries(cache)) == 1
 
 
-#: A process that prepares a model for ever: it has written a half, and tells so.
+#: A process that never finishes its preparation: it writes half of a model, and then prints that.
 _PREPARES_FOR_EVER = """
 import sys
 from pathlib import Path
@@ -181,35 +183,35 @@ WeightsCache(Path(sys.argv[1])).fetch(Path(sys.argv[2]), "any", prepare)
 """
 
 
-def test_a_process_killed_while_it_prepares_leaves_no_half(cache, capfd):
+def test_a_process_killed_during_preparation_leaves_no_partial_entry(cache, capfd):
     path = models.heavy_products()
     words = [sys.executable, "-c", _PREPARES_FOR_EVER, str(cache), str(path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"half\n"
         got = []
-        thread = threading.Thread(target=lambda: got.append(answer(path)))
-        thread.start()  # its workers wait for the one that prepares, and one of them takes over when that is killed
-        procs.wait_until(lambda: _waits_for(cache, procs.children()), "a worker waits for the lock")
+        thread = threading.Thread(target=lambda: got.append(predict_bytes(path)))
+        thread.start()  # its workers wait for the lock, and one of them gets it when the process is killed
+        procs.wait_until(lambda: _waits_for_lock(cache, procs.children()), "a worker waits for the lock")
         assert not entries(cache)
         assert not got
         process.kill()
         thread.join(60)
-    assert got == [answer(path, share_weights=False)]
+    assert got == [predict_bytes(path, share_weights=False)]
     (entry,) = entries(cache)
     assert sorted(file.name for file in entry.iterdir()) == [MODEL_NAME, "model.weights", "sizes.json"]
     assert not list(cache.glob("models/*/partial"))
 
 
-def _waits_for(cache, pids):
-    """Whether one of these processes waits for a lock, by the kernel's list."""
+def _waits_for_lock(cache, pids):
+    """Whether one of these processes waits for a lock, according to the kernel."""
     waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
     return any(int(words[5]) in pids for words in waiting)
 
 
 @pytest.mark.parametrize("damage", ["short weights", "no weights", "no model", "no sizes", "rubbish"])
-def test_a_damaged_entry_is_made_anew(cache, damage, capfd):
+def test_a_damaged_entry_is_created_again(cache, damage, capfd):
     path = models.heavy_products()
-    wanted = answer(path)
+    expected = predict_bytes(path)
     (entry,) = entries(cache)
     weights = entry / "model.weights"
     if damage == "short weights":
@@ -219,36 +221,36 @@ def test_a_damaged_entry_is_made_anew(cache, damage, capfd):
     else:
         {"no weights": weights, "no model": entry / MODEL_NAME, "no sizes": entry / "sizes.json"}[damage].unlink()
     capfd.readouterr()
-    assert answer(path) == wanted
+    assert predict_bytes(path) == expected
     assert capfd.readouterr().err.count("preparing ") == 1
     assert entries(cache) == [entry]
 
 
 @pytest.mark.parametrize("where", ["in the model", "apart"])
-def test_a_model_that_changed_is_prepared_anew(cache, tmp_path, where):
-    """Even where its size and its time are what they were."""
+def test_a_changed_model_is_prepared_again(cache, tmp_path, where):
+    """Even if its size and its modification time are unchanged."""
     path = tmp_path / "changing.onnx"
     shutil.copy(models.linear(), path)
     if where == "apart":
-        path = with_weights_apart(path, tmp_path)
+        path = with_external_weights(path, tmp_path)
     changing = tmp_path / "apart.bin" if where == "apart" else path
-    first = answer(path)
-    told = changing.stat()
+    first = predict_bytes(path)
+    status = changing.stat()
     words = models.weights(8, 5).tobytes()
-    held = changing.read_bytes()
-    assert words in held
-    changing.write_bytes(held.replace(words, (2 * models.weights(8, 5)).tobytes()))
-    os.utime(changing, ns=(told.st_atime_ns, told.st_mtime_ns))
-    second = answer(path)
-    assert second == answer(path, share_weights=False)
+    content = changing.read_bytes()
+    assert words in content
+    changing.write_bytes(content.replace(words, (2 * models.weights(8, 5)).tobytes()))
+    os.utime(changing, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = predict_bytes(path)
+    assert second == predict_bytes(path, share_weights=False)
     assert second != first
 
 
 def test_a_model_is_hashed_once(tmp_path, monkeypatch):
-    """A start must not read gigabytes of weights; but what has just changed could do so again within one tick."""
+    """A start must not read gigabytes of weights. But a file that has just changed may change again within one tick."""
     hashed = []
-    whole = weights_cache._hash_file
-    monkeypatch.setattr(weights_cache, "_hash_file", lambda path: hashed.append(path) or whole(path))
+    hash_file = weights_cache._hash_file
+    monkeypatch.setattr(weights_cache, "_hash_file", lambda path: hashed.append(path) or hash_file(path))
     path = Path(shutil.copy(models.linear(), tmp_path / "model.onnx"))
     cache = WeightsCache(tmp_path / "cache")
 
@@ -261,14 +263,14 @@ def test_a_model_is_hashed_once(tmp_path, monkeypatch):
     assert [fetch(), fetch()] == [1, 2]
     monkeypatch.setattr(weights_cache, "time", SimpleNamespace(time=lambda: now_s + 60))
     assert [fetch(), fetch(), fetch()] == [3, 3, 3]
-    told = path.stat()
+    status = path.stat()
     path.write_bytes(path.read_bytes())
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
-    assert fetch() == 4, "the time of its last change cannot be set back"
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fetch() == 4, "st_ctime cannot be set back"
     assert len(entries(tmp_path / "cache")) == 1
 
 
-def test_entries_that_nobody_used_for_long_are_deleted(tmp_path):
+def test_entries_that_were_not_used_for_long_are_deleted(tmp_path):
     cache = WeightsCache(tmp_path)
 
     def fetch(variant):
@@ -282,7 +284,7 @@ def test_entries_that_nobody_used_for_long_are_deleted(tmp_path):
     assert entries(tmp_path) == sorted([used, new])
 
 
-def test_names_of_weights_are_found_in_subgraphs_too(tmp_path):
+def test_weight_files_are_found_in_subgraphs_too(tmp_path):
     inner = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "inner", [], [])
     tensor = onnx.numpy_helper.from_array(np.ones(1, np.float32), "w")
     onnx.external_data_helper.set_external_data(tensor, "x" * 200 + ".bin", offset=0, length=4)
@@ -294,10 +296,10 @@ def test_names_of_weights_are_found_in_subgraphs_too(tmp_path):
     assert weights_cache.find_files(path) == [path, tmp_path / ("x" * 200 + ".bin")]
 
 
-# ---- what cannot be
+# ---- errors
 
 
-def test_a_cache_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch):
+def test_an_unusable_cache_is_a_one_sentence_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     words = (
@@ -308,26 +310,26 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_where_the_cache_is(monkeypatch):
-    for base, home, wanted in [("/a", "/h", "/a"), ("", "/h", "/h/.cache"), ("relative", "/h", "/h/.cache")]:
+    for base, home, expected in [("/a", "/h", "/a"), ("", "/h", "/h/.cache"), ("relative", "/h", "/h/.cache")]:
         monkeypatch.setenv("XDG_CACHE_HOME", base)
         monkeypatch.setenv("HOME", home)
-        assert str(weights_cache.cache_root()) == f"{wanted}/ascend-parallel/weights"
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user who has no home
+        assert str(weights_cache.cache_root()) == f"{expected}/ascend-parallel/weights"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without a home
     with pytest.raises(RuntimeError, match="there is no home: set XDG_CACHE_HOME"):
         weights_cache.cache_root()
 
 
-def test_too_little_room_is_found_before_it_is_filled(cache, monkeypatch):
+def test_too_little_disk_space_is_detected_before_it_is_used(cache, monkeypatch):
     free = SimpleNamespace(free=50 << 20)
     monkeypatch.setattr("ascend_parallel.worker.engines.prepared.shutil.disk_usage", lambda path: free)
     runtime = SimpleNamespace(__version__="1.30.0", get_build_info=lambda: "")
-    with pytest.raises(RuntimeError, match=r"it takes up to 9\d MB of disk, and 50 are free"):
+    with pytest.raises(RuntimeError, match=r"it needs up to 9\d MB of disk space, and 50 MB are free"):
         fetch_prepared(runtime, models.heavy_products(), {})
     assert not entries(cache)
 
 
-def test_a_disk_that_fills_leaves_nothing(cache):
-    """Files may not grow beyond 20 MB: the same to onnxruntime as a full disk."""
+def test_a_disk_that_becomes_full_leaves_nothing(cache):
+    """Files are limited to 20 MB, which onnxruntime cannot distinguish from a full disk."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, 20 << 20))\n"
         "from ascend_parallel import ParallelPredictUtils\n"
@@ -343,7 +345,7 @@ def test_a_disk_that_fills_leaves_nothing(cache):
 
 
 def test_an_onnxruntime_that_is_too_old(cache):
-    """1.20 takes the settings, and ignores them."""
+    """1.20 accepts the settings, and ignores them."""
     with pytest.raises(RuntimeError, match=r"needs onnxruntime 1\.21 or newer; .* has 1\.20\.1"):
         fetch_prepared(SimpleNamespace(__version__="1.20.1"), models.linear(), {})
     assert not cache.exists()
@@ -360,7 +362,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "options", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_share_is_refused_before_anything_starts(tmp_path, cache, name, options, words):
+def test_models_that_cannot_share_are_refused_before_the_start(tmp_path, cache, name, options, words):
     if "." in name:
         name = tmp_path / name
         name.write_bytes(b"\x08\x08 anything")
@@ -377,8 +379,8 @@ def test_devices_that_cannot_share():
     assert engine.why_not_shareable(["m.onnx"], ["cpu"], {"provider": "cpu"}) == ""
 
 
-def test_the_damaged_memo_is_no_harm(cache):
-    wanted = answer(models.linear())
+def test_a_damaged_memo_is_ignored(cache):
+    expected = predict_bytes(models.linear())
     for memo in cache.glob("models/*"):
         (memo / "hash.json").write_text(json.dumps(["no", "dict"]))
-    assert answer(models.linear()) == wanted
+    assert predict_bytes(models.linear()) == expected

@@ -1,4 +1,4 @@
-"""The simulated engine: the first input comes back, after a stated time, from devices that are said to be simulated."""
+"""The simulated engine: the first input is returned after a configured time, from devices named ``simulated``."""
 
 import time
 
@@ -21,14 +21,14 @@ def runner(request):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_number_of_devices_gives_the_input_back(runner, dtype):
+def test_any_number_of_devices_returns_the_input(runner, dtype):
     for rows in (1, 2, 7, 20):
         x = np.random.default_rng(rows).integers(0, 200, (rows, 3, 2)).astype(dtype)
-        for given in (x, np.asfortranarray(x), x[::-1], x[:, ::2], x.astype(x.dtype.newbyteorder(">"))):
+        for layout in (x, np.asfortranarray(x), x[::-1], x[:, ::2], x.astype(x.dtype.newbyteorder(">"))):
             for _ in range(2):
-                got = runner.predict({"x": given})["output"]
+                got = runner.predict({"x": layout})["output"]
                 assert got.dtype == x.dtype
-                np.testing.assert_array_equal(got, given)
+                np.testing.assert_array_equal(got, layout)
 
 
 def test_instances_share_a_worker():
@@ -39,7 +39,7 @@ def test_instances_share_a_worker():
         assert list(runner.stats()["workers"]) == ["simulated:0"]
 
 
-def test_time_is_a_row_s_and_a_device_s():
+def test_time_depends_on_rows_and_device():
     with make(ms_per_row=20, slowdown={1: 3}, chunk_size=1) as runner:
         runner.predict([np.arange(8)])
         workers = runner.stats()["workers"]
@@ -48,7 +48,7 @@ def test_time_is_a_row_s_and_a_device_s():
         assert workers["simulated:0"]["rows"] > workers["simulated:1"]["rows"], "the faster one pulls more"
 
 
-def test_it_never_pretends_to_be_a_device():
+def test_its_devices_are_named_simulated():
     with make() as runner:
         assert all(name.startswith("simulated:") for name in runner.stats()["workers"])
         assert {device.type for device in runner.devices} == {"simulated"}

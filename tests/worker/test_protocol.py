@@ -1,4 +1,4 @@
-"""The wire format: whole messages, in order, however the pipe cuts them; plain builtins only."""
+"""The wire format: complete messages, in order, however the pipe divides them; plain builtins only."""
 
 import os
 import pickle
@@ -35,7 +35,7 @@ def test_the_numbers_of_the_messages():
 
 
 @given(message=plain)
-def test_what_is_plain_travels(message):
+def test_plain_values_survive_the_round_trip(message):
     assert decode(encode_part(message)) == message
     frame = encode(message)
     assert struct.unpack("!i", frame[:4])[0] == len(frame) - 4
@@ -45,28 +45,28 @@ numbers = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(task=numbers, inputs=st.binary(), places=st.binary(), start=numbers, rows=numbers, retired=st.lists(numbers))
-def test_a_predict_travels_packed_or_not(task, inputs, places, start, rows, retired):
+def test_a_predict_survives_the_round_trip_packed_or_not(task, inputs, places, start, rows, retired):
     frame = protocol.encode_predict(task, inputs, places, start, rows, retired)
     assert decode(frame[4:]) == (protocol.PREDICT, task, inputs, places, start, rows, retired or ())
     assert struct.unpack("!i", frame[:4])[0] == len(frame) - 4
 
 
 @given(task=numbers, outputs=st.none() | st.lists(st.text()), started_ns=numbers, finished_ns=numbers)
-def test_a_reply_travels_packed_or_not(task, outputs, started_ns, finished_ns):
+def test_a_reply_survives_the_round_trip_packed_or_not(task, outputs, started_ns, finished_ns):
     frame = protocol.encode_reply(task, outputs, started_ns, finished_ns)
     assert decode(frame[4:]) == (protocol.REPLY, task, outputs, started_ns, finished_ns)
     assert struct.unpack("!i", frame[:4])[0] == len(frame) - 4
 
 
 @pytest.mark.parametrize("item", [np.ones(2), np.float32(1), ValueError("x"), os.system, complex(1)], ids=repr)
-def test_what_is_not_plain_is_refused(item):
+def test_other_values_are_refused(item):
     with pytest.raises(pickle.UnpicklingError, match="only plain builtins travel"):
         decode(encode_part((1, item)))
 
 
 @settings(deadline=None, max_examples=50)
 @given(messages=st.lists(plain, min_size=1, max_size=6), cuts=st.lists(st.integers(1, 50), min_size=1, max_size=6))
-def test_messages_arrive_whole_however_they_are_cut(messages, cuts):
+def test_messages_arrive_complete_however_they_are_divided(messages, cuts):
     near, far = socket.socketpair()
     with near, far:
         channel = Channel(far.fileno())
@@ -111,7 +111,7 @@ def test_a_closed_end_is_an_eof(ends):
         channel.send((1,))
 
 
-def test_half_a_message_and_an_end_is_an_eof(ends):
+def test_half_a_message_before_the_end_is_an_eof(ends):
     near, far = ends
     near.sendall(encode("x" * 100)[:50])
     near.close()
@@ -119,7 +119,7 @@ def test_half_a_message_and_an_end_is_an_eof(ends):
         Channel(far.fileno()).receive()
 
 
-def test_it_is_the_framing_of_multiprocessing():
+def test_the_framing_is_that_of_multiprocessing():
     near, far = Pipe()
     with near, far:
         channel = Channel(far.fileno())
@@ -129,7 +129,7 @@ def test_it_is_the_framing_of_multiprocessing():
         assert near.recv() == (protocol.REPLY, 7)
 
 
-def test_a_waiting_receive_gets_what_comes_later(ends):
+def test_a_waiting_receive_gets_a_later_message(ends):
     near, far = ends
     got = []
     thread = threading.Thread(target=lambda: got.append(Channel(far.fileno()).receive()))

@@ -1,4 +1,4 @@
-"""What every engine is: a model on one device, run by one thread."""
+"""The base class of engines: a model on one device, used by one thread."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 Arrays = Dict[str, np.ndarray]
 
-#: So many bytes at the start of a model file tell what it is.
+#: The first bytes of a model file that :meth:`Engine.why_wrong_kind` gets.
 HEAD_BYTES = 64
-#: What a file begins with that Git left in place of the model.
+#: The start of the pointer file that Git LFS leaves in place of a model.
 _LFS_POINTER = b"version https://git-lfs"
 
 
 class TensorSpec(NamedTuple):
-    """What a model says of one input or output.
+    """The name, type and shape of one input or output of a model.
 
     Attributes:
         name: the name in the model.
         dtype: numpy's name of the element type, such as ``"float32"``.
-        shape: one entry an axis: an int where the model fixes it, the model's own word for it (such as
-            ``"batch"``) or None where it does not.
+        shape: one entry per axis: an int if the model fixes the size; else the model's own name of the axis, such as
+            ``"batch"``, or None.
     """
 
     name: str
@@ -32,28 +32,29 @@ class TensorSpec(NamedTuple):
 
 
 class Engine:
-    """A model on one device; a subclass is one runtime.
+    """A model on one device; each runtime is a subclass.
 
-    An instance serves one thread. Building may take minutes and happens in ``__init__``; every reason why it
-    cannot be built is raised from there, in a sentence a user can act on.
+    An instance is used by one thread. ``__init__`` builds the model, which may take minutes. If the model cannot be
+    built, ``__init__`` raises an exception whose message tells the user the cause and what to do.
     """
 
-    #: The name a user picks it by.
+    #: The engine's name, for the argument ``engine``.
     name = ""
-    #: File suffixes of its models; the engine is chosen by them.
+    #: The suffixes of its model files, by which the engine is chosen.
     suffixes: Tuple[str, ...] = ()
-    #: Device types that it runs on.
+    #: The device types that it supports.
     device_types: Tuple[str, ...] = ()
-    #: What ``engine_options`` may hold: option -> accepted types. None: anything, the model's own affair.
+    #: The options that ``engine_options`` may contain: name -> accepted types. None: any, because the model checks
+    #: them.
     options: Optional[Dict[str, Tuple[type, ...]]] = {}
-    #: Whether several threads of one process can serve one set of weights, through :meth:`share`.
+    #: Whether several threads of one process can use one set of weights, through :meth:`share`.
     can_share = False
-    #: Whether it must know when it is built how many threads will share it, through the option ``instances``.
+    #: Whether it gets the option ``instances``: the number of threads that will share it.
     needs_instances = False
-    #: Whether its default is to use the worker's share of the cores, through the option ``threads``.
+    #: Whether it gets the option ``threads`` by default: the worker's share of the cores.
     spreads_over_cores = False
 
-    #: None where the model does not tell.
+    #: The specs of the inputs and outputs; None if the model does not declare them.
     inputs: Optional[List[TensorSpec]] = None
     outputs: Optional[List[TensorSpec]] = None
 
@@ -62,14 +63,14 @@ class Engine:
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
-        """Say why a file that begins like this is surely no model of this engine; "" where it may be one."""
+        """Return why a file with these first bytes is not a model of this engine; "" if it may be one."""
         if head.startswith(_LFS_POINTER):
             return "is not the model but a pointer to it, left by Git LFS: run git lfs pull in its folder"
         return ""
 
     @classmethod
     def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
-        """Say why processes cannot share one set of these models' weights; "" where they can."""
+        """Return why processes cannot share the weights of these models; "" if they can."""
         instead = "; the instances of one device, which are threads, share them" if cls.can_share else ""
         return "the engine %s cannot share weights between processes%s" % (cls.name, instead)
 
@@ -77,23 +78,23 @@ class Engine:
         """Run the model once.
 
         Args:
-            names: names of the inputs, in their order; None where the caller gave a plain list.
-            inputs: C-contiguous arrays that must not be written to, valid during this call only. Where the
-                model tells its inputs, they have its order and dtypes.
-            destinations: output name -> array in which the result is wanted. Writing there saves a copy; it is
-                an offer: empty where shapes are not known yet, and a wrong guess where they depend on data.
+            names: the names of the inputs, in their order; None if the caller passed a plain list.
+            inputs: C-contiguous arrays. They are valid during this call only, and must not be written to. If the model
+                declares its inputs, the arrays have their order and dtypes.
+            destinations: output name -> array for the result. Writing a result there saves a copy, but is optional. The
+                dict is empty as long as the shapes are unknown. The shapes may be wrong if they depend on data.
 
         Returns:
-            Output name -> array, in the model's order; an array of ``destinations`` itself where it was filled.
+            Output name -> array, in the model's order. An output written to its destination is that very array.
         """
         raise NotImplementedError
 
     def share(self) -> "Engine":
-        """Return an engine for one more thread of this process, over the same weights where possible."""
+        """Return an engine for another thread of this process, with the same weights if possible."""
         raise NotImplementedError
 
 
 def trim_heap() -> None:
-    """Give back to the system what loading a model left free in the heap: up to twice the size of its weights."""
-    with contextlib.suppress(AttributeError):  # only glibc has it, and only glibc needs it
+    """Return freed heap memory to the system: loading a model leaves up to twice the size of its weights."""
+    with contextlib.suppress(AttributeError):  # only glibc has this function, and only glibc needs it
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,8 @@
 """The MindSpore Lite engine: .mindir models on Ascend, GPU and CPU.
 
-Written for mindspore_lite 2.0.0, which it is tested with on the CPU, and for what later versions add. The rules
-that its wrapper keeps were found by running it: what it accepts in silence gives wrong numbers.
+It is written for mindspore_lite 2.0.0, with which it is tested on the CPU, and for the additions of later versions. The
+rules in the comments were found by experiment: MindSpore Lite accepts some wrong uses silently and returns wrong
+numbers.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ import numpy as np
 
 from .base import HEAD_BYTES, Arrays, Engine, TensorSpec, trim_heap
 
-#: Bytes at the start of a file that tell what it is: an ONNX file begins with the field "ir_version".
+#: The first byte of an ONNX file: the field "ir_version".
 _ONNX_START = b"\x08"
 _MINDIR_WORD = b"MindSpore"
-#: Options that are attributes of the context of the target, where the installed version has them.
+#: Options that are attributes of the target's context, if the installed version has them.
 _CONTEXT_OPTIONS = ("precision_mode", "provider", "rank_id")
-#: Options that are arguments of Model.build_from_file, likewise.
+#: Options that are arguments of Model.build_from_file, if the installed version has them.
 _BUILD_OPTIONS = ("config_path", "config_dict")
-#: More workers for each core are refused by 2.0.0's ModelParallelRunner, without a reason.
+#: 2.0.0's ModelParallelRunner refuses more workers per core than this, without a reason.
 _INSTANCES_PER_CORE = 5
 
 
 class MSLitePredict:
-    """One MINDIR model on one device, as in MindSpore Lite's tutorial; can be used alone.
+    """One MINDIR model on one device, as in MindSpore Lite's tutorial; usable without a runner.
 
     ::
 
         outputs = MSLitePredict("unet.mindir", 0).run([sample, timestep, encoder_hidden_states])
 
-    One object serves one thread: two that share a model get each other's numbers.
+    Not thread-safe: threads that share a Model get each other's numbers. Use one object per thread.
     """
 
     def __init__(
@@ -41,23 +42,23 @@ class MSLitePredict:
 
         Args:
             mindir_file: path of the .mindir file.
-            device_id: the chip: N of /dev/davinciN, counted among ASCEND_RT_VISIBLE_DEVICES where that is set.
+            device_id: the chip: N of /dev/davinciN, counted among ASCEND_RT_VISIBLE_DEVICES if that is set.
             target: "ascend", "gpu" or "cpu".
-            threads: threads of a CPU. More than 1 gives wrong rows of LayerNorm in tiny models with 2.0.0.
+            threads: CPU threads. With 2.0.0, more than 1 computes wrong rows of LayerNorm in tiny models.
             options: precision_mode, provider, rank_id, config_path, config_dict, as in MindSpore Lite.
 
         Raises:
-            ImportError: mindspore_lite is not installed for this interpreter.
-            ValueError: the file is no MINDIR file, or the installed version lacks an option.
-            RuntimeError: MindSpore Lite could not build it; the likely causes are named.
+            ImportError: if mindspore_lite is not installed for this interpreter.
+            ValueError: if the file is not a MINDIR file, or the installed version does not have an option.
+            RuntimeError: if MindSpore Lite could not build the model; the message names likely causes.
         """
         check_mindir(mindir_file)
         runtime = _import_runtime()
         context = _make_context(runtime, device_id, target, threads, options)
-        built = {key: options[key] for key in _BUILD_OPTIONS if key in options}
-        model = runtime.Model()  # builds once, even if that fails: never used again after a failure
+        build_options = {key: options[key] for key in _BUILD_OPTIONS if key in options}
+        model = runtime.Model()  # can be built once only, even if the build fails
         try:
-            model.build_from_file(mindir_file, runtime.ModelType.MINDIR, context, **built)
+            model.build_from_file(mindir_file, runtime.ModelType.MINDIR, context, **build_options)
         except TypeError as error:
             raise ValueError("mindspore_lite %s: %s" % (_version(runtime), error)) from error
         except RuntimeError as error:
@@ -69,20 +70,20 @@ class MSLitePredict:
         trim_heap()
         self._model = model
         self._tensors = model.get_inputs()
-        self._made: List[Any] = []
+        self._kept_outputs: List[Any] = []
         self.inputs = [to_spec(tensor) for tensor in self._tensors]
         self.outputs = self._find_outputs()
         self._shapes = [tuple(tensor.shape) for tensor in self._tensors]
 
     def run(self, input_data: Sequence[Any]) -> List[np.ndarray]:
-        """Run the model; return its outputs, in its order, as arrays of their own.
+        """Run the model; return its outputs, in its order, as new arrays.
 
         Args:
-            input_data: one array an input, in the model's order and of its shape (or with as many elements: the
-                tutorial leaves the batch dimension out).
+            input_data: one array per input, in the model's order. An array has the shape of its input, or another shape
+                with as many elements: the tutorial leaves the batch axis out.
 
         Raises:
-            ValueError: an input has another number of elements than the model takes.
+            ValueError: if the number of inputs, or of an input's elements, is not the model's.
         """
         if len(input_data) != len(self.inputs):
             raise ValueError("%d inputs were given, the model takes %d" % (len(input_data), len(self.inputs)))
@@ -94,22 +95,23 @@ class MSLitePredict:
     def predict(self, arrays: Sequence[np.ndarray]) -> Arrays:
         """Run the model on C-contiguous arrays of its dtypes; return views that the next predict overwrites.
 
-        The arrays are not copied: they must stay as they are until this returns.
+        The arrays are not copied: they must not change until this returns.
         """
         shapes = [array.shape for array in arrays]
         if shapes != self._shapes:
             self._resize(shapes)
         for tensor, array in zip(self._tensors, arrays):
             tensor.set_data_from_numpy(array)
-        # The very tensors that were filled: fresh ones have no data. And what is made is kept: a view does not do that.
-        self._made = made = self._model.predict(self._tensors)
+        # It must be the tensors that were filled: new ones have no data. The outputs are kept because views do not keep
+        # them.
+        self._kept_outputs = outputs = self._model.predict(self._tensors)
         if self.outputs is None:
-            self.outputs = [_open_axes(to_spec(tensor), self.inputs) for tensor in made]
-        return {tensor.name: tensor.get_data_to_numpy() for tensor in made}
+            self.outputs = [_open_axes(to_spec(tensor), self.inputs) for tensor in outputs]
+        return {tensor.name: tensor.get_data_to_numpy() for tensor in outputs}
 
     def _resize(self, shapes: List[Tuple[int, ...]]) -> None:
         for spec, shape in zip(self.inputs, shapes):
-            # MindSpore Lite takes any shape of as many bytes, and then computes something else.
+            # MindSpore Lite accepts any shape with the same number of bytes, and then computes other numbers.
             fits = len(shape) == len(spec.shape) and all(w in (None, h) for w, h in zip(spec.shape, shape))
             if not fits:
                 raise ValueError("input %r has shape %s; the model takes %s" % (spec.name, shape, spec.shape))
@@ -122,27 +124,27 @@ class MSLitePredict:
         return list(self._model.get_inputs())
 
     def _find_outputs(self) -> Optional[List[TensorSpec]]:
-        if not hasattr(self._model, "get_outputs"):  # 2.0.0 tells them only by predicting
+        if not hasattr(self._model, "get_outputs"):  # in 2.0.0 they are known after the first predict only
             return None
         return [to_spec(tensor) for tensor in self._model.get_outputs()]
 
 
 class PooledPredict(MSLitePredict):
-    """One thread's way into a ModelParallelRunner, whose Models share one set of weights.
+    """One thread's access to a ModelParallelRunner, whose Models share one set of weights.
 
-    The runner takes calls from any thread and gives each to a Model of its own that is free; the tensors belong to
-    the thread. It accepts wrong dtypes and shapes in silence: the checks are those of :class:`MSLitePredict`.
+    The runner is thread-safe and runs each call on a free Model. The tensors belong to the thread. The runner silently
+    accepts wrong dtypes and shapes, so the checks are those of :class:`MSLitePredict`.
     """
 
     def __init__(self, runner: Any) -> None:
         self._use(runner)
 
     def share(self) -> PooledPredict:
-        """Return the way of one more thread."""
+        """Return the access of another thread."""
         return PooledPredict(self._model)
 
     def _make_tensors(self, shapes: List[List[int]]) -> List[Any]:
-        # Fresh ones, as a tensor that has data keeps its size; the Model that gets them resizes itself.
+        # New tensors, because a tensor with data keeps its size. The Model that gets them resizes itself.
         tensors = list(self._model.get_inputs())
         for tensor, shape in zip(tensors, shapes):
             tensor.shape = shape
@@ -150,10 +152,10 @@ class PooledPredict(MSLitePredict):
 
 
 class MSLiteEngine(Engine):
-    """MindSpore Lite: on a device, through :class:`MSLitePredict`; several instances on a CPU share their weights.
+    """MindSpore Lite: one :class:`MSLitePredict` per instance, or on a CPU several instances that share weights.
 
-    They do that through :class:`PooledPredict`. Elsewhere, and where the options ``config_path`` or ``config_dict``
-    are given, each instance has a Model of its own: what a pool does with those was never seen.
+    Instances share weights through :class:`PooledPredict`. On other devices, or with the options ``config_path`` or
+    ``config_dict``, each instance has its own Model: ModelParallelRunner was never tested with those.
     """
 
     name = "mslite"
@@ -186,7 +188,7 @@ class MSLiteEngine(Engine):
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
-        """Find ONNX files; MindSpore Lite's own message would not tell."""
+        """Recognize ONNX files; MindSpore Lite's own message does not name the cause."""
         if head.startswith(_ONNX_START) and _MINDIR_WORD not in head:
             return (
                 "is not a MINDIR file but, by its first bytes, an ONNX file: convert it (converter_lite "
@@ -195,15 +197,15 @@ class MSLiteEngine(Engine):
         return super().why_wrong_kind(head)
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Run the model; its results are copied once, to their destinations, by the caller."""
-        made = self._predictor.predict(inputs)
+        """Run the model; the caller copies the results to their destinations."""
+        outputs = self._predictor.predict(inputs)
         self.outputs = self._predictor.outputs
-        return made
+        return outputs
 
     def share(self) -> Engine:
-        """Return one for another thread: into the same pool, or else with a Model of its own.
+        """Return an engine for another thread: over the same pool if there is one, else with its own Model.
 
-        Two threads must not use one Model: they get each other's numbers.
+        Two threads must not use one Model: they would get each other's numbers.
         """
         if not isinstance(self._predictor, PooledPredict):
             return MSLiteEngine(*self._arguments)
@@ -214,7 +216,7 @@ class MSLiteEngine(Engine):
 
 
 def build_pool(path: str, device: Tuple[str, int], workers: int, threads: int = 1, **options: Any) -> Any:
-    """Return a ModelParallelRunner of so many workers; arguments and errors are those of :class:`MSLitePredict`."""
+    """Return a ModelParallelRunner with ``workers`` Models; arguments and errors are as in :class:`MSLitePredict`."""
     check_mindir(path)
     runtime = _import_runtime()
     context = _make_context(runtime, device[1], device[0], threads, options)
@@ -229,28 +231,28 @@ def build_pool(path: str, device: Tuple[str, int], workers: int, threads: int = 
 
 
 def check_mindir(path: str) -> None:
-    """Refuse what is surely no MINDIR file."""
+    """Check that a file exists and may be a MINDIR file; raises ValueError."""
     if not os.path.isfile(path):
         raise ValueError("there is no model file %s" % path)
     with open(path, "rb") as file:
-        wrong = MSLiteEngine.why_wrong_kind(file.read(HEAD_BYTES))
-    if wrong:
-        raise ValueError("%s %s" % (path, wrong))
+        reason = MSLiteEngine.why_wrong_kind(file.read(HEAD_BYTES))
+    if reason:
+        raise ValueError("%s %s" % (path, reason))
 
 
 def to_spec(tensor: Any) -> TensorSpec:
-    """Return the spec of one of MindSpore Lite's tensors; -1 in its shape is an open axis."""
+    """Return the spec of one of MindSpore Lite's tensors; a size of -1 is an open axis."""
     dtype = str(tensor.dtype).rpartition(".")[2].lower()
     return TensorSpec(tensor.name, dtype, tuple(None if dim < 0 else int(dim) for dim in tensor.shape))
 
 
-def _open_axes(seen: TensorSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:
-    """Return the spec of an output that was seen once: axes that follow from open axes of the inputs are open."""
+def _open_axes(spec: TensorSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the spec of an output after its first predict: axes are open if open axes of the inputs may set them."""
     if any(None in spec.shape[1:] for spec in inputs):
-        return seen._replace(shape=(None,) * len(seen.shape))
+        return spec._replace(shape=(None,) * len(spec.shape))
     if any(spec.shape[:1] == (None,) for spec in inputs):
-        return seen._replace(shape=(None,) + seen.shape[1:])
-    return seen
+        return spec._replace(shape=(None,) + spec.shape[1:])
+    return spec
 
 
 def _import_runtime() -> Any:
@@ -268,7 +270,7 @@ def _import_runtime() -> Any:
 
 def _make_context(runtime: Any, device_id: int, target: str, threads: int, options: Dict[str, Any]) -> Any:
     context = runtime.Context()
-    context.target = [target]  # one target only: with ["cpu", "ascend"] it runs on the CPU in silence
+    context.target = [target]  # a single target: with ["cpu", "ascend"] it silently runs on the CPU
     settings = getattr(context, target)
     if target == "cpu":
         settings.thread_num = threads
@@ -287,7 +289,7 @@ def _version(runtime: Any) -> str:
 
 
 def _fit(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """Give an array the model's shape where it has as many elements."""
+    """Return an array with the model's shape, if it has as many elements."""
     if len(array.shape) == len(spec.shape) or None in spec.shape:
         return array
     try:
@@ -297,20 +299,22 @@ def _fit(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
 
 
 def _explain_build(path: str, where: str, version: str, error: Exception, instances: int = 1) -> str:
-    """Say what MindSpore Lite does not: why a build is likely to have failed."""
+    """Return an error text with the likely causes of a failed build, which MindSpore Lite does not report."""
     with open(path, "rb") as file:
         is_mindir = _MINDIR_WORD in file.read(HEAD_BYTES)
     causes = [] if is_mindir else ["the file does not begin like a MINDIR file"]
     if instances > _INSTANCES_PER_CORE * (os.cpu_count() or 1):
-        causes.append("%d instances are more than it runs on %d cores" % (instances, os.cpu_count() or 1))
+        causes.append(
+            "%d instances are more than MindSpore Lite supports on %d cores" % (instances, os.cpu_count() or 1)
+        )
     if where.startswith("ascend"):
         causes.append("there is no Ascend device %s, or CANN's libraries are not found (source set_env.sh)" % where)
         causes.append("the device is in use by another process (npu-smi info)")
         causes.append("the model was not converted for Ascend (--optimize=ascend_oriented)")
     else:
-        causes.append("the file is cut off, or of a newer version than mindspore_lite %s" % version)
-        causes.append("the model was converted for Ascend, or has operators that %s lacks" % where)
-    return "MindSpore Lite %s could not build %s on %s (%s). Likely: %s. Its own lines are above." % (
+        causes.append("the file is incomplete, or of a newer version than mindspore_lite %s" % version)
+        causes.append("the model was converted for Ascend, or has operators that %s does not support" % where)
+    return "MindSpore Lite %s could not build %s on %s (%s). Likely: %s. MindSpore Lite's log lines are above." % (
         version,
         path,
         where,

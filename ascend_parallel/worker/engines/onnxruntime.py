@@ -1,10 +1,10 @@
 """The ONNX Runtime engine: .onnx models on CPUs, NVIDIA GPUs, Ascend (CANN) and OpenVINO.
 
-The provider follows from the device's type, or from ``engine_options={"provider": ...}``. ONNX Runtime itself
-falls back to the CPU in silence where a provider is missing or fails; this engine refuses instead.
+The device type determines the provider, unless ``engine_options={"provider": ...}`` does. ONNX Runtime itself silently
+falls back to the CPU if a provider is missing or fails; this engine raises an error instead.
 
-Threads of one process share one session. Processes on CPUs share weights where ``share_weights`` is among the options,
-which is the runner's to say: they load the model's prepared copy (see prepared.py).
+Threads of one process share one session. Processes on CPUs share weights with the option ``share_weights``, which the
+runner sets: they load the model's prepared copy (see prepared.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from .base import Arrays, Engine, TensorSpec, trim_heap
 
-#: Device type -> provider's short names that make sense there; the first is the default.
+#: Device type -> short names of its providers; the first is the default.
 PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
 PROVIDER_CLASSES = {
     "cpu": "CPUExecutionProvider",
@@ -26,7 +26,7 @@ PROVIDER_CLASSES = {
     "cann": "CANNExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-#: What to install where a provider is missing.
+#: Provider -> the package to install if it is missing.
 PACKAGES = {
     "cpu": "onnxruntime",
     "cuda": "onnxruntime-gpu",
@@ -34,14 +34,14 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "openvino": "onnxruntime-openvino",
 }
-#: Bindings that are kept; blocks come back, so that there are few. One costs about as much memory as a dict.
+#: The maximum number of kept bindings. Few are needed, because blocks are reused. One takes about the memory of a dict.
 MAX_KEPT_BINDINGS = 256
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
 
 class OnnxRuntimeEngine(Engine):
-    """An ``onnxruntime.InferenceSession``; results are bound into the destinations where they are wanted."""
+    """An ``onnxruntime.InferenceSession``; it writes results directly to their destinations."""
 
     name = "onnxruntime"
     suffixes = (".onnx", ".ort")
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine(Engine):
 
     def _use(self, session: Any) -> None:
         self._session = session
-        # On other devices than the CPU a binding copies the inputs when it is made, not when it is run.
+        # On devices other than the CPU, a binding copies the inputs when it is created, not when it is run.
         self._can_keep = session.get_providers() == [PROVIDER_CLASSES["cpu"]]
         self._kept: Dict[Any, Any] = {}
         self.inputs = [to_spec(node) for node in session.get_inputs()]
@@ -69,21 +69,21 @@ class OnnxRuntimeEngine(Engine):
         self._output_names = [spec.name for spec in self.outputs]
 
     def share(self) -> Engine:
-        """Return an engine over the same session: it is thread-safe, only the bindings are a thread's own."""
+        """Return an engine over the same session, which is thread-safe; each thread has its own bindings."""
         other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
         other._use(self._session)
         return other
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
-        """Find MINDIR files; ONNX Runtime's own message would not tell."""
+        """Recognize MINDIR files; ONNX Runtime's own message does not name the cause."""
         if b"MindSpore" in head and not head.startswith(b"\x08"):  # with which ONNX files begin
             return "is not an ONNX file but, by its first bytes, a MINDIR file: run it with the mslite engine"
         return super().why_wrong_kind(head)
 
     @classmethod
     def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
-        """Find what does not run on onnxruntime's own CPU provider, and models in its own format."""
+        """Report devices and providers other than onnxruntime's CPU provider, and models that are not .onnx files."""
         others = [kind for kind in device_types if kind != "cpu"]
         if others:
             return "onnxruntime shares weights between processes on cpu devices only, not on %s ones" % others[0]
@@ -95,14 +95,14 @@ class OnnxRuntimeEngine(Engine):
         return "onnxruntime shares the weights of .onnx files between processes; %s is none" % unfit[0] if unfit else ""
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Run the session; what fits its destination is written there by ONNX Runtime itself."""
+        """Run the session; ONNX Runtime writes the results directly to their destinations."""
         try:
             return self._run(inputs, destinations)
         except Exception:
             if not destinations:
                 raise
-            # A bound output whose shape turns out otherwise is refused: run again, unbound. An error of
-            # the model's own comes up again and is raised.
+            # A bound output of another shape is an error: run again without destinations. An error of the model
+            # occurs again and is raised.
             return self._run(inputs, {})
 
     def _run(self, inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
@@ -121,7 +121,7 @@ class OnnxRuntimeEngine(Engine):
         return dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
 
     def _bind(self, inputs: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Any:
-        """Return a binding of the inputs, and of the results where they have destinations."""
+        """Return a binding of the inputs, and of the results if they have destinations."""
         binding = self._session.io_binding()
         for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
             binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
@@ -133,22 +133,22 @@ class OnnxRuntimeEngine(Engine):
         return binding
 
     def _keep(self, key: Any, binding: Any) -> None:
-        """Keep a binding for when the same blocks come again: making it takes a part of a small model's time."""
+        """Keep a binding until the same blocks are used again: its creation is a part of a small model's time."""
         if len(self._kept) >= MAX_KEPT_BINDINGS:
             self._kept.clear()
         self._kept[key] = binding
 
 
 def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
-    """Return a session on this device and on nothing else.
+    """Return a session that runs on this device only.
 
-    Raises ImportError or RuntimeError, saying what to install, where the provider is missing or refused.
+    Raises ImportError or RuntimeError if the provider is missing or cannot start; the message says what to install.
     """
     provider = choose_provider(device[0], options)
     runtime = import_runtime(provider)
     session_options = runtime.SessionOptions()
     if options.get("share_weights"):
-        from .prepared import fetch_prepared  # what it imports would slow the start of all other workers
+        from .prepared import fetch_prepared  # a late import: it would slow down the start of other workers
 
         model = str(fetch_prepared(runtime, Path(model), options.get("session_config", {})))
         session_options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
@@ -170,7 +170,7 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
 
 
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
-    """Return the provider's short name for a device type, as the options want it."""
+    """Return the short name of the provider for a device type and the options."""
     possible = PROVIDERS[device_type]
     provider = str(options.get("provider", possible[0]))
     if provider not in possible:
@@ -181,7 +181,7 @@ def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
 
 
 def import_runtime(provider: str) -> Any:
-    """Import onnxruntime and make sure that it was built with the provider."""
+    """Import onnxruntime, and check that it was built with the provider."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -203,7 +203,7 @@ def import_runtime(provider: str) -> Any:
 
 
 def provider_settings(provider: str, device: Tuple[str, int], options: Dict[str, Any]) -> Dict[str, str]:
-    """Return the provider's options: the device's number, and what the user set."""
+    """Return the provider's options: the device id and the user's options."""
     settings = {}
     if provider in ("cuda", "tensorrt", "cann"):
         settings["device_id"] = str(device[1])

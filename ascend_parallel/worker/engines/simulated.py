@@ -1,7 +1,7 @@
-"""The simulated engine: a stated compute time, and faults on demand.
+"""The simulated engine: a configurable compute time, and faults on demand, for tests and scaling studies.
 
-For tests and for scaling studies. It computes nothing, returns its first input as "output", and says that it
-is a simulation wherever it is shown: it never pretends to be a device.
+It computes nothing and returns its first input as "output". Its device type is ``simulated``, so that its results
+cannot be mistaken for those of a real device.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 
 from .base import Arrays, Engine
 
-_FLOOD_BYTES = 4 << 20  # many times what a pipe holds (64 KiB): blocks whoever is not read
+_FLOOD_BYTES = 4 << 20  # many times the capacity of a pipe (64 KiB): blocks a writer whose pipe nobody reads
 _LINE = "x" * 79 + "\n"
 
 
-def _sleep_exactly() -> None:
-    """Have the kernel end this thread's sleeps in time, not up to 50 us late to save power (PR_SET_TIMERSLACK)."""
+def _set_timer_slack() -> None:
+    """Let this thread's sleeps end on time, not up to 50 us late to save power (PR_SET_TIMERSLACK)."""
     ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)
 
 
@@ -36,8 +36,8 @@ def _hang() -> None:
 
 
 def _hold_gil() -> None:
-    # A regular expression that backtracks for ages never lets another thread run: like an engine in C
-    # that keeps the interpreter's lock, it silences the worker's own watch thread.
+    # A regular expression with exponential backtracking. Like an engine in C that keeps the GIL, it stops all other
+    # threads, including the worker's own parent watch.
     import re
 
     re.match(r"(a+)+$", "a" * 64 + "b")
@@ -69,9 +69,9 @@ FAULTS: Dict[str, Callable[[], None]] = {
 class SimulatedEngine(Engine):
     """Sleeps ``ms_per_row`` for each row of its first input and returns that input.
 
-    ``slowdown`` maps device ids to factors. ``fault`` (a key of :data:`FAULTS`) strikes in the ``fault_on``-th
-    predict of a process, or while building where that is "build"; on ``fault_devices`` only, where given; and
-    only while the file ``fault_while`` exists, where given.
+    ``slowdown`` maps device ids to factors. ``fault`` (a key of :data:`FAULTS`) happens in the ``fault_on``-th predict
+    of a process, or in the build if ``fault_on`` is "build". ``fault_devices`` restricts it to some devices, and
+    ``fault_while`` to the time while that file exists.
     """
 
     name = "simulated"
@@ -90,29 +90,29 @@ class SimulatedEngine(Engine):
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         self._options = options
         self._device_id = device[1]
-        factor = {int(k): v for k, v in options.get("slowdown", {}).items()}.get(device[1], 1.0)
-        self._s_per_row = options.get("ms_per_row", 0) * factor / 1000.0
+        slowdown_factor = {int(k): v for k, v in options.get("slowdown", {}).items()}.get(device[1], 1.0)
+        self._s_per_row = options.get("ms_per_row", 0) * slowdown_factor / 1000.0
         self._calls = 0
         if options.get("fault", "raise") not in FAULTS:
             raise ValueError("fault is %r; expected one of %s" % (options["fault"], ", ".join(FAULTS)))
-        _sleep_exactly()
+        _set_timer_slack()
         time.sleep(options.get("build_ms", 0) / 1000.0)
-        self._strike_if("build")
+        self._trigger_fault("build")
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Sleep for the time of the rows, strike if it is time to, and return the first input."""
+        """Sleep for the time of the rows, trigger the fault if it is due, and return the first input."""
         self._calls += 1
-        self._strike_if(self._calls)
+        self._trigger_fault(self._calls)
         rows = inputs[0].shape[0] if inputs[0].ndim else 1
         if self._s_per_row:
             time.sleep(rows * self._s_per_row)
         return {"output": inputs[0]}
 
     def share(self) -> Engine:
-        """Return one more of the same: there is nothing to share."""
+        """Return another instance: there are no weights to share."""
         return SimulatedEngine("", ("simulated", self._device_id), self._options)
 
-    def _strike_if(self, moment: Any) -> None:
+    def _trigger_fault(self, moment: Any) -> None:
         options = self._options
         if "fault" not in options or options.get("fault_on", 1) != moment:
             return

@@ -1,15 +1,16 @@
-"""A cache on the machine of prepared models, whose weights several processes map instead of loading them each.
+"""The machine's cache of prepared models, whose weights several processes map instead of loading a copy each.
 
 ::
 
     $XDG_CACHE_HOME/ascend-parallel/weights/    else ~/.cache/ascend-parallel/weights/
-    ├── models/PATH/lock        held by the process that looks a model up or prepares it
-    ├── models/PATH/hash.json   its files, as they were when their bytes were hashed, and that hash
-    ├── models/PATH/partial/    what is being prepared; what a killed process left is cleared by the next
-    └── entries/KEY/            a prepared model, with sizes.json, by which a damaged one is known
+    ├── models/PATH/lock        locked by the process that looks up or prepares the model
+    ├── models/PATH/hash.json   the status of the model's files when they were hashed, and the hash
+    ├── models/PATH/partial/    a prepared model in progress; the next process removes what a killed one left
+    └── entries/KEY/            a prepared model, with sizes.json to detect damage
 
-PATH is a hash of the model's path; KEY one of its bytes and of all that a prepared model depends on. So a model is
-hashed once, not at each start, and copies of it share one entry. The folder may be deleted at any time.
+PATH is a hash of the model's path. KEY is a hash of the model's bytes and of everything else that the prepared model
+depends on. A model is hashed once, not at each start. Copies of a model share one entry. The folder may be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -25,64 +26,64 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
-#: The prepared model, in the folder of its entry.
+#: The file name of the prepared model in its entry.
 MODEL_NAME = "model.onnx"
 _SIZES_NAME = "sizes.json"
-#: What of a file's status changes when the file does; the time of st_ctime_ns cannot be set by a user.
+#: Fields of a file's status that change with its content; a user cannot set st_ctime_ns.
 _STATUS = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
-#: A file that changed so lately could change again unseen, within one tick of its file system's clock.
-_SETTLED_S = 2.0
-#: An entry that was not used for so long is deleted when another is made: each update of onnxruntime leaves some.
+#: A file changed more recently could change again without a new time stamp, within one tick of the file system's clock.
+_STABLE_S = 2.0
+#: An entry unused for this long is deleted when another is created: each update of onnxruntime leaves old ones.
 _UNUSED_S = 30 * 86400.0
 _HASH_CHUNK_BYTES = 1 << 22
-#: How an ONNX file names a file of weights: the key "location" (field 1 of a map's entry), then its value (field 2).
+#: How an ONNX file refers to a weight file: the key "location" (field 1 of a map's entry), then its value (field 2).
 _LOCATION = b"\n\x08location\x12"
 
 
 class WeightsCache:
-    """The cache in one folder; raises OSError where that cannot be read or written."""
+    """The cache in one folder; methods raise OSError if it cannot be read or written."""
 
     def __init__(self, root: Path) -> None:
         self._models = root / "models"
         self._entries = root / "entries"
 
     def fetch(self, model: Path, variant: str, prepare: Callable[[Path], None]) -> Path:
-        """Return the path of a prepared model, prepared now where that was not done before.
+        """Return the path of a prepared model; prepare it first if it is not in the cache.
 
-        Processes that ask for one model at the same time wait for the first, which prepares it.
+        Processes that request the same model at the same time wait until the first one has prepared it.
 
         Args:
             model: an ONNX file.
-            variant: whatever else the prepared model depends on, as text.
-            prepare: writes the prepared model, :data:`MODEL_NAME`, and all that belongs to it into a folder.
+            variant: everything else that the prepared model depends on, as text.
+            prepare: writes the prepared model (:data:`MODEL_NAME`) and its other files to the folder that it is given.
         """
-        place = self._models / _hash_text(str(model.resolve()))
-        for folder in (place, self._entries):
+        model_folder = self._models / _hash_text(str(model.resolve()))
+        for folder in (model_folder, self._entries):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(place / "lock"):
-            entry = self._entries / _hash_text(_hash_model(model, place / "hash.json") + variant)
-            if not _is_whole(entry):
-                self._clear()
-                _make(entry, place / "partial", prepare)
-            os.utime(str(entry / _SIZES_NAME))  # when it was used last
+        with _locked(model_folder / "lock"):
+            entry = self._entries / _hash_text(_hash_model(model, model_folder / "hash.json") + variant)
+            if not _is_complete(entry):
+                self._delete_unused()
+                _create_entry(entry, model_folder / "partial", prepare)
+            os.utime(str(entry / _SIZES_NAME))  # the time of the last use
         return entry / MODEL_NAME
 
-    def _clear(self) -> None:
-        """Delete entries that nobody used for long; a process that has mapped their files keeps them."""
+    def _delete_unused(self) -> None:
+        """Delete entries that were not used for long; a process that has mapped their files keeps them."""
         for entry in self._entries.iterdir():
-            with contextlib.suppress(OSError):  # another process is at it
+            with contextlib.suppress(OSError):  # another process is deleting it
                 if (entry / _SIZES_NAME).stat().st_mtime < time.time() - _UNUSED_S:
                     shutil.rmtree(str(entry))
 
 
 def cache_root() -> Path:
-    """Return the cache's folder, where the XDG Base Directory Specification places it.
+    """Return the cache's folder, as the XDG Base Directory Specification defines it.
 
-    Raises RuntimeError where this user has no home and no other folder is named.
+    Raises RuntimeError if this user has no home folder and no other folder is set.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the specification has such ones ignored
-        home = os.path.expanduser("~")  # noqa: PTH111 - pathlib's raises this and that, by version
+    if not base.is_absolute():  # the specification requires to ignore a relative path
+        home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises different exceptions, depending on its version
         if not os.path.isabs(home):  # noqa: PTH117
             raise RuntimeError("share_weights needs a folder for its cache, and there is no home: set XDG_CACHE_HOME")
         base = Path(home) / ".cache"
@@ -91,71 +92,71 @@ def cache_root() -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; the system releases it when the process ends, however it does."""
+    """Hold the lock of a file; the system releases it when the process ends for any reason."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _make(entry: Path, partial: Path, prepare: Callable[[Path], None]) -> None:
-    """Make an entry, whole or not at all; the caller holds the lock of ``partial``."""
+def _create_entry(entry: Path, partial: Path, prepare: Callable[[Path], None]) -> None:
+    """Create an entry atomically; the caller holds the lock of ``partial``."""
     shutil.rmtree(str(partial), ignore_errors=True)
     partial.mkdir(mode=0o700)
     try:
         prepare(partial)
-        _seal(partial)
-        if entry.exists() and not _is_whole(entry):
+        _record_sizes(partial)
+        if entry.exists() and not _is_complete(entry):
             shutil.rmtree(str(entry))
         try:
             partial.rename(entry)
         except OSError:
-            if not _is_whole(entry):  # it was made meanwhile from a copy of the model at another path
+            if not _is_complete(entry):  # else another process created it from a copy of the model at another path
                 raise
     finally:
         shutil.rmtree(str(partial), ignore_errors=True)
 
 
-# ---- what a model is
+# ---- the files of a model
 
 
 def find_files(model: Path) -> List[Path]:
-    """Return the files of an ONNX model: itself, and those that are to hold its weights, whether they are there or not.
+    """Return the files of an ONNX model: the model and its external weight files, whether they exist or not.
 
-    They are found by the bytes with which an ONNX file names them, in subgraphs too, without reading it into memory.
+    They are found by the bytes that refer to them, in subgraphs too, without reading the model into memory.
     """
     names = set()
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        at = view.find(_LOCATION)
-        while at >= 0:
-            length, start = _read_varint(view, at + len(_LOCATION))
+        position = view.find(_LOCATION)
+        while position >= 0:
+            length, start = _read_varint(view, position + len(_LOCATION))
             names.add(view[start : start + length])
-            at = view.find(_LOCATION, start)
+            position = view.find(_LOCATION, start)
     return [model] + [model.parent / os.fsdecode(name) for name in sorted(names) if b"\0" not in name]
 
 
-def _read_varint(view: mmap.mmap, at: int) -> Tuple[int, int]:
-    """Return a number of protobuf's, seven bits a byte and the lowest first, and where it ends."""
+def _read_varint(view: mmap.mmap, position: int) -> Tuple[int, int]:
+    """Return a protobuf varint (seven bits per byte, the lowest first) and the position after it."""
     value = shift = 0
-    while at < len(view):
-        value |= (view[at] & 0x7F) << shift
+    while position < len(view):
+        value |= (view[position] & 0x7F) << shift
         shift += 7
-        at += 1
-        if view[at - 1] < 0x80:
+        position += 1
+        if view[position - 1] < 0x80:
             break
-    return value, at
+    return value, position
 
 
 def _hash_model(model: Path, memo: Path) -> str:
-    """Return a hash of all bytes of a model; that of the memo where the files are still what they were."""
+    """Return the hash of a model's bytes; it is read from the memo if the files' status is unchanged."""
     known = _read_json(memo)
     if "hash" in known and all(_status(Path(path)) == status for path, status in known["files"].items()):
         return str(known["hash"])
     files = {str(path): _status(path) for path in find_files(model)}
-    whole = _hash_text("\n".join(_hash_file(Path(path)) for path, status in files.items() if status))
-    settled_ns = (time.time() - _SETTLED_S) * 1e9
-    if all(max(status, default=0) < settled_ns and status == _status(Path(path)) for path, status in files.items()):
-        _write_json(memo, {"files": files, "hash": whole})
-    return whole
+    digest = _hash_text("\n".join(_hash_file(Path(path)) for path, status in files.items() if status))
+    stable_ns = (time.time() - _STABLE_S) * 1e9
+    if all(max(status, default=0) < stable_ns and status == _status(Path(path)) for path, status in files.items()):
+        _write_json(memo, {"files": files, "hash": digest})
+    return digest
 
 
 def _hash_file(path: Path) -> str:
@@ -171,18 +172,18 @@ def _hash_text(text: str) -> str:
 
 
 def _status(path: Path) -> List[int]:
-    """Return what changes when a file does; nothing where there is no such file."""
+    """Return the values that change with a file; [] if the file does not exist."""
     if not path.is_file():
         return []
-    found = path.stat()
-    return [getattr(found, field) for field in _STATUS]
+    status = path.stat()
+    return [getattr(status, field) for field in _STATUS]
 
 
-# ---- what an entry is
+# ---- entries
 
 
-def _seal(folder: Path) -> None:
-    """Note the sizes of a folder's files when their bytes are on the disk: a power cut must not leave zeros there."""
+def _record_sizes(folder: Path) -> None:
+    """Sync a folder's files to the disk and record their sizes: after a power cut, a file could contain zeros."""
     sizes = {}
     for path in folder.iterdir():
         with path.open("rb") as file:
@@ -191,19 +192,19 @@ def _seal(folder: Path) -> None:
     _write_json(folder / _SIZES_NAME, sizes)
 
 
-def _is_whole(entry: Path) -> bool:
+def _is_complete(entry: Path) -> bool:
     sizes = _read_json(entry / _SIZES_NAME)
     paths = [(entry / name, size) for name, size in sizes.items()]
     return MODEL_NAME in sizes and all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def _read_json(path: Path) -> Dict[str, Any]:
-    """Return a file's dict; an empty one where there is no such file, or it is damaged."""
+    """Return the dict in a JSON file; {} if the file does not exist or is damaged."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_json(path: Path, content: Dict[str, Any]) -> None:
