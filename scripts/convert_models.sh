@@ -1,28 +1,29 @@
 #!/bin/sh
-# Convert Stable Diffusion's three models to MINDIR, laid out as examples/sd21/main.py --models reads them.
+# Convert Stable Diffusion's three models to MINDIR, in the layout that examples/sd21/main.py --models reads.
 set -eu
 
 usage() {
     cat <<'END'
 usage: convert_models.sh MODELS [OUT] [OPTION...]
 
-Convert MODELS/{text_encoder,unet,vae_decoder}/model.onnx to OUT/{...}/model.mindir, each for one row at a time, which
-does for any number of prompts and devices. OUT is MODELS itself by default; else the tokenizer, the scheduler and the
-settings go there, too, so that it is a whole folder for: examples/sd21/main.py --models OUT
+Convert MODELS/{text_encoder,unet,vae_decoder}/model.onnx to OUT/{...}/model.mindir with a batch of one row, which
+serves any number of prompts and devices. OUT is MODELS by default. If it is another folder, the tokenizer, the
+scheduler and the settings are copied to it, so that it is complete for: examples/sd21/main.py --models OUT
 
-OPTIONs are those of "ascend-parallel convert", passed on for each model. Often needed:
+The OPTIONs of "ascend-parallel convert" are passed on for each model. Often needed:
   --devices ascend:0,1      the devices to convert for
-  --batch-per-device 2      rows that a device gets at a time
-  --worker-python PYTHON    the Python that has mindspore_lite, where converter_lite is not on PATH
+  --batch-per-device 2      the batch size of the converted models
+  --worker-python PYTHON    the Python that has mindspore_lite, if converter_lite is not on PATH
   --verify                  compare each result with its ONNX file
-  --dry-run                 print the converter's commands only
+  --dry-run                 only print the converter's commands
 
 Environment:
   PYTHON                    the Python that has ascend-parallel [python3]
-  TEXT_ENCODER_SHAPE        sizes that the ONNX files leave open, as --input-shape takes them. A file that optimum-cli
-  UNET_SHAPE                exported needs, for Stable Diffusion 2.1 at 512 x 512:
+  TEXT_ENCODER_SHAPE        the shapes of inputs with open axes, in the form of --input-shape. For files exported by
+  UNET_SHAPE                optimum-cli, for Stable Diffusion 2.1 at 512 x 512:
   VAE_DECODER_SHAPE           input_ids:-1,77
                               sample:-1,4,64,64;timestep:1;encoder_hidden_states:-1,77,1024
+                              latent_sample:-1,4,64,64
                               latent_sample:-1,4,64,64
 END
 }

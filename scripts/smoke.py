@@ -1,4 +1,4 @@
-"""Run a small ONNX model over two devices with whatever ascend_parallel is installed; called by smoke.sh."""
+"""Run a small ONNX model on two devices with the installed ascend_parallel; called by smoke.sh."""
 
 import sys
 import tempfile
@@ -20,7 +20,7 @@ def write_model(path: Path) -> None:
 
 
 def main() -> None:
-    """Check the answer, and say so."""
+    """Check the result, and print a message."""
     x = np.arange(15, dtype=np.float32).reshape(5, 3)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "double.onnx")

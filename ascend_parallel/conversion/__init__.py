@@ -1,1 +1,1 @@
-"""ONNX files made into MINDIR files, of the batch that each device gets: ``ascend-parallel convert``."""
+"""Conversion of ONNX files to MINDIR files for the batch of each device: ``ascend-parallel convert``."""

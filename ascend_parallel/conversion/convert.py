@@ -1,4 +1,4 @@
-"""``convert``: an ONNX file in, a MINDIR file for each batch that a device may get out, each with its manifest."""
+"""``convert``: convert an ONNX file to a MINDIR file for each batch size per device, each with its manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Show = Callable[[str], None]
 Check = Callable[[Job, Path], None]
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -43,9 +43,9 @@ def convert(
     dry_run: bool = False,
     verify: bool = False,
     tolerance: float | None = None,
-    show: Show = _tell,
+    show: Show = _log,
 ) -> list[Path]:
-    """Convert an ONNX file to MINDIR files of the batch that each device gets; what is up to date is left.
+    """Convert an ONNX file to MINDIR files for the batch of each device; results that are up to date are kept.
 
     ::
 
@@ -53,30 +53,32 @@ def convert(
 
     Args:
         model: the ONNX file.
-        devices: those that will share the batch, such as ``"ascend:0,1"``; None: all of the machine's best type.
+        devices: the devices that the batch is divided by, such as ``"ascend:0,1"``; None: all devices of the machine's
+            best type.
         output: the folder for the results, or a file that ends in .mindir.
-        name: of the results, which become ``NAME_bsROWS.mindir``; None: the ONNX file's.
-        batch_per_device: rows that a device gets at a time, one result for each; empty: the batch, which the model or
-            ``input_shape`` tells, divided by the number of devices.
-        input_shape: sizes that the model leaves open, of the whole batch: ``"x:2,4,64,64;y:2,77,1024"``.
-        batch_axes: input name -> the axis that holds its rows, or None, where the model's shapes leave it open.
+        name: base name of the results, which are called ``NAME_bsROWS.mindir``; None: the ONNX file's name.
+        batch_per_device: batch sizes of the results, one result each; empty: the batch (of the model or of
+            ``input_shape``) divided by the number of devices.
+        input_shape: shapes of inputs with open axes, for the whole batch: ``"x:2,4,64,64;y:2,77,1024"``.
+        batch_axes: input name -> batch axis, or None for an input that is not sliced; only needed if the model's shapes
+            leave it open.
         target: "ascend" or "cpu"; None: by the devices.
         precision: "fp16" or "fp32", for Ascend; None: the converter's default.
-        config_file: a configuration file of the converter's.
-        worker_python: the interpreter that has mindspore_lite.
-        dry_run: show the converter's commands only.
-        verify: compare the results with the ONNX file on random inputs; one that differs is not kept.
-        tolerance: the largest difference that ``verify`` lets pass, as a share of an output's range.
-        show: is called with each of the converter's commands, and with what ``verify`` finds; by default they are
-            told on stderr, as all else is. A result that is up to date is told in place of its command.
+        config_file: a configuration file of the converter.
+        worker_python: the Python interpreter that has mindspore_lite.
+        dry_run: only show the converter's commands.
+        verify: compare the results with the ONNX file on random inputs; a result that differs is deleted.
+        tolerance: the largest difference that ``verify`` accepts, relative to an output's range.
+        show: called with each of the converter's commands (or, for a result that is up to date, a line that says so),
+            and with the differences that ``verify`` finds; by default it prints to stderr, like all other messages.
 
     Returns:
         The MINDIR files.
 
     Raises:
-        UsageError: it cannot be done; nothing was started or written.
-        ConversionError: the converter failed, or its result computes something else.
-        DiskError: a file could not be written.
+        UsageError: if the request is invalid; nothing was started or written.
+        ConversionError: if the converter failed, or its result computes other numbers.
+        DiskError: if a file could not be written.
     """
     check_tolerance(tolerance, verify=verify)
     request = Request(
@@ -100,86 +102,86 @@ def convert(
         for difference in compare(job, mindir, request.worker_python, tolerance) if verify else ():
             show(str(difference))
 
-    return [_carry_out(job, show, check, dry_run=dry_run) for job in jobs]
+    return [_run_job(job, show, check, dry_run=dry_run) for job in jobs]
 
 
-def _carry_out(job: Job, show: Show, check: Check, *, dry_run: bool) -> Path:
-    done = None if dry_run else find_up_to_date(job)
-    show(job.command_line if done is None else f"{done} is up to date")
+def _run_job(job: Job, show: Show, check: Check, *, dry_run: bool) -> Path:
+    up_to_date = None if dry_run else find_up_to_date(job)
+    show(job.command_line if up_to_date is None else f"{up_to_date} is up to date")
     if job.config_text:
-        _tell(f"{job.own_config} says: {' '.join(job.config_text.split())}")
+        _log(f"contents of {job.own_config}: {' '.join(job.config_text.split())}")
     if dry_run:
         return job.output
-    if done is None:
+    if up_to_date is None:
         return make(job, check)
-    check(job, done)
-    return done
+    check(job, up_to_date)
+    return up_to_date
 
 
 def make(job: Job, check: Check) -> Path:
-    """Convert; what is done is told on stderr.
+    """Convert a model; progress is printed to stderr.
 
     Args:
-        job: what to do.
-        check: is called with the result before that is put in its place; what it raises leaves nothing of it.
+        job: the conversion.
+        check: called with the result before it is moved to its final place; if it raises, the result is deleted.
 
     Returns:
-        The MINDIR file; of a model above 2 GB, its weights lie in the folder ``NAME_variables`` beside it.
+        The MINDIR file; the weights of a model above 2 GB are in the folder ``NAME_variables`` beside it.
 
     Raises:
-        ConversionError, DiskError: it did not work; what was there before is there still.
-        UsageError: a package is missing that the rewriting for the CPU needs.
+        ConversionError, DiskError: if the conversion failed; existing files are unchanged.
+        UsageError: if a package is missing that the rewriting for the CPU needs.
     """
     converter = job.converter
-    _tell(f"converting {job.onnx.path} for {job.target} with {converter.name} {converter.version}: {job.output}")
+    _log(f"converting {job.onnx.path} for {job.target} with {converter.name} {converter.version}: {job.output}")
     folder = job.output.parent
     with work_folder(folder) as work:
         source, changes = _rewrite_for_cpu(job, work)
-        made = _run(job, source, work / "made")
-        check(job, made[0])
-        manifest = _describe(job, changes, made)
+        outputs = _run(job, source, work / "made")
+        check(job, outputs[0])
+        manifest = _describe(job, changes, outputs)
         (work / "manifest").mkdir()
-        text = work / "manifest" / manifest_file(made[0]).name
-        text.write_text(manifest.to_json(), "utf-8")
-        file, *_ = install([*made, text], folder)
+        manifest_path = work / "manifest" / manifest_file(outputs[0]).name
+        manifest_path.write_text(manifest.to_json(), "utf-8")
+        file, *_ = install([*outputs, manifest_path], folder)
     return file
 
 
 def find_up_to_date(job: Job) -> Path | None:
-    """Return the result of an earlier conversion that was just the same; None where there is none."""
+    """Return the result of an earlier, identical conversion; None if there is none."""
     try:
         manifest = read_manifest(job.output)
-    except UsageError:  # not readable: it is written anew
+    except UsageError:  # an unreadable manifest: it is replaced
         return None
     if manifest is None or manifest.recipe != job.hash_recipe():
         return None
-    is_whole = manifest.are_files_unchanged(job.output.parent) and manifest.source_sha256 == job.onnx.sha256
-    return job.output if is_whole else None
+    is_unchanged = manifest.are_files_unchanged(job.output.parent) and manifest.source_sha256 == job.onnx.sha256
+    return job.output if is_unchanged else None
 
 
 def _rewrite_for_cpu(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
-    """Return the ONNX file for the converter, and what was changed: the user's own where nothing had to be."""
-    from .cpu_rewrite import needs_work, rewrite_for_cpu
+    """Return the ONNX file for the converter (the user's own if it needs no rewriting), and the changes."""
+    from .cpu_rewrite import needs_rewrite, rewrite_for_cpu
 
-    if job.target != "cpu" or not needs_work(job.onnx.operators):
+    if job.target != "cpu" or not needs_rewrite(job.onnx.operators):
         return job.onnx.path, {}
     import onnx
 
     model, changes = rewrite_for_cpu(job.onnx.load(weights=True), job.shapes)
     if not changes:
         return job.onnx.path, {}
-    told = ", ".join(f"{count} {kind}" for kind, count in changes.items())
-    _tell(f"rewrote a copy of {job.onnx.path} for MindSpore Lite's CPU kernels: {told}")
+    summary = ", ".join(f"{count} {kind}" for kind, count in changes.items())
+    _log(f"rewrote a copy of {job.onnx.path} for MindSpore Lite's CPU kernels: {summary}")
     rewritten = work / "model.onnx"
     onnx.save(model, str(rewritten))
     return rewritten, changes
 
 
 def _run(job: Job, source: Path, folder: Path) -> list[Path]:
-    """Run the converter; return what it made in a folder of its own, the MINDIR file first.
+    """Run the converter; return its output files in ``folder``, the MINDIR file first.
 
     Raises:
-        ConversionError, DiskError: it failed, or made something else.
+        ConversionError, DiskError: if it failed, or did not write a MINDIR file.
     """
     folder.mkdir()
     base = strip_suffix(job.output).name
@@ -196,30 +198,30 @@ def _run(job: Job, source: Path, folder: Path) -> list[Path]:
             raise DiskError(f"{job.output} could not be written by the converter: {error}") from error
         raise
     result = folder / f"{base}{MINDIR}"
-    graph = folder / f"{base}_graph{MINDIR}"  # of a model above 2 GB, whose weights lie in BASE_variables
+    graph = folder / f"{base}_graph{MINDIR}"  # of a model above 2 GB, whose weights are in BASE_variables
     if graph.exists():
-        graph.replace(result)  # it names its weights' file, not the other way round
-    made = sorted(folder.iterdir())
-    if result in made:
-        return [result, *(other for other in made if other != result)]
-    told = ", ".join(file.name for file in made) or "nothing"
+        graph.replace(result)  # the graph refers to the weights' file, not the other way round
+    outputs = sorted(folder.iterdir())
+    if result in outputs:
+        return [result, *(other for other in outputs if other != result)]
+    names = ", ".join(file.name for file in outputs) or "nothing"
     raise ConversionError(
-        f"the converter of {job.onnx.path} wrote no {result.name} but {told}; is it that of MindSpore Lite's package "
-        "for devices at the edge, which makes .ms files?"
+        f"the converter wrote no {result.name} for {job.onnx.path} (it wrote {names}); is it the converter of "
+        "MindSpore Lite's package for edge devices, which writes .ms files?"
     )
 
 
-#: What converters say where a file cannot be written, before they say that they failed.
+#: Printed by converters when a file cannot be written, before their final error message.
 WRITE_FAILED = "Failed to write"
 LEAST_FREE_BYTES = 1 << 16
 
 
-def _describe(job: Job, changes: Mapping[str, int], made: Sequence[Path]) -> Manifest:
-    """Return the manifest of what was made."""
+def _describe(job: Job, changes: Mapping[str, int], outputs: Sequence[Path]) -> Manifest:
+    """Return the manifest of a conversion's output files."""
     inputs = [
         InputRecord(spec.name, spec.dtype, job.shapes[spec.name], job.axes[spec.name]) for spec in job.onnx.inputs
     ]
-    parts = [file for item in made for file in (sorted(item.rglob("*")) if item.is_dir() else [item])]
+    parts = [file for item in outputs for file in (sorted(item.rglob("*")) if item.is_dir() else [item])]
     return Manifest(
         source=os.path.relpath(job.onnx.path.resolve(), job.output.parent.resolve()),
         source_sha256=job.onnx.sha256,
@@ -232,5 +234,5 @@ def _describe(job: Job, changes: Mapping[str, int], made: Sequence[Path]) -> Man
         converter_version=job.converter.version,
         recipe=job.hash_recipe(),
         changes=changes,
-        files=tuple(SavedFile.of(file, made[0].parent) for file in parts if file.is_file()),
+        files=tuple(SavedFile.of(file, outputs[0].parent) for file in parts if file.is_file()),
     )

@@ -1,7 +1,7 @@
-"""MindSpore Lite's converter: found, its command written and run, and what it says of a failure put into a sentence.
+"""MindSpore Lite's converter: find it, run it, and report its failures in one sentence.
 
-Two programs take the same words: ``converter_lite`` of MindSpore Lite's package, and ``worker/convert.py``, which
-drives the Python ``Converter`` of its wheel. Either is a process of its own, which ends with this one.
+Two programs have the same options: ``converter_lite`` of MindSpore Lite's package, and ``worker/convert.py``, which
+uses the Python ``Converter`` of its wheel. Either runs as a separate process, which ends with this one.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ascend_parallel.worker import parent_watch
 
 COMMAND = "converter_lite"
 PYTHON_CONVERTER = "mindspore_lite"
-VERSION_TIMEOUT_S = 60.0  # an import takes a second, from a cold network disk many
+VERSION_TIMEOUT_S = 60.0  # an import takes a second, but much longer from a slow network disk
 #: Target -> converter_lite's --optimize. "general" is for CPUs and GPUs. Source: its documentation.
 OPTIMIZE = {"ascend": "ascend_oriented", "cpu": "general"}
-SHOWN_LINES = 3  # of what a failed converter printed
-SHOWN_CHARS = 200  # of each
+SHOWN_LINES = 3  # of a failed converter's output
+SHOWN_CHARS = 200  # of each line
 
 INSTALL = (
     "either put tools/converter/converter of MindSpore Lite's package (from mindspore.cn) on PATH, or 'pip install "
-    "mindspore-lite' into a Python that its wheels are made for and name that with --worker-python"
+    "mindspore-lite' into a Python that it has wheels for, and name that Python with --worker-python"
 )
 
 
 class Converter(NamedTuple):
-    """A converter that is here.
+    """A converter that was found.
 
     Attributes:
         name: "converter_lite" or "mindspore_lite".
-        program: the words that start it, as they are shown; the first is found on PATH.
-        version: what is known of it.
+        program: the words of the command that start it; the first one is looked up on PATH.
+        version: its version, as far as it is known.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Converter(NamedTuple):
 
 
 def find_converter(worker_python: str | None) -> Converter:
-    """Return converter_lite where it is on PATH, else the Python Converter of the worker's interpreter.
+    """Return converter_lite if it is on PATH, else the Python Converter of the worker's interpreter.
 
     Raises:
-        UsageError: neither is here; the message says what to install.
+        UsageError: if there is neither; the message says what to install.
     """
     command = shutil.which(COMMAND)
     if command is not None:
@@ -66,7 +66,7 @@ def find_converter(worker_python: str | None) -> Converter:
 
 
 def find_runtime(python: str, why: str) -> str:
-    """Return the version of an interpreter's mindspore_lite; raises UsageError, which begins with ``why``."""
+    """Return the version of an interpreter's mindspore_lite; raises UsageError, whose message starts with ``why``."""
     try:
         done = _run([python, program.__file__, "--version"], VERSION_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -78,7 +78,7 @@ def find_runtime(python: str, why: str) -> str:
 
 
 def assume_converter(worker_python: str | None) -> Converter:
-    """Return a converter to show commands of: the one that is here, else converter_lite."""
+    """Return a converter for showing commands: the one that is installed, else converter_lite."""
     try:
         return find_converter(worker_python)
     except UsageError:
@@ -88,34 +88,34 @@ def assume_converter(worker_python: str | None) -> Converter:
 
 
 def find_python(worker_python: str | None) -> str:
-    """Return the interpreter's path; raises UsageError where it is no executable."""
-    found = shutil.which(worker_python or sys.executable)
-    if found is None:
-        raise UsageError(f"--worker-python {worker_python} is no executable; expected a Python interpreter")
-    return os.path.abspath(found)
+    """Return the interpreter's path; raises UsageError if it is not an executable."""
+    path = shutil.which(worker_python or sys.executable)
+    if path is None:
+        raise UsageError(f"--worker-python {worker_python} is not an executable; expected a Python interpreter")
+    return os.path.abspath(path)
 
 
 def _version_of_command(path: Path) -> str:
-    """Return the version that the package's folder tells, and a hash of the program, which tells builds apart."""
-    found = re.search(r"mindspore-lite-(\d[\w.]*)", str(path.resolve()))
-    return f"{found[1] if found else 'unknown'} ({hash_files([path])[:12]})"
+    """Return the version in the name of the package's folder, and a hash of the program to distinguish builds."""
+    match = re.search(r"mindspore-lite-(\d[\w.]*)", str(path.resolve()))
+    return f"{match[1] if match else 'unknown'} ({hash_files([path])[:12]})"
 
 
-# ---- its command
+# ---- the command
 
 
 def write_command(
     converter: Converter, model: Path, output: Path, *, input_shape: str, target: str, config: Path | None
 ) -> list[str]:
-    """Return the words of a conversion.
+    """Return the command of a conversion.
 
     Args:
-        converter: which.
+        converter: the converter.
         model: the ONNX file.
-        output: the MINDIR file to be, without its suffix.
-        input_shape: ``x:1,4;y:1``; "" where the model has no inputs with axes.
+        output: the MINDIR file to write, without its suffix.
+        input_shape: ``x:1,4;y:1``; "" if the model has no inputs with axes.
         target: "ascend" or "cpu".
-        config: a configuration file of the converter's.
+        config: a configuration file of the converter.
     """
     words = [*converter.program, f"--modelFile={model}", "--fmk=ONNX", f"--outputFile={output}"]
     words += [f"--inputShape={input_shape}"] if input_shape else []
@@ -125,7 +125,7 @@ def write_command(
 
 
 def show_command(command: Iterable[str]) -> str:
-    """Return a command as one would type it: ``--inputShape="x:1,4;y:1"``."""
+    """Return a command as text that can be typed in a shell: ``--inputShape="x:1,4;y:1"``."""
     return " ".join(_quote(word) for word in command)
 
 
@@ -138,30 +138,31 @@ def _quote(word: str) -> str:
     return shlex.quote(word)
 
 
-# ---- its run
+# ---- running it
 
 
 def run_converter(command: Sequence[str], source: Path) -> None:
-    """Run a converter to its end; it ends with this process, however that ends.
+    """Run a converter; it is killed when this process ends for any reason.
 
     Raises:
-        ConversionError: it failed; the message has the lines of its log that tell why.
+        ConversionError: if it failed; the message contains the informative lines of its log.
     """
-    environ = {"GLOG_v": "3", **os.environ}  # errors only; read when mindspore_lite is loaded, never later
+    environ = {"GLOG_v": "3", **os.environ}  # errors only; mindspore_lite reads it when it is loaded
     try:
         done = _run([sys.executable, parent_watch.__file__, str(os.getpid()), *command], None, environ)
     except OSError as error:
         raise ConversionError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:
         raise ConversionError(
-            f"MindSpore Lite could not convert {source}: {find_cause(done.stdout, done.returncode)}", log=done.stdout
+            f"MindSpore Lite could not convert {source}: {describe_failure(done.stdout, done.returncode)}",
+            log=done.stdout,
         )
 
 
 def _run(
     command: Sequence[str], timeout_s: float | None, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command, stdout and stderr as one; it and all that it started are killed with this call's exceptions."""
+    """Run a command with stdout and stderr combined; an exception kills it and all processes that it started."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -170,7 +171,7 @@ def _run(
         text=True,
         errors="replace",
         env=environ,
-        start_new_session=True,  # a group of its own, to be ended as a whole: CANN's compiler starts others
+        start_new_session=True,  # a process group, which can be killed as a whole: CANN's compiler starts processes
     )
     with process:
         try:
@@ -182,11 +183,11 @@ def _run(
     return subprocess.CompletedProcess(list(command), process.returncode, text)
 
 
-# ---- what it says of a failure
+# ---- its failures
 
 _LOG_LINE = re.compile(r"\[(?:WARNING|ERROR|CRITICAL|FATAL)\] .*?\[\S+:\d+\] \w+\] ?(?P<message>.*)")
-#: Lines that come on success too, or that only say that something failed.
-_IDLE = re.compile(
+#: Lines that also occur on success, or that only say that something failed.
+_UNINFORMATIVE = re.compile(
     r"is nullptr|parameter is null|Common error code|NULL pointer returned|Convert model (\S+ )?failed|={5}"
     r"|(funcGraph|func graph|model file|onnx graph|nodes|origin model|pass|transform|optimizer|anf graph|mindir"
     r"|serialize|Save graph) (failed|fail)\b|UNSUPPORTED OP LIST|OP TYPE"
@@ -194,27 +195,27 @@ _IDLE = re.compile(
     re.IGNORECASE,
 )
 _UNSUPPORTED = re.compile(r"OP TYPE: (\w+)")
-#: Words of a log -> what to do.
+#: Text in a log -> what to do.
 _KNOWN = {
     "acl pass": "CANN's libraries are not found: source CANN's set_env.sh, on a machine that has it",
     "libascend_pass_plugin": "CANN's libraries are not found: source CANN's set_env.sh, on a machine that has it",
     "error while loading shared libraries": "add tools/converter/lib of MindSpore Lite's package to LD_LIBRARY_PATH",
     "not support dilations": "pooling with dilations has no kernel there",
-    "Read onnx model file failed": "the converter cannot read the ONNX file: it is of a newer kind, or cut off",
+    "Read onnx model file failed": "the converter cannot read the ONNX file: it is incomplete, or of a newer format",
 }
 
 
-def find_cause(log: str, exit_code: int) -> str:
-    """Return what a failed converter's log tells, as one line."""
+def describe_failure(log: str, exit_code: int) -> str:
+    """Return the cause of a failed conversion, from the converter's log, as one line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    messages = [found["message"] for line in lines if (found := _LOG_LINE.match(line))]
-    telling = [message for message in messages if message and not _IDLE.search(message)]
-    rest = [line for line in lines if not _LOG_LINE.match(line) and not _IDLE.search(line)]
-    shown = list(dict.fromkeys(telling))[:SHOWN_LINES]
-    known = {advice for word, advice in _KNOWN.items() if word in log}
-    known.update(f"it does not support the operator {kind}" for kind in _UNSUPPORTED.findall(log))
-    ended = f"it was ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    if not shown and not known:
+    messages = [match["message"] for line in lines if (match := _LOG_LINE.match(line))]
+    informative = [message for message in messages if message and not _UNINFORMATIVE.search(message)]
+    rest = [line for line in lines if not _LOG_LINE.match(line) and not _UNINFORMATIVE.search(line)]
+    shown = list(dict.fromkeys(informative))[:SHOWN_LINES]
+    advice_texts = {advice for word, advice in _KNOWN.items() if word in log}
+    advice_texts.update(f"it does not support the operator {kind}" for kind in _UNSUPPORTED.findall(log))
+    exit_text = f"it was ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    if not shown and not advice_texts:
         shown = rest[-SHOWN_LINES:] or messages[:SHOWN_LINES]
-    words = [line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..." for line in shown]
-    return " | ".join([*sorted(known), *words]) or f"it printed nothing ({ended})"
+    shortened = [line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..." for line in shown]
+    return " | ".join([*sorted(advice_texts), *shortened]) or f"it printed nothing ({exit_text})"

@@ -1,4 +1,4 @@
-"""What is to be converted, into what, and how: checked as a whole before anything is started or written."""
+"""The conversions to run, checked completely before anything is started or written."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from .onnx_file import OnnxFile, read_onnx
 from .shapes import (
     Axes,
     Shape,
-    check_asked,
+    check_input_shape,
+    divide_rows,
     fill_shapes,
     find_batch_axes,
-    find_whole_rows,
-    read_input_shape,
-    share_rows,
-    write_input_shape,
+    find_total_rows,
+    format_input_shape,
+    parse_input_shape,
 )
 
 TARGETS = tuple(DEVICE_TYPES)
 #: --precision -> precision_mode of [ascend_context] in the converter's configuration file. Source: MindSpore Lite's
 #: "Ascend Conversion Tool Description".
 PRECISION_MODES = {"fp16": "enforce_fp16", "fp32": "enforce_fp32"}
-#: The newest opset of the ONNX version that CANN's operator lists name (1.12), and that MindSpore Lite 2.0.0 was seen
-#: to read rightly; a newer one may mean something else by the same operator.
+#: The newest opset in the operator lists of CANN (ONNX 1.12) that MindSpore Lite 2.0.0 is known to read correctly. In a
+#: newer opset, an operator may have another meaning.
 MAX_OPSET = 17
 MINDIR = ".mindir"
-NO_CONVERTER = Converter("", (), "")  # until one is found
-MAX_SHAPE_BYTES = 1024  # a constant that is longer is a weight and no shape
+NO_CONVERTER = Converter("", (), "")  # a placeholder until one is found
+MAX_SHAPE_BYTES = 1024  # a longer constant is a weight, not a shape
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for; see :func:`ascend_parallel.convert`."""
+    """The user's request; see :func:`ascend_parallel.convert`."""
 
     model: Path
     devices: str | Iterable[str | Device] | None = None
@@ -60,20 +60,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One MINDIR file to be made.
+    """The conversion of one MINDIR file.
 
     Attributes:
         onnx: the model.
-        axes: input name -> the axis of its rows.
-        rows: rows that it is to take at a time.
+        axes: input name -> batch axis.
+        rows: the batch size of the result.
         shapes: input name -> shape.
-        output: the file to be.
+        output: the file to write.
         target: "ascend" or "cpu".
-        precision: "fp16", "fp32", or None: the converter's default.
-        config_file: of the user's.
-        converter: what does it.
-        shape_options: the options that settled the shapes, for the manifest.
-        device: where the model can be tried.
+        precision: "fp16", "fp32", or None for the converter's default.
+        config_file: the user's configuration file.
+        converter: the converter.
+        shape_options: the options that determined the shapes, for the manifest.
+        device: a device that can run the result.
     """
 
     onnx: OnnxFile
@@ -90,19 +90,19 @@ class Job:
 
     @property
     def config_text(self) -> str:
-        """What has to stand in a configuration file of our own; "" where none is needed."""
+        """The content of the generated configuration file; "" if none is needed."""
         if self.target != "ascend" or self.precision is None:
             return ""
         return f"[ascend_context]\nprecision_mode={PRECISION_MODES[self.precision]}\n"
 
     @property
     def own_config(self) -> Path:
-        """Where that file lies, beside the model."""
+        """The path of the generated configuration file, beside the model."""
         return strip_suffix(self.output).with_name(strip_suffix(self.output).name + ".cfg")
 
     @property
     def command_line(self) -> str:
-        """The converter's command, as one would type it."""
+        """The converter's command, as text that can be typed in a shell."""
         config = self.own_config if self.config_text else self.config_file
         return show_command(self.write_command(self.onnx.path, strip_suffix(self.output), config))
 
@@ -112,45 +112,47 @@ class Job:
             self.converter,
             model,
             output,
-            input_shape=write_input_shape(self.shapes),
+            input_shape=format_input_shape(self.shapes),
             target=self.target,
             config=config,
         )
 
     def hash_recipe(self) -> str:
-        """Return a hash of all that the result depends on but the ONNX file."""
+        """Return a hash of everything that the result depends on, except the ONNX file."""
         from . import cpu_rewrite
 
-        told = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
+        parameters = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
         files = [self.config_file] if self.config_file else []
         files += [Path(cpu_rewrite.__file__)] if self.target == "cpu" else []
-        return hashlib.sha256(json.dumps([told, hash_files(files)]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([parameters, hash_files(files)]).encode()).hexdigest()
 
 
 def strip_suffix(mindir: Path) -> Path:
-    """Return a MINDIR file's path without its suffix, as converters want it; other dots in its name stay."""
+    """Return a MINDIR file's path without its suffix, as converters expect it; other dots in its name are kept."""
     return mindir.with_name(mindir.name.removesuffix(MINDIR))
 
 
-def prepare(request: Request, find: Callable[[str | None], Converter]) -> list[Job]:
-    """Check a request; return a job for each number of rows.
+def prepare(request: Request, find_installed: Callable[[str | None], Converter]) -> list[Job]:
+    """Check a request; return a job for each batch size.
 
     Args:
-        request: what the user asks for.
-        find: finds the converter, in the end.
+        request: the user's request.
+        find_installed: finds the converter; it is called after all other checks.
 
     Raises:
-        UsageError: it cannot be done; nothing was started or written.
+        UsageError: if the request is invalid; nothing was started or written.
     """
     onnx = read_onnx(request.model)
     devices, target = _choose_target(request)
     _check_target(onnx, target, request)
-    asked = read_input_shape(request.input_shape)
+    requested = parse_input_shape(request.input_shape)
     axes = find_batch_axes(onnx.inputs, request.batch_axes)
-    check_asked(onnx.inputs, axes, asked)
-    whole = find_whole_rows(onnx.inputs, axes, asked)
-    is_told = any(asked[name][axis] > 0 for name, axis in axes.items() if name in asked and axis is not None)
-    sizes = share_rows(whole, list(request.batch_per_device), len(devices), is_told=is_told)
+    check_input_shape(onnx.inputs, axes, requested)
+    total_rows = find_total_rows(onnx.inputs, axes, requested)
+    is_requested = any(
+        requested[name][axis] > 0 for name, axis in axes.items() if name in requested and axis is not None
+    )
+    sizes = divide_rows(total_rows, list(request.batch_per_device), len(devices), is_requested=is_requested)
     first = Job(
         onnx,
         axes,
@@ -161,21 +163,21 @@ def prepare(request: Request, find: Callable[[str | None], Converter]) -> list[J
         request.precision,
         request.config_file,
         NO_CONVERTER,
-        _shape_options(request, asked, axes),
+        _shape_options(request, requested, axes),
         devices[0],
     )
     jobs = [
-        replace(first, rows=rows, shapes=fill_shapes(onnx.inputs, axes, asked, rows), output=output)
+        replace(first, rows=rows, shapes=fill_shapes(onnx.inputs, axes, requested, rows), output=output)
         for rows, output in zip(sizes, _name_outputs(request, sizes), strict=True)
     ]
     for job in jobs:
         _check_batch_is_free(job)
-    converter = find(request.worker_python)
+    converter = find_installed(request.worker_python)
     return [replace(job, converter=converter) for job in jobs]
 
 
 def _choose_target(request: Request) -> tuple[list[Device], str]:
-    """Return the devices that share the batch, and what is converted for."""
+    """Return the devices that the batch is divided by, and the target of the conversion."""
     if request.target not in (None, *TARGETS):
         raise UsageError(f"--target {request.target} is unknown; expected {' or '.join(TARGETS)}")
     if request.devices is not None:
@@ -187,21 +189,23 @@ def _choose_target(request: Request) -> tuple[list[Device], str]:
 
         devices = default_devices(discover())
     kinds = sorted({device.type for device in devices})
-    told = ", ".join(map(str, devices))
+    devices_text = ", ".join(map(str, devices))
     target = request.target or (kinds[0] if kinds[0] in TARGETS else None)
     if target is None:
-        raise UsageError(f"the target cannot be told from {told}; say --target {' or --target '.join(TARGETS)}")
+        raise UsageError(
+            f"the target cannot be determined from {devices_text}; use --target {' or --target '.join(TARGETS)}"
+        )
     if not set(kinds) <= set(DEVICE_TYPES[target]):
-        raise UsageError(f"--devices {told} and a model for {target} do not fit: name devices of one type")
+        raise UsageError(f"--devices {devices_text} cannot run a model for {target}: name devices of one type")
     return devices, target
 
 
 def _check_target(onnx: OnnxFile, target: str, request: Request) -> None:
-    """Check what the target cannot do."""
+    """Check that the target supports the request; raises UsageError."""
     if onnx.opset > MAX_OPSET:
         raise UsageError(
-            f"{onnx.path} is of opset {onnx.opset}, MindSpore Lite and CANN take {MAX_OPSET} at most; export it again, "
-            "in PyTorch with torch.onnx.export(..., opset_version=16, dynamo=False)"
+            f"{onnx.path} has opset {onnx.opset}, but MindSpore Lite and CANN support {MAX_OPSET} at most; export it "
+            "again, in PyTorch with torch.onnx.export(..., opset_version=16, dynamo=False)"
         )
     if target == "cpu":
         from .cpu_rewrite import check_operators, check_simplifier, check_size
@@ -221,8 +225,8 @@ def _check_precision(target: str, request: Request) -> None:
         raise UsageError(f"--precision {request.precision} is unknown; expected {' or '.join(PRECISION_MODES)}")
     if target == "cpu" and request.precision != "fp32":
         raise UsageError(
-            f"--precision {request.precision} cannot be had on the CPU: MindSpore Lite's converter accepts fp16 for it "
-            "and stores float32 all the same; leave --precision out"
+            f"--precision {request.precision} is not available on the CPU: MindSpore Lite's converter accepts fp16 for "
+            "it, but stores float32; leave --precision out"
         )
     if request.config_file is not None:
         raise UsageError(
@@ -232,17 +236,17 @@ def _check_precision(target: str, request: Request) -> None:
 
 
 def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
-    """Return the files to be: --output itself where it names one, else NAME_bsROWS.mindir in its folder."""
+    """Return the files to write: --output itself if it is a file, else NAME_bsROWS.mindir in that folder."""
     if request.output.name.endswith(MINDIR):
         if request.name is not None:
-            raise UsageError(f"--name and --output {request.output} both name the file; leave one of them out")
+            raise UsageError(f"--name and --output {request.output} both name the file; leave one of the two out")
         if len(sizes) > 1:
-            raise UsageError(f"--output {request.output} names one file, for {len(sizes)} sizes; name a folder")
+            raise UsageError(f"--output {request.output} is one file, for {len(sizes)} batch sizes; name a folder")
         outputs = [request.output]
     else:
         stem = request.model.stem if request.name is None else request.name
         if not stem or stem != os.path.basename(stem) or stem in (".", ".."):
-            raise UsageError(f"--name {stem!r} is no file name; its folder goes with --output")
+            raise UsageError(f"--name {stem!r} is not a file name; set the folder with --output")
         outputs = [request.output / f"{stem}_bs{rows}{MINDIR}" for rows in sizes]
     for output in outputs:
         _check_can_be_written(output)
@@ -250,50 +254,50 @@ def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
 
 
 def _check_can_be_written(output: Path) -> None:
-    """Check what can be known before; a full disk is not."""
+    """Check that a file can probably be written; a full disk is not detected."""
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"--output: {output.parent} cannot be written to: check {folder}")
     if output.is_dir():
-        raise UsageError(f"--output: {output} is a folder; expected the name of a file that can be written")
+        raise UsageError(f"--output: {output} is a folder; expected the name of a file")
 
 
-def _shape_options(request: Request, asked: Mapping[str, Shape], axes: Axes) -> tuple[str, ...]:
-    """Return what has to be said again to convert for other devices, with the batch left open."""
+def _shape_options(request: Request, requested: Mapping[str, Shape], axes: Axes) -> tuple[str, ...]:
+    """Return the options to convert again for other devices; they leave the batch size open."""
     shapes = {
         name: tuple(-1 if axis == axes[name] else size for axis, size in enumerate(shape))
-        for name, shape in asked.items()
+        for name, shape in requested.items()
     }
-    words = ["--input-shape", write_input_shape(shapes)] if shapes else []
+    words = ["--input-shape", format_input_shape(shapes)] if shapes else []
     for name, axis in request.batch_axes.items():
         words += ["--batch-axis", f"{name}={'none' if axis is None else axis}"]
     return tuple(words)
 
 
 def _check_batch_is_free(job: Job) -> None:
-    """Check that a model of a fixed batch does not have it built in: converters make rubbish of it in silence."""
+    """Check that a fixed batch is not part of the graph: converters would silently write a wrong model."""
     import onnx
 
     fixed = {spec.shape[axis] for spec in job.onnx.inputs if (axis := job.axes[spec.name]) is not None}
     if fixed == {job.rows} or not all(isinstance(size, int) for size in fixed):
         return
-    was = {spec.name: spec.shape[0] for spec in job.onnx.outputs if spec.shape and spec.shape[0] in fixed}
+    fixed_rows = {spec.name: spec.shape[0] for spec in job.onnx.outputs if spec.shape and spec.shape[0] in fixed}
     try:
         rows = _infer_rows(job.onnx, job.shapes)
     except onnx.shape_inference.InferenceError as error:
         with contextlib.suppress(onnx.shape_inference.InferenceError):
             _infer_rows(job.onnx, {spec.name: spec.shape for spec in job.onnx.inputs})
-            raise _built_in(job, str(error).strip().splitlines()[-1]) from None
-        return  # its shapes cannot be inferred at all, with its own batch either
-    for name, size in was.items():
+            raise _built_in_error(job, str(error).strip().splitlines()[-1]) from None
+        return  # its shapes cannot be inferred with its own batch either
+    for name, size in fixed_rows.items():
         if rows[name] == size:
-            raise _built_in(job, f"its output {name!r} still has {size} rows")
+            raise _built_in_error(job, f"its output {name!r} still has {size} rows")
 
 
 def _infer_rows(onnx_file: OnnxFile, shapes: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Return the size of each output's axis 0 for inputs of these shapes; 0 where it cannot be inferred."""
+    """Return the size of each output's axis 0 for inputs with these shapes; 0 if it cannot be inferred."""
     import onnx
 
     from .cpu_rewrite import fix_shapes
@@ -308,8 +312,8 @@ def _infer_rows(onnx_file: OnnxFile, shapes: Mapping[str, Sequence[Any]]) -> dic
     return {name: sizes[0].dim_value if sizes else 0 for name, sizes in dims.items()}
 
 
-def _built_in(job: Job, why: str) -> UsageError:
+def _built_in_error(job: Job, why: str) -> UsageError:
     return UsageError(
-        f"{job.onnx.path} has its batch built into the graph and cannot be made to take {job.rows} rows: {why}; "
-        "export it with an open batch (dynamic_axes), or with the batch that a device gets"
+        f"{job.onnx.path} has its batch built into the graph and cannot be converted to {job.rows} rows: {why}; "
+        "export it with an open batch axis (dynamic_axes), or with the batch of a device"
     )

@@ -1,4 +1,4 @@
-"""An ONNX file: what it takes and gives, its opset, its weights' files. The weights are left where they are."""
+"""Reads an ONNX file's inputs, outputs, opset and operators; weights in external files are not loaded."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ascend_parallel.model_manifest import hash_files
 from ascend_parallel.worker.engines import HEAD_BYTES, TensorSpec
 from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
 
-#: The domain of ONNX's own operators goes by two names.
+#: The two names of the domain of ONNX's own operators.
 _ONNX_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was read of an ONNX file.
+    """The description of an ONNX file.
 
     Attributes:
-        path: as the user gave it.
-        inputs: without the weights.
-        outputs: likewise.
-        opset: of ONNX's own operators; 0 where none is used.
-        weight_files: the files beside it that hold weights.
-        operators: the kinds of its nodes.
+        path: the path, as the user gave it.
+        inputs: the specs of the inputs, without the weights.
+        outputs: the specs of the outputs.
+        opset: the opset of ONNX's own operators; 0 if the model has none.
+        weight_files: the external weight files.
+        operators: the operator types of its nodes.
     """
 
     path: Path
@@ -38,26 +38,26 @@ class OnnxFile:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file and those that hold its weights."""
+        """The size of the file and its external weight files."""
         return sum(file.stat().st_size for file in (self.path, *self.weight_files))
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the file and those that hold its weights, one behind the other."""
+        """The hash of the file followed by its external weight files."""
         return hash_files([self.path, *self.weight_files])
 
     def load(self, *, weights: bool) -> Any:
-        """Return the ``onnx.ModelProto``, with or without the weights that lie in other files."""
+        """Return the ``onnx.ModelProto``, with or without the weights in external files."""
         import onnx
 
         return onnx.load(str(self.path), load_external_data=weights)
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Read an ONNX file, its weights left where they are.
+    """Read an ONNX file without its external weights.
 
     Raises:
-        UsageError: there is no such file, or it is no ONNX file, or a file that holds its weights is missing.
+        UsageError: if the file does not exist, is not an ONNX file, or one of its weight files is missing.
     """
     import onnx
 
@@ -65,19 +65,19 @@ def read_onnx(path: Path) -> OnnxFile:
         raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
     try:
         with path.open("rb") as file:
-            wrong = OnnxRuntimeEngine.why_wrong_kind(file.read(HEAD_BYTES))
-        if wrong:
-            raise UsageError(f"{path} {wrong}")
+            reason = OnnxRuntimeEngine.why_wrong_kind(file.read(HEAD_BYTES))
+        if reason:
+            raise UsageError(f"{path} {reason}")
         model = onnx.load(str(path), load_external_data=False)
     except UsageError:
         raise
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # protobuf's own errors have no common class
+    except Exception as error:  # protobuf's errors have no common base class
         raise UsageError(f"{path} is not an ONNX file: {error}") from None
     graph = model.graph
     if not graph.output:
-        raise UsageError(f"{path} is not an ONNX file, or it is cut off: it has no outputs")
+        raise UsageError(f"{path} is not an ONNX file, or it is incomplete: it has no outputs")
     weights = {tensor.name for tensor in graph.initializer}
     return OnnxFile(
         path,
@@ -94,20 +94,20 @@ def _spec(path: Path, value: Any) -> TensorSpec:
 
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value")
-        raise UsageError(f"{value.name!r} of {path} is a {kind}, no tensor; models of tensors alone can be used")
+        raise UsageError(f"{value.name!r} of {path} is a {kind}, not a tensor; only models of tensors are supported")
     tensor = value.type.tensor_type
-    # Some exporters write -1 or 0 for a size that is open.
+    # Some exporters write -1 or 0 for an open axis.
     shape = tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in tensor.shape.dim)
     return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
 
 
 def _find_weight_files(path: Path, graph: Any) -> tuple[Path, ...]:
-    """Return the files that hold weights, in the order in which the graph first names them."""
+    """Return the external weight files, in the order in which the graph first refers to them."""
     names: dict[str, None] = {}
     for tensor in graph.initializer:
         names.update((entry.value, None) for entry in tensor.external_data if entry.key == "location")
     files = tuple(path.parent / name for name in names)
     for file in files:
         if not file.is_file():
-            raise UsageError(f"{path} has its weights in {file}, which is not there: keep the two together")
+            raise UsageError(f"{path} has its weights in {file}, which does not exist: keep the two files together")
     return files

@@ -1,4 +1,4 @@
-"""Where a conversion works: a hidden folder beside the result, so that nothing half made bears the result's name."""
+"""The work folder of a conversion: a hidden folder beside the result, which makes the conversion atomic."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 from ascend_parallel.errors import DiskError
 
 PREFIX = ".converting-"
-#: A folder whose owner is gone is removed when it is older than this; a younger one may be about to be locked.
+#: An older folder without an owner is removed; a younger one may be about to be locked.
 STALE_AFTER_S = 60.0
 
 
 @contextlib.contextmanager
 def work_folder(folder: Path) -> Iterator[Path]:
-    """Make a hidden folder in ``folder`` (which is made, too), and remove it at the end, with all that is in it.
+    """Create a hidden folder in ``folder`` (and that, if it does not exist); remove it at the end with its content.
 
-    What others left here, killed in the middle, is removed first. Folders that were made for a conversion that failed
-    are removed as well.
+    Folders that killed conversions have left are removed first. Folders created for a conversion that failed are
+    removed, too.
 
     Raises:
-        DiskError: a file could not be written; the message names the folder.
+        DiskError: if a file could not be written; the message names the folder.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    created_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
@@ -41,9 +41,9 @@ def work_folder(folder: Path) -> Iterator[Path]:
             _remove(work)
             os.close(lock)
     except BaseException as error:
-        for parent in made:
+        for parent in created_folders:
             with contextlib.suppress(OSError):
-                parent.rmdir()  # only where it is empty
+                parent.rmdir()  # fails if it is not empty
         if isinstance(error, OSError) and not isinstance(error, DiskError):
             raise DiskError(f"{folder} could not be written to: {error.strerror or error}") from error
         raise
@@ -66,15 +66,15 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def install(made: Sequence[Path], folder: Path) -> list[Path]:
-    """Move files and folders to where they belong, with the permissions that a new file has here.
+def install(outputs: Sequence[Path], folder: Path) -> list[Path]:
+    """Move files and folders to their final folder, with the permissions of new files.
 
-    MindSpore Lite writes its files readable for their owner alone, and not writable.
+    MindSpore Lite creates its files read-only, and readable only by their owner.
     """
     mask = os.umask(0)
     os.umask(mask)
     installed = []
-    for item in made:
+    for item in outputs:
         for part in (item, *item.rglob("*")) if item.is_dir() else (item,):
             part.chmod((0o777 if part.is_dir() else 0o666) & ~mask)
         final = folder / item.name

@@ -1,4 +1,4 @@
-"""What the tests of the conversion share."""
+"""Fixtures for the tests of the conversion."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def converter_lite(tmp_path, monkeypatch):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Work in an empty folder."""
+    """Change to an empty working folder."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command_in_process(monkeypatch, capsys):
-    """Return a function: words of ``ascend-parallel`` -> (exit code, stdout, stderr), without a process of its own."""
+    """Return a function that runs ``ascend-parallel`` in this process: arguments -> (exit code, stdout, stderr)."""
 
     def run(*words):
         from ascend_parallel import cli
@@ -39,7 +39,7 @@ def command_in_process(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["ascend-parallel", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     return run

@@ -6,44 +6,44 @@ from pathlib import Path
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "sd21" / "tiny"
 
-#: A converter for the tests: notes the words that it was called with, and does what it is told to.
+#: A converter for the tests: it records its arguments, and then runs the test's commands.
 FAKE = """#!/bin/sh
 for word; do case $word in --modelFile=*) model=${word#*=};; --outputFile=*) output=${word#*=};; esac; done
 printf '%s\\n' "$@" > "@FOLDER@/words"
 echo called >> "@FOLDER@/calls"
 @COMMANDS@
 """
-COPY = 'cp "$model" "$output.mindir"; chmod 400 "$output.mindir"'  # the permissions that MindSpore Lite gives
+COPY = 'cp "$model" "$output.mindir"; chmod 400 "$output.mindir"'  # MindSpore Lite sets these permissions
 
 
 class FakeConverter:
-    """A converter_lite on PATH."""
+    """A stand-in for converter_lite on PATH."""
 
     def __init__(self, folder):
         self.folder = folder
         folder.mkdir()
-        self.does(COPY)
+        self.set_commands(COPY)
 
-    def does(self, commands):
-        """Set the shell commands that it runs; the ONNX file is $model, the result without its suffix $output."""
+    def set_commands(self, commands):
+        """Set the shell commands that it runs; $model is the ONNX file, $output the result without its suffix."""
         file = self.folder / "converter_lite"
         file.write_text(FAKE.replace("@FOLDER@", str(self.folder)).replace("@COMMANDS@", commands))
         file.chmod(0o755)
 
     @property
     def words(self):
-        """The words that it was last called with."""
+        """The arguments of the last call."""
         return (self.folder / "words").read_text().splitlines()
 
     @property
     def calls(self):
-        """How often it was called."""
+        """The number of calls."""
         calls = self.folder / "calls"
         return len(calls.read_text().split()) if calls.exists() else 0
 
 
 def command(*words, **options):
-    """Run ``ascend-parallel`` with these words, as a user does."""
+    """Run ``ascend-parallel`` with these arguments, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "ascend_parallel", *map(str, words)],
         capture_output=True,
@@ -54,5 +54,5 @@ def command(*words, **options):
 
 
 def contents(folder):
-    """Return the names of all that lies in a folder, hidden files too."""
+    """Return the names of all files in a folder, including hidden files."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""``ascend-parallel convert`` with a stand-in for converter_lite: its command, what is made, and what goes wrong."""
+"""``ascend-parallel convert`` with a stand-in for converter_lite: its command, its results, and errors."""
 
 import json
 import os
@@ -32,7 +32,7 @@ UNET = models.sd_unet
 
 @pytest.fixture
 def unet(here):
-    """The tutorial's model, model.onnx in the present folder."""
+    """The tutorial's model, as model.onnx in the working folder."""
     return shutil.copy(UNET(), here / "model.onnx")
 
 
@@ -53,7 +53,7 @@ def test_the_tutorial_s_command(here, command_in_process, batch, steps, options)
     assert contents(here) == ["model.onnx"]
 
 
-def test_converter_lite_is_called_in_these_words(here, unet, converter_lite):
+def test_the_command_of_converter_lite(here, unet, converter_lite):
     done = command("convert", "model.onnx", "--devices", "ascend:0,1", "--name", "SD2.1_size512")
     assert done.returncode == 0, done.stderr
     assert done.stdout == TUTORIAL + "\n"
@@ -86,17 +86,22 @@ def test_several_sizes_at_once(here, converter_lite):
     assert "--inputShape=a:4,4;b:4,4" in converter_lite.words
 
 
-def test_the_manifest_tells_what_the_file_was_made_from_and_for(here, unet, converter_lite):
+def test_the_manifest_describes_the_source_and_the_target(here, unet, converter_lite):
     (file,) = convert(unet, devices="ascend:0,1", precision="fp32")
-    told = json.loads((here / f"{file.name}.json").read_text())
-    assert (told["source"], told["target"], told["precision"], told["rows"]) == ("model.onnx", "ascend", "fp32", 1)
-    assert told["inputs"][1] == {"name": "timestep", "dtype": "float32", "shape": [1], "batch_axis": None}
-    assert [item["batch_axis"] for item in told["inputs"]] == [0, None, 0]
-    assert told["converter"] == "converter_lite"
-    assert [item["path"] for item in told["files"]] == ["model_bs1.mindir", "model_bs1.cfg"]
+    manifest = json.loads((here / f"{file.name}.json").read_text())
+    assert (manifest["source"], manifest["target"], manifest["precision"], manifest["rows"]) == (
+        "model.onnx",
+        "ascend",
+        "fp32",
+        1,
+    )
+    assert manifest["inputs"][1] == {"name": "timestep", "dtype": "float32", "shape": [1], "batch_axis": None}
+    assert [item["batch_axis"] for item in manifest["inputs"]] == [0, None, 0]
+    assert manifest["converter"] == "converter_lite"
+    assert [item["path"] for item in manifest["files"]] == ["model_bs1.mindir", "model_bs1.cfg"]
 
 
-def test_precision_goes_into_a_configuration_file(here, unet, converter_lite):
+def test_precision_is_written_to_a_configuration_file(here, unet, converter_lite):
     convert(unet, devices="ascend:0,1", precision="fp16", output="x.mindir")
     assert (here / "x.cfg").read_text() == "[ascend_context]\nprecision_mode=enforce_fp16\n"
     assert converter_lite.words[-1].endswith("/x.cfg")
@@ -104,25 +109,25 @@ def test_precision_goes_into_a_configuration_file(here, unet, converter_lite):
         "convert", unet, "--devices", "ascend:0,1", "--precision", "fp16", "--output", "y.mindir", "--dry-run"
     )
     assert done.stdout.endswith("--optimize=ascend_oriented --configFile=y.cfg\n")
-    assert done.stderr == "y.cfg says: [ascend_context] precision_mode=enforce_fp16\n"
+    assert done.stderr == "contents of y.cfg: [ascend_context] precision_mode=enforce_fp16\n"
 
 
-def test_a_configuration_file_of_the_user_s_is_passed_on(here, unet, converter_lite):
+def test_a_configuration_file_of_the_user_is_passed_on(here, unet, converter_lite):
     (here / "my.cfg").write_text("[ascend_context]\n")
     convert(unet, devices="ascend:0,1", config_file="my.cfg")
     assert converter_lite.words[-1] == "--configFile=my.cfg"
 
 
-# ---- what is up to date
+# ---- up to date
 
 
 def test_nothing_is_converted_twice(here, unet, converter_lite):
-    said = []
-    (file,) = convert(unet, devices="ascend:0,1", show=said.append)
-    assert convert(unet, devices="ascend:0,1", show=said.append) == [file]
+    lines = []
+    (file,) = convert(unet, devices="ascend:0,1", show=lines.append)
+    assert convert(unet, devices="ascend:0,1", show=lines.append) == [file]
     assert converter_lite.calls == 1
-    assert said[1] == "model_bs1.mindir is up to date"
-    os.utime(file)  # copied, or touched: the same all the same
+    assert lines[1] == "model_bs1.mindir is up to date"
+    os.utime(file)  # another modification time, but the same content
     convert(unet, devices="ascend:0,1")
     assert converter_lite.calls == 1
 
@@ -155,7 +160,7 @@ def flip(file):
 
 
 @pytest.mark.parametrize(("change", "options"), CHANGES.values(), ids=CHANGES)
-def test_what_changed_is_converted_again(here, unet, converter_lite, change, options):
+def test_a_change_causes_another_conversion(here, unet, converter_lite, change, options):
     convert("model.onnx", devices="ascend:0,1")
     change(here)
     convert("model.onnx", devices="ascend:0,1", **options)
@@ -164,7 +169,7 @@ def test_what_changed_is_converted_again(here, unet, converter_lite, change, opt
     assert converter_lite.calls == 2
 
 
-def test_weights_in_another_file_are_part_of_the_model(here, converter_lite):
+def test_external_weights_are_part_of_the_model(here, converter_lite):
     onnx.save(onnx.load(models.linear()), "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     for _ in range(2):
         convert("m.onnx", devices="ascend:0", batch_per_device=[2])
@@ -173,12 +178,12 @@ def test_weights_in_another_file_are_part_of_the_model(here, converter_lite):
     convert("m.onnx", devices="ascend:0", batch_per_device=[2])
     assert converter_lite.calls == 2
     (here / "m.data").unlink()
-    with pytest.raises(UsageError, match=r"m\.onnx has its weights in m\.data, which is not there"):
+    with pytest.raises(UsageError, match=r"m\.onnx has its weights in m\.data, which does not exist"):
         convert("m.onnx", devices="ascend:0", batch_per_device=[2])
 
 
-def test_a_model_too_large_for_one_file_keeps_its_weights_beside_it(here, unet, converter_lite):
-    converter_lite.does(
+def test_a_model_too_large_for_one_file_has_its_weights_beside_it(here, unet, converter_lite):
+    converter_lite.set_commands(
         'mkdir "${output}_variables"; echo w > "${output}_variables/data_0"; echo g > "${output}_graph.mindir"'
     )
     for _ in range(2):
@@ -196,47 +201,47 @@ def test_a_model_too_large_for_one_file_keeps_its_weights_beside_it(here, unet, 
     assert converter_lite.calls == 2
 
 
-# ---- what goes wrong: one sentence, an exit code, nothing written
+# ---- errors: one sentence, an exit code, nothing is written
 
 REFUSED = {
     "no such model": (["nope.onnx"], "there is no model file nope.onnx"),
     "no ONNX file": (["text.onnx"], "text.onnx is not an ONNX file"),
     "a MINDIR file": (["mindir.onnx"], "is not an ONNX file but, by its first bytes, a MINDIR file"),
-    "no batch axis": (["scalars.onnx"], "no input of the model has a batch axis that could be shared out"),
-    "does not divide": (["model.onnx", "--devices", "ascend:0-2"], "the batch of 2 does not divide by 3 devices"),
+    "no batch axis": (["scalars.onnx"], "no input of the model has a batch axis that can be divided"),
+    "not divisible": (["model.onnx", "--devices", "ascend:0-2"], "the batch of 2 is not divisible by 3 devices"),
     "unknown name": (["model.onnx", "--input-shape", "smaple:2,4,64,64"], "--input-shape names 'smaple'; the model's"),
-    "an open size": (["open.onnx", "--batch-per-device", "1"], "leaves sizes of the input 'sample' open"),
-    "an open batch": (["batch.onnx"], "the model leaves its batch open"),
-    "opset": (["new.onnx", "--batch-per-device", "1"], "new.onnx is of opset 18, MindSpore Lite and CANN take 17"),
+    "an open size": (["open.onnx", "--batch-per-device", "1"], "the input 'sample' of the model has open axes"),
+    "an open batch": (["batch.onnx"], "the batch of the model is open"),
+    "opset": (["new.onnx", "--batch-per-device", "1"], "opset 18, but MindSpore Lite and CANN support 17 at most"),
     "LayerNormalization": (["norm.onnx", "--devices", "cpu:0,1"], "LayerNormalization nodes, whose epsilon"),
-    "a batch in the graph": (["built_in.onnx"], "has its batch built into the graph and cannot be made to take 1 rows"),
+    "a batch in the graph": (["built_in.onnx"], "has its batch built into the graph and cannot be converted to 1 rows"),
     "all sizes in the graph": (["built_in_2.onnx"], "has its batch built into the graph"),
     "target": (["model.onnx", "--target", "gpu"], "--target gpu is unknown; expected ascend or cpu"),
-    "target and devices": (["model.onnx", "--target", "cpu"], "do not fit: name devices of one type"),
-    "no target": (["model.onnx", "--devices", "gpu:0,1"], "the target cannot be told from gpu:0, gpu:1"),
+    "target and devices": (["model.onnx", "--target", "cpu"], "cannot run a model for cpu: name devices of one type"),
+    "no target": (["model.onnx", "--devices", "gpu:0,1"], "the target cannot be determined from gpu:0, gpu:1"),
     "devices": (["model.onnx", "--devices", "tpu:0"], "unknown device type 'tpu'"),
     "precision": (["model.onnx", "--precision", "fp8"], "--precision fp8 is unknown; expected fp16 or fp32"),
-    "fp16 on CPUs": (["model.onnx", "--devices", "cpu:0,1", "--precision", "fp16"], "fp16 cannot be had on the CPU"),
+    "fp16 on CPUs": (["model.onnx", "--devices", "cpu:0,1", "--precision", "fp16"], "fp16 is not available on the CPU"),
     "config file": (["model.onnx", "--config-file", "no.cfg"], "--config-file no.cfg: there is no such file"),
     "both": (
         ["model.onnx", "--config-file", "text.onnx", "--precision", "fp16"],
         "were both given; write precision_mode",
     ),
-    "name of a folder": (["model.onnx", "--name", "a/b"], "--name 'a/b' is no file name"),
+    "name of a folder": (["model.onnx", "--name", "a/b"], "--name 'a/b' is not a file name"),
     "two names": (["model.onnx", "--name", "a", "--output", "b.mindir"], "both name the file"),
     "one name, two sizes": (
         ["batch.onnx", "--batch-per-device", "1,2", "--output", "b.mindir"],
-        "names one file, for 2",
+        "is one file, for 2 batch sizes; name a folder",
     ),
     "sizes": (["batch.onnx", "--batch-per-device", "one"], "'one' is not of the form ROWS"),
     "a file for a folder": (["model.onnx", "--output", "text.onnx"], "text.onnx cannot be written to"),
-    "tolerance": (["model.onnx", "--tolerance", "0.1"], "--tolerance is of no use without --verify"),
-    "no Ascend": (["model.onnx", "--verify"], "--verify runs the MINDIR file on ascend:0, and this machine has none"),
+    "tolerance": (["model.onnx", "--tolerance", "0.1"], "--tolerance has no effect without --verify"),
+    "no Ascend": (["model.onnx", "--verify"], "runs the MINDIR file on ascend:0, which this machine does not have"),
 }
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED.values(), ids=REFUSED)
-def test_bad_input_is_one_sentence(here, unet, converter_lite, command_in_process, words, message):
+def test_invalid_input_is_one_sentence(here, unet, converter_lite, command_in_process, words, message):
     (here / "text.onnx").write_text("text")
     (here / "mindir.onnx").write_bytes(b"\n\x05MindSpore")
     for name, source in {
@@ -267,17 +272,17 @@ def open_a_size(path):
     onnx.save(model, path)
 
 
-def test_no_converter_at_all_says_what_to_install(here, unet):
+def test_without_a_converter_the_message_says_what_to_install(here, unet):
     done = command("convert", "model.onnx", "--devices", "ascend:0,1")
     assert done.returncode == 2
     assert "there is no converter: converter_lite is not on PATH" in done.stderr
     assert "pip install mindspore-lite" in done.stderr
     done = command("convert", "model.onnx", "--devices", "ascend:0,1", "--worker-python", "/no/python")
-    assert "--worker-python /no/python is no executable" in done.stderr
+    assert "--worker-python /no/python is not an executable" in done.stderr
     assert contents(here) == ["model.onnx"]
 
 
-#: As MindSpore Lite 2.0.0 prints it.
+#: Output of MindSpore Lite 2.0.0.
 LOG = """\
 [ERROR] ME(1,7f,x):2026-11-21 [lite/src/common/ops/populate/conv2d_populate.cc:90] Populate] stride is nullptr
 [ERROR] LITE(1,7f,x):2026-11-21 [lite/tools/onnx_op_parser.cc:5669] Parse] pooling op not support dilations now
@@ -294,16 +299,19 @@ FAILURES = {
         "echo 'converter_lite: error while loading shared libraries: libmindspore_converter.so' >&2; exit 127",
         "add tools/converter/lib of MindSpore Lite's package to LD_LIBRARY_PATH",
     ),
-    "it makes an .ms file": ('echo x > "$output.ms"', "wrote no model_bs1.mindir but model_bs1.ms"),
-    "it makes nothing": ("exit 0", "wrote no model_bs1.mindir but nothing"),
+    "it writes an .ms file": (
+        'echo x > "$output.ms"',
+        "wrote no model_bs1.mindir for model.onnx (it wrote model_bs1.ms)",
+    ),
+    "it writes nothing": ("exit 0", "wrote no model_bs1.mindir for model.onnx (it wrote nothing)"),
 }
 
 
 @pytest.mark.parametrize(("commands", "message"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_conversion_shows_its_telling_lines_and_leaves_nothing(
+def test_a_failed_conversion_shows_informative_lines_and_leaves_nothing(
     here, unet, converter_lite, command_in_process, commands, message
 ):
-    converter_lite.does(commands)
+    converter_lite.set_commands(commands)
     words = ("convert", "model.onnx", "--devices", "ascend:0,1", "--output", "out/deep")
     code, _, stderr = command_in_process(*words)
     assert code == 7
@@ -314,30 +322,30 @@ def test_a_failed_conversion_shows_its_telling_lines_and_leaves_nothing(
 
 
 def test_debug_shows_the_whole_log(here, unet, converter_lite):
-    converter_lite.does(f"cat <<'END'\n{LOG}END\nexit 1")
+    converter_lite.set_commands(f"cat <<'END'\n{LOG}END\nexit 1")
     done = command("--debug", "convert", "model.onnx", "--devices", "ascend:0,1")
     assert LOG in done.stderr
 
 
-def test_a_failed_conversion_leaves_what_was_there(here, unet, converter_lite):
+def test_a_failed_conversion_leaves_existing_files_unchanged(here, unet, converter_lite):
     (file,) = convert(unet, devices="ascend:0,1")
     before = file.read_bytes()
     touch_model(here)
-    converter_lite.does('echo half > "$output.mindir"; exit 1')
+    converter_lite.set_commands('echo half > "$output.mindir"; exit 1')
     with pytest.raises(ConversionError, match="could not convert"):
         convert(unet, devices="ascend:0,1")
     assert file.read_bytes() == before
     assert contents(here) == ["model.onnx", "model_bs1.mindir", "model_bs1.mindir.json"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before(here, unet, converter_lite, monkeypatch):
+def test_a_folder_that_is_not_writable_is_refused_before_the_start(here, unet, converter_lite, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
     with pytest.raises(UsageError, match="out cannot be written to"):
         convert(unet, devices="ascend:0,1", output="out")
     assert converter_lite.calls == 0
 
 
-def test_a_folder_that_turns_out_not_to_be_writable_is_told(here, unet, converter_lite):
+def test_a_folder_that_turns_out_not_to_be_writable_is_an_error(here, unet, converter_lite):
     with pytest.raises(DiskError, match="/proc/nothing could not be written to"):
         convert(unet, devices="ascend:0,1", output="/proc/nothing")
     assert converter_lite.calls == 0
@@ -346,17 +354,17 @@ def test_a_folder_that_turns_out_not_to_be_writable_is_told(here, unet, converte
 # ---- interruptions
 
 
-def hear_ctrl_c():
-    """Undo what a shell does to programs in its background, of which these tests may be one."""
+def restore_ctrl_c():
+    """Restore the handling of SIGINT: a shell disables it for background programs, such as maybe these tests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start_and_hang(here, converter_lite):
-    """Start a conversion whose converter hangs, with a child; return it and a watch on the three."""
+    """Start a conversion whose converter hangs with a child; return it, and a watch on the converter and the child."""
     os.mkfifo(here.parent / "started")
-    converter_lite.does(f'echo half > "$output.mindir"; sleep 100 & echo $$ $! > {here.parent}/started; wait')
+    converter_lite.set_commands(f'echo half > "$output.mindir"; sleep 100 & echo $$ $! > {here.parent}/started; wait')
     words = [sys.executable, "-m", "ascend_parallel", "convert", "model.onnx", "--devices", "ascend:0,1"]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=hear_ctrl_c)
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=restore_ctrl_c)
     pids = [int(word) for word in (here.parent / "started").read_text().split()]
     return process, procs.Watch(pids), pids
 
@@ -374,26 +382,28 @@ def test_kill_9_ends_the_converter_and_its_folder_is_removed_later(here, unet, c
     watch = procs.Watch([converter])
     process.kill()
     process.wait(20)
-    watch.wait_gone(5)  # its own children are beyond reach
+    watch.wait_gone(5)  # the converter's child is not killed
     os.kill(child, signal.SIGKILL)
     left = [name for name in contents(here) if name.startswith(PREFIX)]
     assert left and "model_bs1.mindir" not in contents(here)
     os.utime(here / left[0], (0, 0))
-    converter_lite.does(COPY)
+    converter_lite.set_commands(COPY)
     convert(unet, devices="ascend:0,1")
     assert contents(here) == ["model.onnx", "model_bs1.mindir", "model_bs1.mindir.json"]
 
 
-def test_a_conversion_that_goes_on_keeps_its_folder(here, unet, converter_lite):
-    """Two at the same time do not take each other's folders for left ones, however long they take."""
+def test_a_running_conversion_keeps_its_folder(here, unet, converter_lite):
+    """Two concurrent conversions do not remove each other's folders, however long they take."""
     gate = here.parent / "gate"
     os.mkfifo(gate)
-    converter_lite.does(f'touch -d @0 "$(dirname "$output")/.."; read word < {gate}; {COPY}; exit')  # sh reads on
+    converter_lite.set_commands(
+        f'touch -d @0 "$(dirname "$output")/.."; read word < {gate}; {COPY}; exit'
+    )  # sh reads the script line by line
     done = []
     slow = threading.Thread(target=lambda: done.extend(convert(unet, devices="ascend:0,1", name="slow")))
     slow.start()
     with gate.open("w") as opened:  # waits for the converter
-        converter_lite.does(COPY)
+        converter_lite.set_commands(COPY)
         assert command("convert", "model.onnx", "--devices", "ascend:0,1", "--name", "fast").returncode == 0
         opened.write("go\n")
     slow.join(20)
@@ -401,22 +411,22 @@ def test_a_conversion_that_goes_on_keeps_its_folder(here, unet, converter_lite):
     assert [name for name in contents(here) if name.startswith(".")] == []
 
 
-# ---- which converter
+# ---- the choice of the converter
 
 
 @pytest.mark.mslite
-def test_converter_lite_goes_before_the_python_converter(here, unet, converter_lite):
-    said = []
-    convert(unet, devices="ascend:0,1", worker_python=mslite_python(), show=said.append)
-    assert said[0].startswith("converter_lite ")
+def test_converter_lite_is_preferred_to_the_python_converter(here, unet, converter_lite):
+    lines = []
+    convert(unet, devices="ascend:0,1", worker_python=mslite_python(), show=lines.append)
+    assert lines[0].startswith("converter_lite ")
 
 
-def test_the_version_of_converter_lite_is_its_package_s(here, unet, tmp_path, monkeypatch, converter_lite):
+def test_the_version_of_converter_lite_is_that_of_its_package(here, unet, tmp_path, monkeypatch, converter_lite):
     package = tmp_path / "mindspore-lite-2.3.1-linux-aarch64" / "converter"
     package.parent.mkdir()
     shutil.move(converter_lite.folder, package)
     monkeypatch.setenv("PATH", f"{package}:{os.environ['PATH']}")
     converter_lite.folder = package
-    converter_lite.does(COPY)
+    converter_lite.set_commands(COPY)
     (file,) = convert(unet, devices="ascend:0,1")
     assert json.loads((here / f"{file.name}.json").read_text())["converter_version"].startswith("2.3.1 (")

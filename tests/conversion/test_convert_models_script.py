@@ -50,14 +50,14 @@ def test_dry_run_prints_three_commands_and_writes_nothing(here):
     assert contents(here) == []
 
 
-def test_a_model_that_fails_ends_it(here):
+def test_a_model_that_fails_ends_the_script(here):
     done = run(SCRIPT, TINY, "out", "--devices", "ascend:0,1", "--dry-run", UNET_SHAPE="smaple:1")
     assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 1
     assert "--input-shape names 'smaple'" in done.stderr
 
 
-def test_beside_the_onnx_files_by_default(here, converter_lite):
+def test_the_default_output_is_beside_the_onnx_files(here, converter_lite):
     shutil.copytree(TINY, "models")
     before = contents(here / "models")
     done = run(SCRIPT, "models", "--devices", "ascend:0,1", "--batch-per-device", "2")
@@ -74,7 +74,7 @@ def test_the_tiny_model_from_onnx_files_to_a_picture(here):
     done = run(SCRIPT, TINY, "out", *words, "--verify")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("largest difference") == 4  # the text encoder has two outputs
-    assert "leaked" not in done.stderr  # what onnxsim says where Python's end is cut short
+    assert "leaked" not in done.stderr  # onnxsim's message if the interpreter's exit is cut short
     assert {*MADE} <= {*contents(here / "out")}
     pictures = []
     for options in (("--models", "out", "--engine", "mslite", *words), ("--models", TINY, "--devices", "cpu:0,1")):

@@ -1,4 +1,4 @@
-"""Rewritten graphs compute the same, and what would be computed wrongly is refused."""
+"""Rewritten graphs compute the same, and models that would be computed wrongly are refused."""
 
 import sys
 
@@ -11,10 +11,10 @@ from converting import TINY, contents
 from onnx import TensorProto, helper, numpy_helper
 
 from ascend_parallel import UsageError, convert
-from ascend_parallel.conversion.cpu_rewrite import check_size, needs_work, rewrite_for_cpu
+from ascend_parallel.conversion.cpu_rewrite import check_size, needs_rewrite, rewrite_for_cpu
 from ascend_parallel.conversion.onnx_file import read_onnx
 
-#: The largest difference that a rewritten graph may make in ONNX Runtime: the last bits, of numbers of about 1.
+#: The accepted difference of a rewritten graph in ONNX Runtime: the last bits of numbers of about 1.
 ROUNDING = 2e-5
 
 
@@ -23,7 +23,7 @@ def read_inputs(path):
 
 
 def fixed_shapes(file, rows):
-    """Return the inputs' shapes with so many rows."""
+    """Return the inputs' shapes with this number of rows."""
     return {spec.name: [dim if isinstance(dim, int) else rows for dim in spec.shape] for spec in read_inputs(file)}
 
 
@@ -58,15 +58,15 @@ def one_node(op_type, *, constants=(), opset=13, shape=(1, 4, 6), **attributes):
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6), (1, 4, 6, 6)])
-def test_a_group_norm_is_spelt_out_where_the_kernel_lacks_it(shape):
+def test_a_group_norm_is_expanded_if_the_kernel_does_not_support_it(shape):
     constants = {"scale": np.ones(4), "bias": np.zeros(4)}
     model = one_node("InstanceNormalization", constants=constants, shape=shape, epsilon=0.25)
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-    made = rewrite_for_cpu(model, {"x": shape}).model
-    assert any(node.op_type == "InstanceNormalization" for node in made.graph.node) == (len(shape) == 4)
-    found = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    rewritten = rewrite_for_cpu(model, {"x": shape}).model
+    assert any(node.op_type == "InstanceNormalization" for node in rewritten.graph.node) == (len(shape) == 4)
+    actual = onnxruntime.InferenceSession(rewritten.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -74,49 +74,49 @@ def test_a_group_norm_is_spelt_out_where_the_kernel_lacks_it(shape):
     [
         (
             one_node("InstanceNormalization", constants={"scale": np.full(4, 2), "bias": np.zeros(4)}),
-            "weights of its own",
+            "its own weights",
         ),
         (one_node("LayerNormalization", constants={"scale": np.ones(6)}, opset=17), "export it with opset 16 or less"),
     ],
     ids=["weights", "epsilon"],
 )
-def test_refuses_what_would_be_computed_wrongly(model, message):
+def test_operators_that_would_be_computed_wrongly_are_refused(model, message):
     with pytest.raises(UsageError, match=message):
         rewrite_for_cpu(model, {"x": [1, 4, 6]})
 
 
-def test_a_missing_onnxsim_is_named_with_its_remedy_before_anything_is_done(here, converter_lite, monkeypatch):
+def test_a_missing_onnxsim_is_reported_before_anything_is_written(here, converter_lite, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxsim", None)
     with pytest.raises(UsageError, match=r"onnxsim is needed .*: pip install 'ascend-parallel\[convert\]'"):
         convert(TINY / "unet" / "model.onnx", devices="cpu:0", batch_per_device=[1], output="out")
     assert contents(here) == []
-    convert(TINY / "unet" / "model.onnx", devices="ascend:0", batch_per_device=[1])  # for which nothing is rewritten
-    convert(models.small_cnn(), devices="cpu:0", batch_per_device=[1])  # nothing to fold here
+    convert(TINY / "unet" / "model.onnx", devices="ascend:0", batch_per_device=[1])  # Ascend needs no rewriting
+    convert(models.small_cnn(), devices="cpu:0", batch_per_device=[1])  # this model has nothing to fold
 
 
 def run(model, x):
     return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
 
 
-def test_convolution_and_pooling_say_all_that_the_converter_needs(tmp_path):
+def test_convolution_and_pooling_get_the_attributes_that_the_converter_needs(tmp_path):
     file = models.small_cnn()
     x = models.weights(2, 3, 8, 8)
-    wanted = run(onnx.load(file), x)
-    made = rewrite_for_cpu(onnx.load(file), {"x": x.shape})
-    assert made.changes == {"Conv": 1, "MaxPool": 1}
-    told = {item.name for node in made.model.graph.node for item in node.attribute if node.op_type == "Conv"}
-    assert {"kernel_shape", "strides", "dilations"} <= told
-    np.testing.assert_array_equal(run(made.model, x), wanted)
+    expected = run(onnx.load(file), x)
+    rewritten = rewrite_for_cpu(onnx.load(file), {"x": x.shape})
+    assert rewritten.changes == {"Conv": 1, "MaxPool": 1}
+    attributes = {item.name for node in rewritten.model.graph.node for item in node.attribute if node.op_type == "Conv"}
+    assert {"kernel_shape", "strides", "dilations"} <= attributes
+    np.testing.assert_array_equal(run(rewritten.model, x), expected)
 
 
-def test_what_needs_nothing_stays_and_needs_no_onnxsim(monkeypatch):
+def test_a_model_without_special_operators_is_unchanged_and_needs_no_onnxsim(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxsim", None)
     file = models.linear()
-    assert not needs_work(read_onnx(file).operators)
+    assert not needs_rewrite(read_onnx(file).operators)
     assert rewrite_for_cpu(onnx.load(file), {"x": [2, 8]}).changes == {}
 
 
-def test_a_model_that_is_too_large_to_be_rewritten_is_told(tmp_path):
+def test_a_model_that_is_too_large_to_be_rewritten_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"m\.onnx has 3\.0 GiB .* below 2 GiB .*run the ONNX file itself"):
         check_size(tmp_path / "m.onnx", 3 << 30, frozenset({"Conv"}))
     check_size(tmp_path / "m.onnx", 3 << 30, frozenset({"MatMul"}))

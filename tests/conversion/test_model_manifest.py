@@ -27,7 +27,7 @@ def nothing_is_started(monkeypatch):
 @pytest.fixture
 def mindir(here, converter_lite):
     """A model converted for Ascend by a stand-in for the converter: an ONNX file with another first field."""
-    converter_lite.does('(printf "\\n\\005MindSpore"; cat "$model") > "$output.mindir"')
+    converter_lite.set_commands('(printf "\\n\\005MindSpore"; cat "$model") > "$output.mindir"')
     shutil.copy(models.unet(), "unet.onnx")
     (file,) = convert("unet.onnx", devices="ascend:0", output="unet.mindir")
     return file

@@ -1,4 +1,4 @@
-"""With MindSpore Lite's real Converter and runtime: converted, verified, run over two workers, compared."""
+"""The real MindSpore Lite converter and runtime: models are converted, verified, run over two workers, and compared."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from ascend_parallel.conversion.converter import find_runtime
 
 pytestmark = pytest.mark.mslite
 
-#: The largest difference of an output, as a share of its range; measured: 3e-6 at most.
+#: The accepted difference of an output, relative to its range; the largest measured one is 3e-6.
 TOLERANCE = 1e-4
 MODELS = {
     "tiny text encoder": (lambda: TINY / "text_encoder" / "model.onnx", {"input_ids": (77,)}),
@@ -43,7 +43,7 @@ def python(here):
 
 
 def draw(shapes):
-    """Return four rows of each input."""
+    """Return four random rows of each input."""
     random = np.random.default_rng(0)
     numbers = {"input_ids": 500, "ids": 10, "mask": 2}
     return {
@@ -58,7 +58,7 @@ def draw(shapes):
 
 @pytest.mark.parametrize(("make", "shapes"), MODELS.values(), ids=MODELS)
 def test_converted_verified_and_run_over_two_workers(here, python, make, shapes):
-    said = []
+    lines = []
     (file,) = convert(
         make(),
         devices="cpu:0,1",
@@ -66,86 +66,86 @@ def test_converted_verified_and_run_over_two_workers(here, python, make, shapes)
         worker_python=python,
         verify=True,
         tolerance=TOLERANCE,
-        show=said.append,
+        show=lines.append,
     )
-    assert all("largest difference" in line for line in said[1:])
+    assert all("largest difference" in line for line in lines[1:])
     feeds = draw(shapes)
-    wanted = models.run_onnx(make(), feeds)
-    assert [line.partition(":")[0] for line in said[1:]] == list(wanted)
+    expected = models.run_onnx(make(), feeds)
+    assert [line.partition(":")[0] for line in lines[1:]] == list(expected)
     with ParallelPredictUtils(file, devices="cpu:0,1", worker_python=python) as runner:
         assert [spec.shape for spec in runner.inputs] == [(2, *s) if s else (1,) for s in shapes.values()]
-        found = runner.predict(feeds)
+        actual = runner.predict(feeds)
         used = [worker["tasks"] for worker in runner.stats()["workers"].values()]
     assert len(used) == 2 and sum(used) == 2
-    for name, value in wanted.items():
-        assert abs(found[name] - value).max() <= TOLERANCE * np.ptp(value)
+    for name, value in expected.items():
+        assert abs(actual[name] - value).max() <= TOLERANCE * np.ptp(value)
 
 
 def test_the_batch_of_a_fixed_model_is_divided(here, python):
     (file,) = convert(models.unet(2), devices="cpu:0,1", worker_python=python, verify=True)
     assert file.name == "unet_2_1_False_bs1.mindir"
-    told = json.loads((here / f"{file.name}.json").read_text())
-    assert [item["shape"] for item in told["inputs"]] == [[1, 2, 4, 4], [1], [1, 3, 4]]
+    manifest = json.loads((here / f"{file.name}.json").read_text())
+    assert [item["shape"] for item in manifest["inputs"]] == [[1, 2, 4, 4], [1], [1, 3, 4]]
 
 
-def test_the_python_converter_s_command_can_be_typed(here, python):
+def test_the_printed_command_of_the_python_converter_works(here, python):
     done = command("convert", models.two(), "--devices", "cpu:0", "--batch-per-device", 1, "--worker-python", python)
     assert done.returncode == 0, done.stderr
-    made = here / "two_batch_bs1.mindir"
-    before = made.read_bytes()
-    made.unlink()
+    mindir = here / "two_batch_bs1.mindir"
+    before = mindir.read_bytes()
+    mindir.unlink()
     subprocess.run(done.stdout, shell=True, check=True, capture_output=True, timeout=60)
-    assert len(made.read_bytes()) == len(before)
+    assert len(mindir.read_bytes()) == len(before)
 
 
-def test_what_was_rewritten_is_told(here, python):
+def test_the_rewriting_is_reported(here, python):
     words = ("--devices", "cpu:0", "--batch-per-device", 1, "--worker-python", python, "--verify")
     done = command("convert", models.small_cnn(), *words)
     assert done.returncode == 0, done.stderr
     assert "for MindSpore Lite's CPU kernels: 1 Conv, 1 MaxPool" in done.stderr
     assert "y: largest difference" in done.stdout.splitlines()[-1]
-    told = json.loads((here / "small_cnn_batch_bs1.mindir.json").read_text())
-    assert (told["changes"], told["converter_version"]) == ({"Conv": 1, "MaxPool": 1}, "2.0.0")
+    manifest = json.loads((here / "small_cnn_batch_bs1.mindir.json").read_text())
+    assert (manifest["changes"], manifest["converter_version"]) == ({"Conv": 1, "MaxPool": 1}, "2.0.0")
 
 
-def test_a_model_that_computes_something_else_is_found_and_not_kept(here, python, converter_lite):
-    """As by a converter that mistakes the weights."""
+def test_a_model_that_computes_other_numbers_is_detected_and_deleted(here, python, converter_lite):
+    """The stand-in behaves like a converter that changes the weights."""
     model = onnx.load(models.mlp())
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "b2")
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + np.float32(0.5), "b2"))
     onnx.save(model, "wrong.onnx")
     wrong = models.convert(here / "wrong.onnx", {"x": [2, 8]})
-    converter_lite.does(f'cp {wrong} "$output.mindir"')
+    converter_lite.set_commands(f'cp {wrong} "$output.mindir"')
     shutil.copy(models.mlp(), "m.onnx")
     before = contents(here)
     words = ("convert", "m.onnx", "--devices", "cpu:0", "--batch-per-device", 2, "--worker-python", python, "--verify")
     done = command(*words)
     assert done.returncode == 7
-    assert "m_bs2.mindir does not compute what m.onnx does: y: largest difference 0.5" in done.stderr
+    assert "m_bs2.mindir does not compute the same as m.onnx: y: largest difference 0.5" in done.stderr
     assert contents(here) == before
     done = command(*words, "--tolerance", 1)
     assert done.returncode == 0, done.stderr
     assert "m_bs2.mindir" in contents(here)
-    done = command(*words)  # found up to date, and found wrong
+    done = command(*words)  # it is up to date, and differs
     assert done.returncode == 7
     assert done.stdout == "m_bs2.mindir is up to date\n"
 
 
-def test_an_operator_that_is_not_there_is_named(here, python):
+def test_an_unsupported_operator_is_named(here, python):
     with pytest.raises(ConversionError, match="it does not support the operator Det$") as caught:
         convert(models.determinant(), devices="cpu:0", batch_per_device=[1], worker_python=python)
     assert "UNSUPPORTED OP LIST" in caught.value.log
     assert contents(here) == []
 
 
-def test_a_missing_cann_is_told(here, python):
+def test_a_missing_cann_is_reported(here, python):
     with pytest.raises(ConversionError, match="CANN's libraries are not found: source CANN's set_env.sh"):
         convert(models.mlp(2), devices="ascend:0,1", worker_python=python)
     assert contents(here) == []
 
 
-def test_a_disk_that_is_full_leaves_nothing(here, python):
-    """As a limit on the size of files, which needs no file system of our own; the converter meets the same error."""
+def test_a_full_disk_leaves_nothing(here, python):
+    """A limit on the size of files causes the same error in the converter, and needs no file system of its own."""
     onnx_file = large_model(here)
     code = f"""
 import signal, resource
@@ -163,12 +163,12 @@ except DiskError as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-def test_a_file_system_that_is_full_leaves_nothing(here, python):
+def test_a_full_file_system_leaves_nothing(here, python):
     onnx_file = large_model(here)
     disk = here / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], capture_output=True).returncode:
-        pytest.skip("this root may not mount file systems")
+        pytest.skip("root is not allowed to mount file systems here")
     try:
         with pytest.raises(DiskError, match=r"large_bs1\.mindir could not be written: no space is left on the disk"):
             convert(onnx_file, devices="cpu:0", batch_per_device=[1], worker_python=python, output=disk)
@@ -194,6 +194,6 @@ def test_the_version_is_found(python):
     assert find_runtime(python, "") == "2.0.0"
 
 
-def test_an_interpreter_without_mindspore_lite_is_told(here):
+def test_an_interpreter_without_mindspore_lite_is_reported(here):
     with pytest.raises(UsageError, match="there is no converter: .* cannot import mindspore_lite .*No module named"):
         convert(models.mlp(2), devices="cpu:0,1")
