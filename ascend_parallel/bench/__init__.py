@@ -1,4 +1,4 @@
-"""What the devices give, measured: throughput, latency, efficiency, and where the time goes.
+"""Benchmark of a model on devices: throughput, latency, efficiency, and where the time goes.
 
 ::
 
@@ -43,26 +43,26 @@ def bench(
     trace: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
-    """Measure a model on 1, 2, 4, ... and all of the devices, each combination of settings in turn.
+    """Measure a model on 1, 2, 4, ... and all devices, for each combination of settings.
 
     Args:
-        model: as of :class:`ParallelPredictUtils`.
-        batch_size: rows of a call, over all devices; None: as many as keep every instance of every device busy.
-        instances: times that each device runs the model at once.
-        in_flight: calls at the same time: 1 is ``predict`` after ``predict``, more are ``submit``.
-        duration_s: seconds of each setting; None: five, or more where calls are long.
-        requests: measured calls of each setting, in place of a time.
-        warmup: calls before that are not measured; None: five, or twice those in flight.
-        input_shape: shapes that the model leaves open, such as ``"x:?,3,224,224;y:8"``; ``?`` for the rows.
+        model: as for :class:`ParallelPredictUtils`.
+        batch_size: rows per call, over all devices; None: enough to keep every instance of every device busy.
+        instances: how many times each device runs the model at the same time.
+        in_flight: calls in flight: 1 calls ``predict`` again and again, more use ``submit``.
+        duration_s: seconds per setting; None: five, or more if calls are slow.
+        requests: measured calls per setting, instead of a duration.
+        warmup: calls before the measurement; None: five, or two per call in flight if that is more.
+        input_shape: shapes of inputs with open axes, such as ``"x:?,3,224,224;y:8"``; ``?`` stands for the rows.
         data: "random", "zero", or arrays by name.
-        percentiles: of latency, in percent.
-        trace: a .json file to be written: when what happened in some calls of each setting, made after measuring.
-        options: of :class:`ParallelPredictUtils`: ``devices``, ``engine``, ``chunk_size``, ...
+        percentiles: percentiles of the latency, in percent.
+        trace: a .json file to write: a timeline of some calls of each setting, recorded after the measurement.
+        options: options of :class:`ParallelPredictUtils`: ``devices``, ``engine``, ``chunk_size``, ...
 
     Raises:
-        UsageError: an argument is wrong, or too few calls ended in ``duration_s``.
-        WorkerError: a device failed.
-        DiskError: the trace could not be written.
+        UsageError: if an argument is invalid, or too few calls completed in ``duration_s``.
+        WorkerError: if a device failed.
+        DiskError: if the trace could not be written.
     """
     batch_sizes = None if batch_size is None else _to_list(batch_size)
     search_space = SearchSpace(batch_sizes=batch_sizes, instances=_to_list(instances), in_flight=_to_list(in_flight))

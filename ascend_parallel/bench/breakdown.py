@@ -1,4 +1,4 @@
-"""Where the time goes, as shares: of a call's time, and of each device's. Pure functions of the records of calls."""
+"""Where the time goes, as shares of the calls' time and of each device's time. Pure functions of call records."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Breakdown:
     """Shares that add up to 1.
 
     Attributes:
-        calls: how many calls these are the shares of.
+        calls: the number of calls.
         call: phase (see ``runner/phases.py``) -> its share of the time of all calls together.
-        devices: device -> {"compute": share of the time, "idle": the rest}; of several instances, the mean.
+        devices: device -> {"compute": share of the time, "idle": the rest}; the mean over its instances.
     """
 
     calls: int
@@ -26,25 +26,25 @@ class Breakdown:
 
 
 def break_down(calls: Sequence[CallRecord], instances: Mapping[str, int]) -> Breakdown | None:
-    """Return where the time of calls went; None where none succeeded.
+    """Return the breakdown of the time of calls; None if no call succeeded.
 
     Args:
-        calls: their records, of a time in which nothing else ran.
-        instances: device -> how many times it runs the model at once; those that were not used count as idle.
+        calls: the records of calls, from a period in which nothing else ran.
+        instances: device -> how many times it runs the model at the same time; unused instances count as idle.
     """
     phases = list(find_phases(calls).values())
     if not phases:
         return None
-    totals = {name: sum(getattr(of_call, name) for of_call in phases) for name in Phases._fields}
-    whole = sum(totals.values())
-    shares = {name.replace("_", " "): total / whole for name, total in totals.items()}
+    totals = {name: sum(getattr(call_phases, name) for call_phases in phases) for name in Phases._fields}
+    total_ns = sum(totals.values())
+    shares = {name.replace("_", " "): total / total_ns for name, total in totals.items()}
     return Breakdown(len(phases), shares, _device_shares(calls, instances))
 
 
 def host_overhead_us(calls: Sequence[CallRecord]) -> float | None:
-    """Return the median of what the host adds to a call, in microseconds; None where no call succeeded."""
+    """Return the median host overhead of a call, in microseconds; None if no call succeeded."""
     phases = find_phases(calls)
-    return statistics.median(of_call.host for of_call in phases.values()) / 1000 if phases else None
+    return statistics.median(call_phases.host for call_phases in phases.values()) / 1000 if phases else None
 
 
 def _device_shares(calls: Sequence[CallRecord], instances: Mapping[str, int]) -> dict[str, dict[str, float]]:

@@ -1,18 +1,18 @@
 """The arithmetic of the figures: pure functions of times and numbers.
 
 throughput
-    rows/s and calls/s, over the time from the last end of a call of the warm-up to the last end of a measured call.
+    rows/s and calls/s, over the time from the end of the warm-up's last call to the end of the last measured call.
 spread
-    the measured calls are taken in five rounds of as many calls each, in the order of their ends; half the difference
-    between the longest round and the shortest, as a share of the mean.
+    the measured calls are divided into five rounds of equally many calls, in the order of their ends. The spread is
+    half the difference between the longest and the shortest round, relative to the mean.
 latency
-    of one call, from ``predict`` or ``submit`` to its result; percentiles are interpolated as numpy does.
+    the time of one call, from ``predict`` or ``submit`` to its result; percentiles are interpolated as in numpy.
 efficiency
-    rows/s against the number of devices times the rows/s of the first device alone, with the same settings in the same
-    run.
+    rows/s, relative to the number of devices times the rows/s of the first device alone, with the same settings in the
+    same run.
 host overhead
-    what the host adds to a call: its latency without the time its slowest share was computed or waited for a device
-    that computed another call's.
+    what the host adds to a call: its latency, minus the compute time of its slowest task, minus the time that this task
+    waited for a device that computed other calls.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: In so many rounds the measured calls are taken, to tell the spread.
+#: The number of rounds for the spread.
 ROUNDS = 5
-#: With fewer calls nothing is told: each round has two.
+#: Fewer calls give no figures: each round has two calls.
 MIN_CALLS = 2 * ROUNDS
 
 _NS_PER_S = 1e9
@@ -32,16 +32,16 @@ _NS_PER_MS = 1e6
 
 
 def throughput(count: float, started_ns: int, ended_ns: int) -> float:
-    """Return how many of something there were in a second."""
+    """Return a count per second."""
     return count * _NS_PER_S / max(ended_ns - started_ns, 1)
 
 
 def spread(started_ns: int, ends_ns: Sequence[int]) -> float:
-    """Return the spread of the throughput as a share of it: 0.02 is "plus or minus 2 %".
+    """Return the spread of the throughput, relative to it: 0.02 means "plus or minus 2 %".
 
     Args:
-        started_ns: when measuring began.
-        ends_ns: when each call ended, in order; at least :data:`ROUNDS`.
+        started_ns: the start of the measurement.
+        ends_ns: the end of each call, in order; at least :data:`ROUNDS`.
     """
     marks = [len(ends_ns) * i // ROUNDS for i in range(ROUNDS + 1)]
     times = [started_ns, *ends_ns]
@@ -50,22 +50,22 @@ def spread(started_ns: int, ends_ns: Sequence[int]) -> float:
 
 
 def percentiles_ms(latencies_ns: Sequence[int], percentiles: Sequence[float]) -> dict[float, float]:
-    """Return each percentile of latencies, in milliseconds."""
-    found = np.percentile(np.asarray(latencies_ns, np.float64), list(percentiles)) / _NS_PER_MS
-    return dict(zip(percentiles, map(float, found), strict=True))
+    """Return percentiles of latencies, in milliseconds."""
+    values = np.percentile(np.asarray(latencies_ns, np.float64), list(percentiles)) / _NS_PER_MS
+    return dict(zip(percentiles, map(float, values), strict=True))
 
 
 def efficiency(rows_per_s: float, devices: int, rows_per_s_of_one: float) -> float:
-    """Return which share of the devices' own throughput is there: 1.0 where each adds as much as the first alone."""
+    """Return the throughput relative to ideal scaling: 1.0 if each device adds as much as the first one alone."""
     return rows_per_s / (devices * rows_per_s_of_one)
 
 
-def share_out(whole: float, parts: dict[str, int]) -> dict[str, float]:
-    """Return a whole in proportion to parts; zeros where all parts are zero."""
-    total = sum(parts.values())
-    return {name: whole * part / total if total else 0.0 for name, part in parts.items()}
+def distribute(total: float, parts: dict[str, int]) -> dict[str, float]:
+    """Return a total, distributed in proportion to the parts; zeros if all parts are zero."""
+    sum_of_parts = sum(parts.values())
+    return {name: total * part / sum_of_parts if sum_of_parts else 0.0 for name, part in parts.items()}
 
 
 def calls_needed(percentile: float) -> int:
-    """Return how many calls it takes until one of them lies above a percentile: 100 for p99."""
+    """Return how many calls are needed so that one of them is above a percentile: 100 for p99."""
     return round(100 / (100 - percentile)) if percentile < 100 else 1

@@ -1,6 +1,6 @@
-"""A closed loop of calls: as many in flight as wanted, and a new one as soon as one ends.
+"""A closed loop of calls: a fixed number in flight, and a new call as soon as one completes.
 
-One in flight is ``predict``, as a program calls it that needs each result before the next call; more are ``submit``.
+One call in flight uses ``predict``, like a program that needs each result before the next call. More use ``submit``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
 
 
 class Runner(Protocol):
-    """What makes the calls: :class:`ParallelPredictUtils`, or a test's own."""
+    """What runs the calls: :class:`ParallelPredictUtils`, or a test's stand-in."""
 
     def predict(self, inputs: Mapping[str, Any]) -> Any:
         """Return the result."""
@@ -26,10 +26,10 @@ class Runner(Protocol):
 
 
 class Samples:
-    """When calls began and ended (``time.perf_counter_ns``), in the order of their ends.
+    """When calls started and ended (``time.perf_counter_ns``), in the order of their ends.
 
     Attributes:
-        started_ns: when measuring began: with the end of the last call before; 0 where it did not.
+        started_ns: the start of the measurement: the end of the last call before it; 0 if it has not started.
     """
 
     def __init__(self) -> None:
@@ -37,36 +37,36 @@ class Samples:
         self.ends_ns = array("q")
         self.latencies_ns = array("q")
 
-    def add(self, began_ns: int, ended_ns: int) -> None:
-        """Take a call."""
-        self.ends_ns.append(ended_ns)
-        self.latencies_ns.append(ended_ns - began_ns)
+    def add(self, call_started_ns: int, call_ended_ns: int) -> None:
+        """Add a call."""
+        self.ends_ns.append(call_ended_ns)
+        self.latencies_ns.append(call_ended_ns - call_started_ns)
 
     def __len__(self) -> int:
         return len(self.ends_ns)
 
 
 class LoadGenerator:
-    """Keeps so many calls in flight, from one run to the next too."""
+    """Keeps a number of calls in flight, also between two runs."""
 
     def __init__(self, runner: Runner, inputs: Mapping[str, Any], in_flight: int) -> None:
         self._runner = runner
         self._inputs = inputs
         self._in_flight = in_flight
         self._pending = 0
-        self._ended: SimpleQueue[tuple[int, int, Future[Any]]] = SimpleQueue()
+        self._completed: SimpleQueue[tuple[int, int, Future[Any]]] = SimpleQueue()
 
     def warm_up(self, calls: int) -> int:
-        """Make calls that are not measured; return when the last ended (at once where there are none)."""
+        """Run calls that are not measured; return when the last one ended (the current time if there are none)."""
         ended_ns = time.perf_counter_ns()
         for _ in range(calls):
             _, ended_ns = self._next()
         return ended_ns
 
     def run(self, samples: Samples, started_ns: int, is_enough: Callable[[Samples], bool]) -> None:
-        """Measure calls until there are enough; those that an interrupt leaves are in ``samples``, too.
+        """Measure calls until there are enough; after an interrupt, ``samples`` contains the calls so far.
 
-        Raises what the calls raise.
+        Raises the exceptions of the calls.
         """
         samples.started_ns = started_ns
         while not is_enough(samples):
@@ -75,30 +75,30 @@ class LoadGenerator:
     def drain(self) -> None:
         """Wait for the calls that are still in flight."""
         while self._pending:
-            self._await()
+            self._wait()
 
     def _next(self) -> tuple[int, int]:
-        """Return when the next call that ends began, and when it ended."""
+        """Return when the next call to complete started, and when it ended."""
         if self._in_flight == 1:
-            began_ns = time.perf_counter_ns()
+            call_started_ns = time.perf_counter_ns()
             self._runner.predict(self._inputs)
-            return began_ns, time.perf_counter_ns()
+            return call_started_ns, time.perf_counter_ns()
         while self._pending < self._in_flight:
             self._submit()
-        return self._await()
+        return self._wait()
 
     def _submit(self) -> None:
-        began_ns = time.perf_counter_ns()
+        call_started_ns = time.perf_counter_ns()
         future = self._runner.submit(self._inputs)
         self._pending += 1
-        future.add_done_callback(lambda done: self._ended.put((began_ns, time.perf_counter_ns(), done)))
+        future.add_done_callback(lambda done: self._completed.put((call_started_ns, time.perf_counter_ns(), done)))
 
-    def _await(self) -> tuple[int, int]:
+    def _wait(self) -> tuple[int, int]:
         while True:
             try:
-                began_ns, ended_ns, future = self._ended.get(timeout=SIGNAL_LATENCY_S)
+                call_started_ns, ended_ns, future = self._completed.get(timeout=SIGNAL_LATENCY_S)
             except Empty:
                 continue
             self._pending -= 1
             future.result()
-            return began_ns, ended_ns
+            return call_started_ns, ended_ns

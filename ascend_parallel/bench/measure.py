@@ -1,4 +1,4 @@
-"""Measuring: a row of figures for each setting, the first device alone before all others."""
+"""The measurement: one row of figures per setting, starting with the first device alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .data import InputGenerator, Shape
 from .load import LoadGenerator, Samples
 from .report import Report, Row, Setting
 
-#: The measured time of a setting where the user says nothing.
+#: The duration per setting, by default.
 USUAL_DURATION_S = 5.0
-#: Calls before measuring: engines allocate and choose kernels in the first; and all that are to be in flight are.
+#: Calls before the measurement: in the first ones, engines allocate memory and choose kernels, and the pipeline fills.
 _MIN_WARMUP = 5
-#: Of the calls that were measured, one in so many is made once more with its times recorded, but no more than are
-#: needed for a picture.
+#: After the measurement, one call per this many measured calls is repeated with recording, up to a maximum that is
+#: sufficient for a picture.
 _TRACED_SHARE = 5
 _MAX_TRACED = 1000
 
@@ -35,12 +35,12 @@ class MeasurementLimits:
     """How much is measured.
 
     Attributes:
-        duration_s: seconds of each setting; None: five, or more where calls are long.
-        requests: measured calls of each setting, in place of a time.
-        warmup: calls before, that are not measured; None: five, or twice those in flight.
-        percentiles: of latency, in percent.
-        with_trace: whether to record calls, after measuring, for the host overhead and the breakdown.
-        usual_duration_s: the time meant where neither ``duration_s`` nor ``requests`` is given.
+        duration_s: seconds per setting; None: five, or more if calls are slow.
+        requests: measured calls per setting, instead of a duration.
+        warmup: calls before the measurement; None: five, or two per call in flight if that is more.
+        percentiles: percentiles of the latency, in percent.
+        with_trace: whether to record calls after the measurement, for the host overhead and the breakdown.
+        usual_duration_s: the duration if neither ``duration_s`` nor ``requests`` is given.
     """
 
     duration_s: float | None = None
@@ -51,7 +51,7 @@ class MeasurementLimits:
     usual_duration_s: float = USUAL_DURATION_S
 
     def check(self) -> None:
-        """Raise UsageError where it cannot be."""
+        """Check the values; raises UsageError."""
         if self.duration_s is not None and self.requests is not None:
             raise UsageError(
                 "a duration and a number of requests were both given; measuring ends with one: leave one out"
@@ -66,7 +66,7 @@ class MeasurementLimits:
             raise UsageError(f"the percentiles are {list(self.percentiles)}; expected numbers from above 0 to 100")
 
     def is_enough(self, samples: Samples) -> bool:
-        """Whether no more calls need be measured."""
+        """Whether enough calls were measured."""
         if self.requests is not None:
             return len(samples) >= self.requests
         duration_s = self.duration_s or self.usual_duration_s
@@ -76,14 +76,15 @@ class MeasurementLimits:
 
 @dataclass
 class SearchSpace:
-    """What is measured: each combination.
+    """The settings to measure: each combination.
 
     Attributes:
-        is_all: on all devices at once only, not on 1, 2, 4, ... of them first.
-        batch_sizes: rows of a call, over all devices; None: as many as keep every instance of every device busy.
-        instances: times that each device runs the model at once.
-        in_flight: calls at the same time.
-        batch_factors: what is tried where ``batch_sizes`` is None, as multiples of what keeps all devices busy.
+        is_all: measure on all devices only, not on 1, 2, 4, ... of them first.
+        batch_sizes: rows per call, over all devices; None: enough to keep every instance of every device busy.
+        instances: how many times each device runs the model at the same time.
+        in_flight: calls in flight.
+        batch_factors: the sizes to try if ``batch_sizes`` is None, as multiples of the size that keeps all devices
+            busy.
     """
 
     is_all: bool = False
@@ -93,7 +94,7 @@ class SearchSpace:
     batch_factors: Sequence[int] = ()
 
     def check(self) -> None:
-        """Raise UsageError where it cannot be."""
+        """Check the values; raises UsageError."""
         named = {"batch size": self.batch_sizes, "instances": self.instances, "in flight": self.in_flight}
         for name, numbers in named.items():
             if numbers is not None and (not numbers or not all(type(n) is int and n >= 1 for n in numbers)):
@@ -109,9 +110,9 @@ class Bench:
     """Measures one model.
 
     Attributes:
-        report: what was measured until now.
-        sections: the calls whose times were recorded, for a trace file.
-        inputs: what a call was given, in words; "" before the first.
+        report: the results so far.
+        sections: the recorded calls, for a trace file.
+        inputs: a description of the inputs of a call; "" before the first call.
     """
 
     def __init__(
@@ -125,19 +126,19 @@ class Bench:
         on_row: Callable[[Row], None] | None = None,
         **options: Any,
     ) -> None:
-        """Check everything that can be checked; nothing is started.
+        """Check all arguments; nothing is started.
 
         Args:
-            model: as of :class:`ParallelPredictUtils`.
-            search_space: what is measured.
-            limits: how much.
+            model: as for :class:`ParallelPredictUtils`.
+            search_space: the settings to measure.
+            limits: how much to measure.
             data: "random", "zero", or arrays by name.
-            shapes: shapes of inputs that the model leaves open; see data.py.
-            on_row: called with each row when it was measured.
-            options: of :class:`ParallelPredictUtils`.
+            shapes: shapes of inputs with open axes; see data.py.
+            on_row: called with each row after its measurement.
+            options: options of :class:`ParallelPredictUtils`.
 
         Raises:
-            UsageError: an argument is wrong.
+            UsageError: if an argument is invalid.
         """
         search_space.check()
         limits.check()
@@ -158,10 +159,10 @@ class Bench:
     def run(self) -> Report:
         """Measure all settings, and return the report.
 
-        Raises what building and predicting raise, and KeyboardInterrupt; ``report`` has what was measured before.
+        Raises the exceptions of building and predicting, and KeyboardInterrupt; ``report`` then has the results so far.
 
         Raises:
-            UsageError: inputs cannot be made for the model, or too few calls ended in the time.
+            UsageError: if no inputs can be created for the model, or too few calls completed in the duration.
         """
         for instances in self._search_space.instances:
             for count in [len(self._devices)] if self._search_space.is_all else numbers_of_devices(len(self._devices)):
@@ -192,7 +193,7 @@ class Bench:
         return [given]
 
     def _measure(self, runner: ParallelPredictUtils, setting: Setting) -> None:
-        """Measure a setting and take its row; of an interrupted one too, if it has enough calls."""
+        """Measure a setting and add its row, also after an interrupt if enough calls completed."""
         assert self._generator is not None
         inputs = self._generator.make(setting.batch_size)
         self.inputs = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in inputs.items())
@@ -236,7 +237,7 @@ class Bench:
             spread=figures.spread(started_ns, samples.ends_ns),
             latency_ms=figures.percentiles_ms(samples.latencies_ns, self._limits.percentiles),
             efficiency=self._efficiency(setting, rows_per_s),
-            rows_per_s_of=figures.share_out(rows_per_s, rows_of),
+            rows_per_s_of=figures.distribute(rows_per_s, rows_of),
             restarts=sum(told["restarts"] - before[worker]["restarts"] for worker, told in after.items()),
             is_partial=is_partial,
         )
@@ -248,7 +249,7 @@ class Bench:
         return figures.efficiency(rows_per_s, setting.devices, alone[0]) if alone else None
 
     def _trace(self, runner: ParallelPredictUtils, load: LoadGenerator, row: Row) -> None:
-        """Make some of the calls again, with their times recorded; measuring itself goes without."""
+        """Repeat some of the calls with recording; the measurement itself runs without."""
         trace = runner.trace = Trace()
         try:
             load.warm_up(

@@ -1,4 +1,4 @@
-"""What was measured: plain data, and as JSON."""
+"""The results: plain data, and as JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .breakdown import Breakdown
 
 
 class Setting(NamedTuple):
-    """What is measured in one row.
+    """The setting of one row.
 
     Attributes:
-        devices: the first so many of those that were named.
-        batch_size: rows of a call, over all devices.
-        instances: times that each device runs the model at once.
-        in_flight: calls at the same time.
+        devices: the number of devices: the first ones of the report's list.
+        batch_size: rows per call, over all devices.
+        instances: how many times each device runs the model at the same time.
+        in_flight: calls in flight.
     """
 
     devices: int
@@ -31,14 +31,14 @@ class Setting(NamedTuple):
     in_flight: int
 
     def as_options(self) -> str:
-        """Return the setting as options of the command."""
+        """Return the setting as command line options."""
         return f"--batch-size {self.batch_size} --instances {self.instances} --in-flight {self.in_flight}"
 
     def in_words(self) -> str:
-        """Return the setting in words: "2 devices, 8 rows a call, 1 instance, 4 calls in flight"."""
+        """Return the setting as text: "2 devices, 8 rows per call, 1 instance, 4 calls in flight"."""
         devices, instances = _count(self.devices, "device"), _count(self.instances, "instance")
         rows, calls = _count(self.batch_size, "row"), _count(self.in_flight, "call")
-        return f"{devices}, {rows} a call, {instances}, {calls} in flight"
+        return f"{devices}, {rows} per call, {instances}, {calls} in flight"
 
 
 def _count(number: int, noun: str) -> str:
@@ -47,19 +47,19 @@ def _count(number: int, noun: str) -> str:
 
 @dataclass
 class Row:
-    """The figures of one setting; figures.py says what they are.
+    """The figures of one setting; figures.py defines them.
 
     Attributes:
-        calls: how many were measured.
-        duration_s: how long that took.
-        spread: of the throughput, as a share of it.
+        calls: the number of measured calls.
+        duration_s: the duration of the measurement.
+        spread: the spread of the throughput, relative to it.
         latency_ms: percentile -> milliseconds.
-        efficiency: 1.0 where each device adds as much as the first alone; None without a row of one device.
-        host_overhead_us: of a call, the median; None where measuring was interrupted.
-        rows_per_s_of: device -> its share of ``rows_per_s``.
-        restarts: workers that died and were replaced meanwhile: then the figures are not worth much.
-        is_partial: measuring was interrupted.
-        breakdown: where the time went; None where measuring was interrupted.
+        efficiency: 1.0 if each device adds as much as the first one alone; None without a row for one device.
+        host_overhead_us: the median host overhead of a call; None if the measurement was interrupted.
+        rows_per_s_of: device -> its part of ``rows_per_s``.
+        restarts: workers that died and were restarted during the measurement, which makes the figures unreliable.
+        is_partial: whether the measurement was interrupted.
+        breakdown: where the time goes; None if the measurement was interrupted.
     """
 
     setting: Setting
@@ -79,14 +79,14 @@ class Row:
 
 @dataclass
 class Report:
-    """The rows that were measured, and on what.
+    """The measured rows, the model and the devices.
 
     Attributes:
-        model: as it was given.
-        engine: its name.
-        devices: all that were named.
-        rows: in the order of measuring.
-        error: why there are not all rows; "" where there are.
+        model: the model, as it was given.
+        engine: the engine's name.
+        devices: all devices.
+        rows: the rows, in the order of the measurement.
+        error: why rows are missing; "" if they are complete.
     """
 
     model: str
@@ -96,7 +96,7 @@ class Report:
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain dicts and lists; percentiles are named as in ``"p99"``."""
+        """Return everything as plain dicts and lists; percentiles have names such as ``"p99"``."""
         return {
             "ascend_parallel": __version__,
             "model": self.model,
@@ -114,6 +114,6 @@ class Report:
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
-    plain = dataclasses.asdict(row)
-    plain["latency_ms"] = {f"p{percentile:g}": value for percentile, value in row.latency_ms.items()}
-    return {**row.setting._asdict(), **{name: value for name, value in plain.items() if name != "setting"}}
+    fields = dataclasses.asdict(row)
+    fields["latency_ms"] = {f"p{percentile:g}": value for percentile, value in row.latency_ms.items()}
+    return {**row.setting._asdict(), **{name: value for name, value in fields.items() if name != "setting"}}

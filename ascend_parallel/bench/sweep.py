@@ -1,4 +1,4 @@
-"""The search for the best settings: short runs on all devices, and the three that give most."""
+"""The search for the best settings: short runs on all devices, and the three settings with the highest throughput."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from .measure import SearchSpace
 from .report import Row
 
-#: How long each setting runs where the user says nothing.
+#: Seconds per setting, by default.
 DURATION_S = 1.0
-#: What is tried where the user says nothing: batch sizes as multiples of what keeps all devices busy.
+#: The settings that are tried by default: batch sizes as multiples of the size that keeps all devices busy.
 BATCH_FACTORS = (1, 2, 4, 8)
 INSTANCES = (1, 2)
 IN_FLIGHT = (1, 2, 4)
-#: Throughputs that differ by no more than this share are taken for equal: short runs tell no finer.
-EQUAL = 0.03
+#: Throughputs that differ by at most this share count as equal: short runs are not more precise.
+EQUAL_SHARE = 0.03
 _BEST = 3
 
 
 def search_space(
     batch_sizes: Sequence[int] | None, instances: Sequence[int] | None, in_flight: Sequence[int] | None
 ) -> SearchSpace:
-    """Return what is to be tried: what the user says, and the usual where that is None."""
+    """Return the search space: the user's values, and the defaults for those that are None."""
     return SearchSpace(
         is_all=True,
         batch_sizes=batch_sizes,
@@ -32,11 +32,11 @@ def search_space(
 
 
 def find_best(rows: Sequence[Row]) -> list[Row]:
-    """Return three rows, best first: of those that give about as much as the best, the ones of lowest latency."""
-    most = max(row.rows_per_s for row in rows)
+    """Return three rows, best first; rows with about the highest throughput are ordered by latency."""
+    highest = max(row.rows_per_s for row in rows)
 
     def rank(row: Row) -> tuple[float, float]:
         latency_ms = next(iter(row.latency_ms.values()))
-        return (0.0, latency_ms) if row.rows_per_s >= (1 - EQUAL) * most else (1.0, -row.rows_per_s)
+        return (0.0, latency_ms) if row.rows_per_s >= (1 - EQUAL_SHARE) * highest else (1.0, -row.rows_per_s)
 
     return sorted(rows, key=rank)[:_BEST]

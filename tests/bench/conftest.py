@@ -1,4 +1,4 @@
-"""Makes the models of tests/models.py importable."""
+"""Makes tests/models.py importable."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``ascend-parallel bench`` and :func:`bench`, on real workers: the figures, the files, and how it ends."""
+"""``ascend-parallel bench`` and :func:`bench`, with real workers: figures, files, and errors."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def command(*words, cwd, check=0):
 # ---- figures
 
 
-def test_a_device_of_10_ms_reads_as_100_rows_a_second():
-    """Never more, as it sleeps for so long at least; how much less is the machine's affair, not the tool's."""
+def test_a_device_of_10_ms_per_row_measures_as_100_rows_per_second():
+    """It is never more, because the device sleeps at least that long. How much less depends on the machine."""
     report = bench(
         "sim",
         engine="simulated",
@@ -66,21 +66,23 @@ def test_a_device_of_10_ms_reads_as_100_rows_a_second():
     assert two.rows_per_s_of["simulated:0"] == two.rows_per_s_of["simulated:1"], "each had one row of each call"
 
 
-def test_every_combination_is_measured_with_the_numbers_of_devices_below_each_other(tmp_path):
+def test_every_combination_is_measured_and_the_table_is_sorted_by_setting(tmp_path):
     words = ["--devices", "simulated:0-2", "--requests", 10, "--batch-size", "3,6", "--instances", "1,2"]
     done = command(*SIMULATED, *words, "--in-flight", "1,3", "--json", "-", "--breakdown", cwd=tmp_path)
     rows = json.loads(done.stdout)["rows"]
     settings = [(row["batch_size"], row["instances"], row["in_flight"], row["devices"]) for row in rows]
-    wanted = [(b, i, f, d) for b in (3, 6) for i in (1, 2) for f in (1, 3) for d in (1, 2, 3)]
-    assert sorted(settings) == wanted
-    found = dict(zip(settings, rows, strict=True))
-    for (*setting, devices), row in found.items():
-        alone = found[(*setting, 1)]["rows_per_s"]
+    expected = [(b, i, f, d) for b in (3, 6) for i in (1, 2) for f in (1, 3) for d in (1, 2, 3)]
+    assert sorted(settings) == expected
+    rows_by_setting = dict(zip(settings, rows, strict=True))
+    for (*setting, devices), row in rows_by_setting.items():
+        alone = rows_by_setting[(*setting, 1)]["rows_per_s"]
         assert row["efficiency"] == pytest.approx(row["rows_per_s"] / (devices * alone))
-    shown = [line.split() for line in done.stderr.splitlines()]
-    table = [tuple(map(int, line[:4])) for line in shown if len(line) > 10 and line[0].isdecimal() and "a" not in line]
-    main, breakdown = table[: len(wanted)], table[len(wanted) :]
-    assert [(b, i, f, d) for d, b, i, f in main] == wanted
+    lines = [line.split() for line in done.stderr.splitlines()]
+    table = [
+        tuple(map(int, line[:4])) for line in lines if len(line) > 10 and line[0].isdecimal() and "per" not in line
+    ]
+    main, breakdown = table[: len(expected)], table[len(expected) :]
+    assert [(b, i, f, d) for d, b, i, f in main] == expected
     assert breakdown == main
 
 
@@ -88,29 +90,29 @@ def test_the_files_are_written(tmp_path):
     files = ["--json", "out.json", "--plot", "out.png", "--trace", "trace.json"]
     done = command(*QUICK, "--in-flight", "1,2", "--percentiles", "99.9,50", *files, cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.png", "trace.json"]
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["devices"] == ["simulated:0", "simulated:1"]
-    assert list(told["rows"][0]["latency_ms"]) == ["p50", "p99.9"]
-    assert told["error"] == ""
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["devices"] == ["simulated:0", "simulated:1"]
+    assert list(report["rows"][0]["latency_ms"]) == ["p50", "p99.9"]
+    assert report["error"] == ""
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     titles = [event["args"]["name"] for event in events if event["name"] == "process_name"]
-    assert titles[0] == "1 device, 2 rows a call, 1 instance, 1 call in flight: calls"
-    assert len(titles) == 2 * len(told["rows"])
+    assert titles[0] == "1 device, 2 rows per call, 1 instance, 1 call in flight: calls"
+    assert len(titles) == 2 * len(report["rows"])
     for word in ("rows/s", "calls/s", "p50", "p99.9", "efficiency", "host"):
         assert word in done.stdout
     assert "p99.9 of fewer than 1000 calls is hardly more than the slowest one" in done.stdout
 
 
 @pytest.mark.parametrize("suffix", ["svg", "pdf"])
-def test_plots_of_other_kinds(tmp_path, suffix):
+def test_plots_of_other_formats(tmp_path, suffix):
     command(*QUICK, "--plot", f"out.{suffix}", cwd=tmp_path)
     assert (tmp_path / f"out.{suffix}").stat().st_size > 1000
 
 
-def test_a_sweep_prints_three_settings_that_can_be_pasted(tmp_path):
+def test_a_sweep_prints_three_settings_as_options(tmp_path):
     done = command(*QUICK, "--sweep", "--in-flight", "1,2", cwd=tmp_path)
-    assert "efficiency" not in done.stdout  # there is no single device to compare with
+    assert "efficiency" not in done.stdout  # there is no row for a single device
     best = done.stdout.partition("Best settings:\n")[2].splitlines()
     assert len(best) == 3
     options = best[0].split("    ")[0].split()
@@ -118,7 +120,7 @@ def test_a_sweep_prints_three_settings_that_can_be_pasted(tmp_path):
     command(*QUICK, *options, cwd=tmp_path)
 
 
-def test_inputs_from_a_file_are_a_call(tmp_path):
+def test_inputs_from_a_file_are_one_call(tmp_path):
     np.savez(tmp_path / "in.npz", x=np.ones((5, 3), np.float32))
     words = [
         "bench",
@@ -132,8 +134,8 @@ def test_inputs_from_a_file_are_a_call(tmp_path):
         "--data",
         "in.npz",
     ]
-    told = json.loads(command(*words, "--json", "-", cwd=tmp_path).stdout)
-    assert [row["batch_size"] for row in told["rows"]] == [5]
+    report = json.loads(command(*words, "--json", "-", cwd=tmp_path).stdout)
+    assert [row["batch_size"] for row in report["rows"]] == [5]
     done = command(*words, "--batch-size", "4", cwd=tmp_path, check=2)
     assert "the batch size is 4, but the inputs that were given have 5 rows" in done.stderr
 
@@ -154,14 +156,14 @@ def test_the_real_mindspore_lite(tmp_path, batch):
     python = models.mslite_python()
     model = models.convert(models.linear(batch))
     words = ["bench", model, "--worker-python", python, "--devices", "cpu:0,1", "--requests", "10", "--breakdown"]
-    told = json.loads(command(*words, "--json", "-", cwd=tmp_path).stdout)
-    assert told["engine"] == "mslite"
-    assert [row["devices"] for row in told["rows"]] == [1, 2]
-    assert {row["batch_size"] for row in told["rows"]} == {2 if batch == "batch" else 4}
-    assert set(told["rows"][1]["rows_per_s_of"]) == {"cpu:0", "cpu:1"}
+    report = json.loads(command(*words, "--json", "-", cwd=tmp_path).stdout)
+    assert report["engine"] == "mslite"
+    assert [row["devices"] for row in report["rows"]] == [1, 2]
+    assert {row["batch_size"] for row in report["rows"]} == {2 if batch == "batch" else 4}
+    assert set(report["rows"][1]["rows_per_s_of"]) == {"cpu:0", "cpu:1"}
 
 
-# ---- ends
+# ---- errors and interrupts
 
 
 ERRORS = {
@@ -184,7 +186,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("words", "message"), ERRORS.values(), ids=ERRORS)
-def test_what_cannot_be_is_refused_in_one_line_before_anything_starts(tmp_path, words, message):
+def test_invalid_arguments_are_refused_in_one_line_before_anything_starts(tmp_path, words, message):
     done = command(*QUICK, "--engine-option", "build_ms=60000", *words, cwd=tmp_path, check=2)
     assert done.stdout == ""
     assert done.stderr.startswith("ascend-parallel: error: ") and done.stderr.count("\n") == 1
@@ -205,27 +207,27 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_starts(tmp_path):
     assert done.stderr == "ascend-parallel: error: --plot needs matplotlib: pip install 'ascend-parallel[plot]'\n"
 
 
-def test_a_time_that_is_too_short_says_what_to_give(tmp_path):
+def test_a_duration_that_is_too_short_is_an_error_with_a_sufficient_one(tmp_path):
     words = [*SIMULATED, "--devices", "simulated:0", "--engine-option", "ms_per_row=50", "--duration-s", "0.01"]
     done = command(*words, cwd=tmp_path, check=2)
-    assert "error: only 1 call ended in 0.01 s with 1 device, 1 row a call" in done.stderr
+    assert "error: only 1 call ended in 0.01 s with 1 device, 1 row per call" in done.stderr
     assert "figures need at least 10: give --duration-s" in done.stderr
 
 
-def test_a_device_that_fails_ends_it_in_one_line_after_what_was_measured(tmp_path):
+def test_a_device_that_fails_is_a_one_line_error_after_the_results_so_far(tmp_path):
     fault = ["--engine-option", "fault=raise", "--engine-option", "fault_on=20", "--engine-option", "fault_devices=[1]"]
     done = command(*QUICK, *fault, "--json", "out.json", cwd=tmp_path, check=3)
     assert "simulated:1 failed while predicting sim" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert "simulated:1 failed" in told["error"]
-    assert told["rows"][0]["devices"] == 1
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert "simulated:1 failed" in report["error"]
+    assert report["rows"][0]["devices"] == 1
     assert "100.0%" in done.stdout
     with pytest.raises(EngineError, match="simulated fault"):
         bench("sim", engine="simulated", devices="simulated:0", engine_options={"fault": "raise"}, input_shape="x:?")
 
 
-def test_a_worker_that_dies_meanwhile_is_told():
+def test_a_restarted_worker_is_reported():
     options = {"fault": "kill", "fault_on": 20, "fault_devices": [1]}
     report = bench(
         "sim", engine="simulated", devices="simulated:0,1", engine_options=options, input_shape="x:?", requests=30
@@ -234,7 +236,7 @@ def test_a_worker_that_dies_meanwhile_is_told():
     assert report.rows[1].restarts >= 1
 
 
-def test_ctrl_c_shows_what_was_measured_and_leaves_nothing(tmp_path):
+def test_ctrl_c_prints_the_results_so_far_and_leaves_nothing(tmp_path):
     words = [*SIMULATED, "--devices", "simulated:0,1", "--engine-option", "ms_per_row=1", "--duration-s", "1000"]
     process = subprocess.Popen(
         [
@@ -254,20 +256,20 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_nothing(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    _await_calls(process.pid)
+    _wait_for_calls(process.pid)
     process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; measured until then:"
-    assert "Traceback" not in said
-    assert "Warning: 1 device, 1 row a call, 1 instance, 1 call in flight: interrupted after" in shown
-    told = json.loads((tmp_path / "o.json").read_text())
-    assert (told["error"], told["rows"][0]["is_partial"]) == ("interrupted", True)
+    assert stderr.splitlines()[-1] == "interrupted; results so far:"
+    assert "Traceback" not in stderr
+    assert "Warning: 1 device, 1 row per call, 1 instance, 1 call in flight: interrupted after" in stdout
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert (report["error"], report["rows"][0]["is_partial"]) == ("interrupted", True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.json", "trace.json"]
 
 
-def _await_calls(pid, calls=200):
-    """Wait until the worker has slept so often, as the kernel counts it: each call of it waits at least twice."""
+def _wait_for_calls(pid, calls=200):
+    """Wait until a worker has slept often enough, by the kernel's count: each call waits at least twice."""
 
     def has_slept():
         for child in procs.children(pid):
@@ -279,7 +281,7 @@ def _await_calls(pid, calls=200):
     procs.wait_until(has_slept, "calls were made", 60)
 
 
-def test_python_refuses_what_cannot_be():
+def test_python_refuses_invalid_arguments():
     for options, message in (
         ({"in_flight": 0}, r"in flight is \[0\]; expected whole numbers"),
         ({"batch_size": []}, r"batch size is \[\]"),

@@ -1,4 +1,4 @@
-"""Inputs made from a model's specs."""
+"""Inputs created from a model's specs."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def shapes_of(generator, rows):
         (None, "x:?,3;y:2;z:", 1, {"x": (6, 3), "y": (2,), "z": ()}),
     ],
 )
-def test_shapes_are_the_model_s_with_the_rows_in_them(specs, given, rows_at_a_time, shapes):
+def test_shapes_are_the_model_s_with_the_rows_of_the_call(specs, given, rows_at_a_time, shapes):
     generator = InputGenerator(specs, shapes=read_shapes(given))
     assert generator.rows_at_a_time == rows_at_a_time
     assert generator.given_rows is None
     assert shapes_of(generator, 6) == shapes
 
 
-def test_rows_may_be_given_by_shapes_or_a_file():
+def test_shapes_or_a_file_may_determine_the_rows():
     assert InputGenerator([spec("x", "n", 3), spec("t", 1)], shapes=read_shapes("x:8,3")).given_rows == 8
     arrays = {"x": np.ones((4, 3)), "t": np.ones(1), "k": np.float32(2)}
     generator = InputGenerator(None, kind=arrays)
@@ -52,14 +52,14 @@ def test_a_batch_axis_may_be_declared():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "least", "most"),
+    ("dtype", "minimum", "maximum"),
     [("float32", 0, 1), ("float16", 0, 1), ("int64", 0, 1), ("int32", 0, 1), ("uint8", 0, 255), ("bool", False, True)],
 )
-def test_numbers_are_such_as_any_model_takes(dtype, least, most):
-    found = InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"]
-    assert found.dtype == dtype
-    assert least <= found.min() < found.max() <= most
-    np.testing.assert_array_equal(found, InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"])
+def test_numbers_are_acceptable_for_any_model(dtype, minimum, maximum):
+    numbers = InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"]
+    assert numbers.dtype == dtype
+    assert minimum <= numbers.min() < numbers.max() <= maximum
+    np.testing.assert_array_equal(numbers, InputGenerator([spec("x", "n", dtype=dtype)]).make(5000)["x"])
     zeros = InputGenerator([spec("x", "n", dtype=dtype)], kind="zero").make(5)["x"]
     assert zeros.dtype == dtype and not zeros.any()
 
@@ -73,8 +73,8 @@ def test_malformed_shapes_are_refused(text):
 @pytest.mark.parametrize(
     ("specs", "given", "message"),
     [
-        (None, "", "the model does not tell its inputs: say their shapes"),
-        ([spec("x", "n", "h", None)], "", r"open: say --input-shape 'x:\?,h,N' with numbers in place of h, N"),
+        (None, "", "the model does not declare its inputs: give their shapes"),
+        ([spec("x", "n", "h", None)], "", r"open axes: use --input-shape 'x:\?,h,N' with numbers in place of h, N"),
         ([spec("x", "n", 3)], "y:1", "--input-shape names 'y', but the model's inputs are x"),
         ([spec("x", "n", 3)], "x:2,4", "x:2,4 does not fit the model, which takes x:n,3"),
         ([spec("x", "n", 3)], "x:2", "does not fit"),

@@ -1,4 +1,4 @@
-"""The closed loop, on a clock of the test's own: how many calls are in flight, and which are measured."""
+"""The closed loop on a simulated clock: how many calls are in flight, and which are measured."""
 
 from collections import deque
 from concurrent.futures import Future
@@ -14,7 +14,7 @@ MS = 1_000_000
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only the device moves on."""
+    """A clock that only the device advances."""
     now = SimpleNamespace(ns=5_000 * MS)
     for module in (load, measure):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter_ns=lambda: now.ns))
@@ -22,7 +22,7 @@ def clock(monkeypatch):
 
 
 class Device:
-    """One device that takes 10 ms a call, and does one after the other."""
+    """One device that takes 10 ms per call, one call at a time."""
 
     def __init__(self, clock, fails_at=None):
         self.clock = clock
@@ -44,13 +44,13 @@ class Device:
         return future
 
     def work(self):
-        """Do the next call, as soon as the loop waits for one."""
+        """Run the next call when the loop waits for one."""
         self.predict(None)
         self.waiting.popleft().set_result(None)
 
 
-class Ended:
-    """The queue of ended calls, in which waiting makes the device work."""
+class CompletedQueue:
+    """The queue of completed calls; waiting for it makes the device run a call."""
 
     def __init__(self, device):
         self.device = device
@@ -68,37 +68,37 @@ class Ended:
 @pytest.mark.parametrize(
     ("limits", "calls"), [(MeasurementLimits(duration_s=2.0), 200), (MeasurementLimits(requests=37), 37)]
 )
-def test_a_device_of_10_ms_gives_100_calls_a_second(clock, in_flight, limits, calls):
+def test_a_device_of_10_ms_runs_100_calls_per_second(clock, in_flight, limits, calls):
     device = Device(clock)
-    looped = LoadGenerator(device, {}, in_flight)
-    looped._ended = Ended(device)
+    generator = LoadGenerator(device, {}, in_flight)
+    generator._completed = CompletedQueue(device)
     samples = Samples()
-    started_ns = looped.warm_up(2 * in_flight)
-    looped.run(samples, started_ns, limits.is_enough)
+    started_ns = generator.warm_up(2 * in_flight)
+    generator.run(samples, started_ns, limits.is_enough)
     assert len(samples) == calls
     assert figures.throughput(len(samples), samples.started_ns, samples.ends_ns[-1]) == 100.0
-    assert set(samples.latencies_ns) == {10 * in_flight * MS}, "each waited for those before it"
+    assert set(samples.latencies_ns) == {10 * in_flight * MS}, "each call waited for those before it"
     if in_flight > 1:
         assert device.most_in_flight == in_flight
-        assert len(device.waiting) == in_flight - 1, "the load is kept up to the end"
-    looped.drain()
+        assert len(device.waiting) == in_flight - 1, "the load is kept until the end"
+    generator.drain()
     assert not device.waiting
     assert device.calls == 2 * in_flight + calls + in_flight - 1
 
 
-def test_without_a_time_long_calls_are_measured_for_longer(clock):
+def test_without_a_duration_slow_calls_are_measured_longer(clock):
     device = Device(clock)
-    looped = LoadGenerator(device, {}, 1)
-    for usual_s, calls in ((0.5, 50), (0.02, figures.MIN_CALLS)):
+    generator = LoadGenerator(device, {}, 1)
+    for default_s, calls in ((0.5, 50), (0.02, figures.MIN_CALLS)):
         samples = Samples()
-        looped.run(samples, clock.ns, MeasurementLimits(usual_duration_s=usual_s).is_enough)
+        generator.run(samples, clock.ns, MeasurementLimits(usual_duration_s=default_s).is_enough)
         assert len(samples) == calls
     samples = Samples()
-    looped.run(samples, clock.ns, MeasurementLimits(duration_s=0.02).is_enough)
-    assert len(samples) == 2, "what the user says holds"
+    generator.run(samples, clock.ns, MeasurementLimits(duration_s=0.02).is_enough)
+    assert len(samples) == 2, "the user's duration is kept"
 
 
-def test_the_error_of_a_call_ends_the_loop_and_what_was_measured_stays(clock):
+def test_the_error_of_a_call_ends_the_loop_and_keeps_the_samples(clock):
     samples = Samples()
     with pytest.raises(RuntimeError, match="broken"):
         LoadGenerator(Device(clock, fails_at=8), {}, 1).run(samples, clock.ns, MeasurementLimits(requests=20).is_enough)

@@ -1,4 +1,4 @@
-"""Where the time of calls went, from records whose times are given."""
+"""The breakdown of calls, from records with given times."""
 
 import random
 
@@ -17,7 +17,7 @@ def call(number, opened, begun, gather, closed, *tasks, error=""):
     return CallRecord(number, "", opened, begun, gather, closed, tasks, error)
 
 
-def test_the_phases_of_a_call_are_those_of_the_task_that_was_answered_last():
+def test_the_phases_of_a_call_are_those_of_its_last_task():
     quick, slow = task("cpu:0", 15, 20, 30), task("cpu:1", 18, 22, 90)
     phases = find_phases([call(1, 0, 10, 95, 100, quick, slow)])[1]
     assert phases == Phases(prepare=10, copy_in=8, queueing=0, dispatch=4, compute=68, reply=5, gather=5)
@@ -25,12 +25,12 @@ def test_the_phases_of_a_call_are_those_of_the_task_that_was_answered_last():
     assert phases.host == 32
 
 
-def test_a_call_that_waits_for_its_device_queues_and_the_rest_of_its_wait_is_the_host_s():
+def test_a_call_that_waits_for_its_device_queues_and_the_rest_of_the_wait_is_host_time():
     first = call(1, 0, 1, 52, 53, task("cpu:0", 2, 10, 50))
     second = call(2, 5, 6, 95, 99, task("cpu:0", 8, 54, 94))  # the device was busy from 10 to 50
     phases = find_phases([first, second])[2]
     assert (phases.queueing, phases.dispatch) == (40, 6)
-    assert host_overhead_us([second]) == (99 - 5 - 40) / 1000, "alone, nothing tells that the device was busy"
+    assert host_overhead_us([second]) == (99 - 5 - 40) / 1000, "without the first call, the device seems idle"
     assert host_overhead_us([first, second]) == ((53 - 40) + (94 - 40 - 40)) / 2 / 1000
 
 
@@ -47,7 +47,7 @@ def test_a_failed_call_has_no_phases():
     assert host_overhead_us([failed]) is None
 
 
-def test_lanes_are_the_lowest_that_are_free():
+def test_lanes_are_the_lowest_free_ones():
     assert share_lanes([(0, 10), (2, 5), (5, 7), (6, 9), (10, 12)]) == [0, 1, 1, 2, 0]
     assert share_lanes([]) == []
 
@@ -55,7 +55,7 @@ def test_lanes_are_the_lowest_that_are_free():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("instances", [1, 3])
 def test_phases_add_up_to_the_latency_and_lanes_never_overlap(seed, instances):
-    """Calls as a queue would have them, at random."""
+    """Random calls, as in a queue."""
     dice = random.Random(seed)
     free_ns, calls = [0] * instances, []
     for number in range(1, 200):
@@ -74,12 +74,12 @@ def test_phases_add_up_to_the_latency_and_lanes_never_overlap(seed, instances):
     lanes = tasks_by_lane(calls)
     assert len(lanes) <= instances
     for tasks in lanes.values():
-        ends = [found.finished_ns for _, found in tasks]
-        assert all(end <= found.started_ns for end, (_, found) in zip(ends, tasks[1:], strict=False))
+        ends = [later.finished_ns for _, later in tasks]
+        assert all(end <= later.started_ns for end, (_, later) in zip(ends, tasks[1:], strict=False))
     shares = break_down(calls, {"cpu:0": instances, "cpu:1": 1})
     assert sum(shares.call.values()) == pytest.approx(1.0, abs=1e-12)
     assert shares.devices["cpu:1"] == {"compute": 0.0, "idle": 1.0}
     busy_ns = sum(t.finished_ns - t.started_ns for c in calls for t in c.tasks)
-    whole_ns = max(c.closed_ns for c in calls) - calls[0].opened_ns
-    assert shares.devices["cpu:0"]["compute"] == pytest.approx(busy_ns / whole_ns / instances)
+    total_ns = max(c.closed_ns for c in calls) - calls[0].opened_ns
+    assert shares.devices["cpu:0"]["compute"] == pytest.approx(busy_ns / total_ns / instances)
     assert sum(shares.devices["cpu:0"].values()) == pytest.approx(1.0)

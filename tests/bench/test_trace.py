@@ -1,4 +1,4 @@
-"""The trace of a real runner: a valid file, in which every call, task and row is found again."""
+"""The trace of a real runner: a valid file that contains every call, task and row."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def end(event):
 
 @pytest.fixture
 def file(tmp_path):
-    """A trace of 5 predicts and 20 submits on two devices of three instances each, in chunks of two rows."""
+    """A trace of 5 predicts and 20 submits on two devices with three instances each, in chunks of two rows."""
     path = tmp_path / "trace.json"
     options = {"engine_options": {"ms_per_row": 0.3}, "instances": 3, "chunk_size": 2}
     with traced(path, **options) as runner:
@@ -44,14 +44,14 @@ def file(tmp_path):
             runner.predict(X)
         for future in [runner.submit(X) for _ in range(20)]:
             future.result(30)
-        busy_us = {label: 1e6 * told["busy_s"] for label, told in runner.stats()["workers"].items()}
-    assert [found.name for found in tmp_path.iterdir()] == ["trace.json"]
-    found = json.loads(path.read_text())
-    found["busy_us"] = busy_us
-    return found
+        busy_us = {label: 1e6 * worker["busy_s"] for label, worker in runner.stats()["workers"].items()}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trace.json"]
+    trace = json.loads(path.read_text())
+    trace["busy_us"] = busy_us
+    return trace
 
 
-def test_all_calls_and_all_their_rows_are_there(file):
+def test_all_calls_and_rows_are_in_the_trace(file):
     calls = spans(file, "call")
     assert sorted(event["args"]["call"] for event in calls) == list(range(1, 26))
     assert {event["args"]["tasks"] for event in calls} == {4}
@@ -59,11 +59,11 @@ def test_all_calls_and_all_their_rows_are_there(file):
     for event in spans(file, "compute"):
         rows[event["args"]["call"]].append(tuple(event["args"]["rows"]))
     assert sorted(rows) == list(range(1, 26))
-    assert all(sorted(found) == [(0, 2), (2, 4), (4, 6), (6, 7)] for found in rows.values())
+    assert all(sorted(spans_of_call) == [(0, 2), (2, 4), (4, 6), (6, 7)] for spans_of_call in rows.values())
     assert file["otherData"] == {"dropped_calls": 0}
 
 
-def test_spans_on_a_line_nest_or_follow_each_other(file):
+def test_spans_on_a_line_are_nested_or_sequential(file):
     lines = defaultdict(list)
     for event in file["traceEvents"]:
         if event["ph"] == "X":
@@ -78,7 +78,7 @@ def test_spans_on_a_line_nest_or_follow_each_other(file):
             open_until.append(end(event))
 
 
-def test_the_phases_of_a_call_follow_each_other_from_its_begin_to_its_end(file):
+def test_the_phases_of_a_call_are_contiguous_from_its_start_to_its_end(file):
     phases = defaultdict(list)
     calls = {(event["tid"], event["args"]["call"]): event for event in spans(file, "call")}
     for phase in spans(file, "phase"):
@@ -90,18 +90,18 @@ def test_the_phases_of_a_call_follow_each_other_from_its_begin_to_its_end(file):
         assert edges == pytest.approx([*(phase["ts"] for phase in phases[key]), end(event)], abs=0.01)
 
 
-def test_each_instance_of_each_device_has_a_line_and_all_its_computing_is_there(file):
+def test_each_instance_of_each_device_has_a_line_with_all_its_compute_time(file):
     devices = {key: name for key, name in names(file).items() if not name.startswith("caller")}
     assert {name.split()[0] for name in devices.values()} == {"simulated:0", "simulated:1"}
     assert {name.split(" ", 1)[1] for name in devices.values()} <= {"instance 0", "instance 1", "instance 2"}
-    found = Counter()
+    compute_us = Counter()
     for event in spans(file, "compute"):
-        found[devices[event["pid"], event["tid"]].split()[0]] += event["dur"]
-    assert found == pytest.approx(file["busy_us"], abs=0.1), "the same nanoseconds that stats() adds up"
+        compute_us[devices[event["pid"], event["tid"]].split()[0]] += event["dur"]
+    assert compute_us == pytest.approx(file["busy_us"], abs=0.1), "the same nanoseconds that stats() adds up"
     assert set(names(file, "process_name").values()) == {"sim: calls", "sim: devices"}
 
 
-def test_an_arrow_leads_from_each_call_to_each_of_its_tasks_and_back(file):
+def test_an_arrow_connects_each_call_to_each_of_its_tasks_and_back(file):
     steps = defaultdict(dict)
     for event in file["traceEvents"]:
         if event["ph"] in "stf":
@@ -116,10 +116,10 @@ def test_an_arrow_leads_from_each_call_to_each_of_its_tasks_and_back(file):
             [e["args"]["call"] for e in spans_of[step["pid"], step["tid"]] if e["ts"] <= step["ts"] <= end(e)]
             for step in arrow.values()
         ]
-        assert len(set.intersection(*map(set, hit))) == 1, "all three lie on spans of one call"
+        assert len(set.intersection(*map(set, hit))) == 1, "all three are on spans of one call"
 
 
-def test_failed_calls_and_lost_workers_are_told(tmp_path):
+def test_failed_calls_and_lost_workers_are_recorded(tmp_path):
     fault = {"fault": "raise", "fault_on": 3, "fault_devices": [1]}  # the first predict of each is the warm-up
     with traced(tmp_path / "raise.json", engine_options=fault, warmup=0) as runner:
         for _ in range(2):
@@ -144,7 +144,7 @@ def test_failed_calls_and_lost_workers_are_told(tmp_path):
     assert sorted(event["args"]["workers_lost"] for event in tasks if event["args"]["call"] == 2) == [0, 1]
 
 
-def test_a_long_run_keeps_its_latest_calls_and_says_so(tmp_path, monkeypatch):
+def test_a_long_run_keeps_its_latest_calls_and_counts_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(trace_module, "MAX_TASKS", 20)
     path = tmp_path / "trace.json"
     with traced(path) as runner:
@@ -157,7 +157,7 @@ def test_a_long_run_keeps_its_latest_calls_and_says_so(tmp_path, monkeypatch):
     assert "after 40 earlier ones that are not kept" in names(file, "process_name")[1, 0]
 
 
-def test_each_life_of_a_runner_has_a_trace_of_its_own(tmp_path):
+def test_each_build_of_a_runner_has_its_own_trace(tmp_path):
     path = tmp_path / "trace.json"
     runner = traced(path)
     for calls in (3, 1):
@@ -168,7 +168,7 @@ def test_each_life_of_a_runner_has_a_trace_of_its_own(tmp_path):
         assert len(spans(json.loads(path.read_text()), "call")) == calls
 
 
-def test_a_program_that_just_ends_leaves_its_trace(tmp_path):
+def test_a_program_that_exits_without_close_writes_its_trace(tmp_path):
     code = (
         "import numpy as np\n"
         "from ascend_parallel import ParallelPredictUtils\n"
@@ -181,7 +181,7 @@ def test_a_program_that_just_ends_leaves_its_trace(tmp_path):
     assert len(spans(json.loads((tmp_path / "trace.json").read_text()), "call")) == 1
 
 
-def test_a_trace_that_cannot_be_written_is_refused_before_anything_starts(tmp_path):
+def test_a_trace_that_is_not_writable_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "folder.json").mkdir()
     for path, message in (
         (tmp_path / "no" / "trace.json", "there is no folder .*no; make it first"),
@@ -193,7 +193,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_starts(tmp_pa
             traced(path)
 
 
-def test_a_trace_whose_folder_went_away_is_an_error_and_the_workers_are_gone(tmp_path):
+def test_a_trace_whose_folder_was_removed_is_an_error_and_the_workers_end(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     runner = traced(folder / "trace.json")
@@ -205,7 +205,7 @@ def test_a_trace_whose_folder_went_away_is_an_error_and_the_workers_are_gone(tmp
     runner.close()
 
 
-def test_a_build_that_fails_leaves_an_earlier_trace_as_it_was(tmp_path):
+def test_a_failed_build_leaves_an_earlier_trace_unchanged(tmp_path):
     path = tmp_path / "trace.json"
     path.write_text("earlier")
     with pytest.raises(EngineError), traced(path, engine_options={"fault": "raise", "fault_on": "build"}):
@@ -213,7 +213,7 @@ def test_a_build_that_fails_leaves_an_earlier_trace_as_it_was(tmp_path):
     assert path.read_text() == "earlier"
 
 
-def test_nothing_is_recorded_where_nobody_asked(tmp_path):
+def test_nothing_is_recorded_by_default(tmp_path):
     with traced(None) as runner:
         runner.predict(X)
         assert runner.trace is None
