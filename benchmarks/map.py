@@ -1,12 +1,12 @@
-"""A folder of files: ``ascend-parallel map`` against the scheme of PaddleX's documents (map_by_queue.py).
+"""A folder of files: ``ascend-parallel map`` compared with the scheme of PaddleX's documentation (map_by_queue.py).
 
     python benchmarks/map.py [--rounds 5] [--files 10000] [--paddle-python PYTHON]
 
-Both run as commands with two workers and one file a batch, from the start of the command to its end; who goes first
-alternates. Start-up is what a run of two files takes; it is measured in the same round and taken off, which needs a
-quiet machine, or more --files, where the work takes less than start-up varies. With a Python that has PaddleX and
-PaddleOCR (``make paddle`` makes one; PADDLE_PYTHON names it, too), the real doc_preprocessor pipeline runs as well, on
-random weights.
+Both run as commands with two workers and one file per batch, and are measured from start to exit. Which of the two runs
+first alternates. The start-up time is that of a run with two files. It is measured in the same round and subtracted; if
+the work takes less time than the start-up varies, this needs a quiet machine or more --files. With a Python that has
+PaddleX and PaddleOCR (``make paddle`` creates one; PADDLE_PYTHON can name it, too), the real doc_preprocessor pipeline
+with random weights is measured as well.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
-#: One thread a worker, for both: the documents' scripts leave that to the user, and lose where it is forgotten.
+#: One thread per worker, for both sides: the documentation's scripts leave that to the user, and are slower without.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PADDLE_PDX_CPU_NUM_THREADS"), "1")
-#: ...and compiled files are kept, as they are for users: else each start would compile all of the package.
+#: Compiled files are kept, as they are for users; otherwise each start would compile the whole package.
 ENVIRON = {**os.environ, **THREADS, "PYTHONDONTWRITEBYTECODE": ""}
 WORKERS = 2
-#: How ``ascend-parallel map`` is told what becomes of results; values are handed to a Python program.
+#: How results are kept -> the options of ``ascend-parallel map``; "values" are returned to a Python program.
 KEEP = {"files": [], "lines": ["--output-format", "jsonl"]}
 HAND_BACK = (
     "import sys; from ascend_parallel import parallel_map; "
@@ -41,16 +41,16 @@ HAND_BACK = (
 
 
 class Case(NamedTuple):
-    """Some files through a pipeline.
+    """Some files to run through a pipeline.
 
     Attributes:
-        title: what the table calls it.
-        pipeline: as both commands name it.
-        folder: of the inputs.
-        few: a folder of two of them.
-        keep: what becomes of results: "files", "lines" or "values".
-        goal: the least ratio of the times beyond start-up, theirs to ours.
-        python: where the pipeline's library is.
+        title: the title in the table.
+        pipeline: the pipeline, in the notation of both commands.
+        folder: the folder of the files.
+        few: a folder with two of them.
+        keep: how results are kept: "files", "lines" or "values".
+        goal: the minimum ratio of the times without start-up, theirs to ours.
+        python: the interpreter that has the pipeline's library.
     """
 
     title: str
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 
 class Round(NamedTuple):
-    """Seconds of one command: with two files, and with all."""
+    """The seconds of one command: with two files, and with all files."""
 
     start_s: float
     whole_s: float
@@ -78,65 +78,67 @@ def ours(case: Case, folder: Path, output: Path) -> list[str]:
 
 
 def theirs(case: Case, folder: Path, output: Path) -> list[str]:
-    """Return the command of the documents' scheme."""
+    """Return the command of the documentation's scheme."""
     words = ["--input_dir", str(folder), "--output_dir", str(output), "--instances", str(WORKERS)]
     return [case.python, str(HERE / "map_by_queue.py"), case.pipeline, *words, "--keep", case.keep]
 
 
 def seconds_of(command: Sequence[str], case: Case, folder: Path, output: Path) -> float:
-    """Run a command in a fresh folder and return how long it took; its results are counted."""
+    """Run a command with an empty output folder, check the number of results, and return the duration."""
     shutil.rmtree(output, ignore_errors=True)
     started_s = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRON, timeout=300)
     seconds = time.perf_counter() - started_s
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with exit code {done.returncode}:\n{done.stderr}")
-    found = {
+    results = {
         "values": lambda: int(done.stdout.split()[-2]),
         "lines": lambda: len((output / "results.jsonl").read_bytes().splitlines()),
         "files": lambda: len(list(output.glob("*.json"))),
     }[case.keep]()
     count = len(list(folder.iterdir()))
-    if found != count:
-        sys.exit(f"{' '.join(command)}\nmade {found} results of {count} files:\n{done.stderr}")
+    if results != count:
+        sys.exit(f"{' '.join(command)}\nmade {results} results of {count} files:\n{done.stderr}")
     return seconds
 
 
 def measure(case: Case, rounds: int, output: Path) -> tuple[list[Round], list[Round]]:
-    """Return the seconds of each round: ours and theirs."""
-    found: tuple[list[Round], list[Round]] = ([], [])
+    """Return the seconds of each round, of ours and of theirs."""
+    rounds_of_side: tuple[list[Round], list[Round]] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 else (1, 0):
             times = [
                 seconds_of((ours, theirs)[side](case, folder, output), case, folder, output)
                 for folder in (case.few, case.folder)
             ]
-            found[side].append(Round(*times))
-    return found
+            rounds_of_side[side].append(Round(*times))
+    return rounds_of_side
 
 
 def ratio(theirs_s: Sequence[float], ours_s: Sequence[float]) -> str:
-    """Return how many times faster ours is: of the medians, and the range over the rounds."""
+    """Return how many times faster ours is: the ratio of the medians, and the range over the rounds."""
     pairs = [*zip(theirs_s, ours_s, strict=True), (statistics.median(theirs_s), statistics.median(ours_s))]
     if min(min(pair) for pair in pairs) <= 0:
-        return "lost in\nthe noise"  # a run of two files took longer than one of all
+        return "lost in\nthe noise"  # the run with two files took longer than the run with all
     *each, middle = [their / our for their, our in pairs]
     return f"{middle:.2f}\n({min(each):.2f} to {max(each):.2f})"
 
 
-def describe(case: Case, mine: Sequence[Round], other: Sequence[Round]) -> list[str]:
+def describe(case: Case, our_rounds: Sequence[Round], their_rounds: Sequence[Round]) -> list[str]:
     """Return a row of the table."""
-    start, whole = ([[getattr(one, name) for one in rounds] for rounds in (other, mine)] for name in Round._fields)
-    beyond = [[one.whole_s - one.start_s for one in rounds] for rounds in (other, mine)]
+    start, whole = (
+        [[getattr(one, name) for one in rounds] for rounds in (their_rounds, our_rounds)] for name in Round._fields
+    )
+    beyond = [[one.whole_s - one.start_s for one in rounds] for rounds in (their_rounds, our_rounds)]
     seconds = ["\n".join(f"{statistics.median(times):.2f}" for times in pair) for pair in (start, whole)]
     return [case.title, "theirs\nours", *seconds, *(ratio(*pair) for pair in (start, whole, beyond)), f"{case.goal:g}"]
 
 
-# ---- what is measured
+# ---- the cases
 
 
 def make_files(folder: Path, count: int) -> Path:
-    """Fill a folder with empty files and return it."""
+    """Create a folder with empty files and return it."""
     folder.mkdir()
     for number in range(count):
         (folder / f"f{number:05d}.jpg").touch()
@@ -144,13 +146,13 @@ def make_files(folder: Path, count: int) -> Path:
 
 
 def list_cases(root: Path, count: int, paddle_python: str | None) -> list[Case]:
-    """Return what is measured; the files are made under ``root``."""
+    """Return the cases; their files are created in ``root``."""
     trivial, compute = (f"{HERE / 'map_pipelines.py'}:{name}" for name in ("trivial", "compute"))
     few, some, many = (make_files(root / str(files), files) for files in (WORKERS, 400, count))
     cases = [
-        Case(f"{count:,} trivial files, results handed back", trivial, many, few, "values", 5.0),
-        Case(f"{count:,} trivial files, one JSON-lines file", trivial, many, few, "lines", 5.0),
-        Case(f"{count:,} trivial files, a file each", trivial, many, few, "files", 1.0),
+        Case(f"{count:,} trivial files, results returned", trivial, many, few, "values", 5.0),
+        Case(f"{count:,} trivial files, one JSON Lines file", trivial, many, few, "lines", 5.0),
+        Case(f"{count:,} trivial files, one JSON file each", trivial, many, few, "files", 1.0),
         Case("400 files of 5 ms of compute", compute, some, few, "files", 1.0),
     ]
     if paddle_python is not None:
@@ -172,16 +174,20 @@ def _paddle_case(root: Path, python: str) -> Case:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--paddle-python", default=os.environ.get("PADDLE_PYTHON"))
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default: 5)")
+    parser.add_argument("--files", type=int, default=10_000, help="number of trivial files (default: 10000)")
+    parser.add_argument(
+        "--paddle-python",
+        default=os.environ.get("PADDLE_PYTHON"),
+        help="a Python that has PaddleX and PaddleOCR (default: $PADDLE_PYTHON)",
+    )
     arguments = parser.parse_args()
     table = Table(
         title=f"{WORKERS} workers on {os.cpu_count()} cores; medians of {arguments.rounds} rounds; times faster",
         show_lines=True,
     )
-    for title in ("what", "", "start-up, s", "whole, s", "start-up", "whole", "beyond start-up", "goal"):
-        table.add_column(title, justify="left" if title in ("what", "") else "right")
+    for title in ("case", "", "start-up, s", "total, s", "start-up", "total", "without start-up", "goal"):
+        table.add_column(title, justify="left" if title in ("case", "") else "right")
     with tempfile.TemporaryDirectory(prefix="ascend-parallel-map-") as text:
         for case in list_cases(Path(text), arguments.files, arguments.paddle_python or None):
             table.add_row(*describe(case, *measure(case, arguments.rounds, Path(text) / "out")))

@@ -1,11 +1,12 @@
-"""A folder of files by the scheme of PaddleX's documents: what ``ascend-parallel map`` is measured against.
+"""A folder of files by the scheme of PaddleX's documentation: the baseline of benchmarks/map.py.
 
     python benchmarks/map_by_queue.py PIPELINE --input_dir DIR --output_dir OUT --instances 2 [--batch_size 4]
 
-A queue of a ``multiprocessing.Manager`` holds all paths. One process an instance builds its pipeline, pulls paths by
-``get_nowait`` until there are none, runs them in batches, and writes each result to a JSON file named by the input's
-stem. PIPELINE is ``file.py:factory`` or ``paddlex:CONFIG.yaml``. Beyond the documents: ``--keep lines`` appends results
-to one JSON-lines file, ``--keep values`` hands them back to the parent through a second such queue.
+A queue of a ``multiprocessing.Manager`` contains all paths. One process per instance builds its pipeline, takes paths
+with ``get_nowait`` until the queue is empty, runs them in batches, and writes each result to a JSON file with the
+input's stem as its name. PIPELINE is ``file.py:factory`` or ``paddlex:CONFIG.yaml``. In addition to the documentation,
+``--keep lines`` appends the results to one JSON Lines file, and ``--keep values`` returns them to the parent through a
+second queue.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from typing import Any
 
 
 def open_pipeline(spec: str) -> Callable[[list[str]], Iterable[Any]]:
-    """Return what is called with paths."""
-    place, _, name = spec.partition(":")
-    if place == "paddlex":
+    """Return the callable that gets a list of paths."""
+    library, _, name = spec.partition(":")
+    if library == "paddlex":
         from paddlex import create_pipeline
 
         return create_pipeline(pipeline=name, device="cpu").predict
-    found = importlib.util.spec_from_file_location("pipelines", place)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module_spec = importlib.util.spec_from_file_location("pipelines", library)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
     return getattr(module, name)(device="cpu:0")
 
 
 def save(result: Any, output_dir: str) -> None:
-    """Write one result to a file of its own."""
+    """Write one result to its own file."""
     path = Path(output_dir) / f"{Path(result['input_path']).stem}.json"
     if hasattr(result, "save_to_json"):
         result.save_to_json(str(path))
@@ -45,7 +46,7 @@ def save(result: Any, output_dir: str) -> None:
 
 
 def work(arguments: argparse.Namespace, tasks: Any, results: Any) -> None:
-    """Pull paths until there are none."""
+    """Process paths until the queue is empty."""
     predict = open_pipeline(arguments.pipeline)
     lines = os.open(Path(arguments.output_dir) / "results.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     keep = {
@@ -54,20 +55,20 @@ def work(arguments: argparse.Namespace, tasks: Any, results: Any) -> None:
         "values": lambda result: results.put(result),
     }[arguments.keep]
     batch: list[str] = []
-    is_over = False
-    while not is_over:
+    is_queue_empty = False
+    while not is_queue_empty:
         try:
             batch.append(tasks.get_nowait())
         except queue.Empty:
-            is_over = True
-        if batch and (is_over or len(batch) == arguments.batch_size):
+            is_queue_empty = True
+        if batch and (is_queue_empty or len(batch) == arguments.batch_size):
             for result in predict(batch):
                 keep(result)
             batch = []
 
 
 def main() -> None:
-    """Run a folder."""
+    """Process a folder."""
     parser = argparse.ArgumentParser()
     parser.add_argument("pipeline")
     parser.add_argument("--input_dir", required=True)
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--keep", choices=("files", "lines", "values"), default="files")
     arguments = parser.parse_args()
     if arguments.pipeline.startswith("paddlex:"):
-        import paddlex  # noqa: F401 - as the documents' scripts do, so that the processes need not
+        import paddlex  # noqa: F401 - imported before the fork, as in the documentation's scripts
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     with multiprocessing.Manager() as manager:
         tasks, results = manager.Queue(), manager.Queue()
@@ -89,10 +90,10 @@ def main() -> None:
         ]
         for process in processes:
             process.start()
-        handed_back = [results.get() for _ in paths] if arguments.keep == "values" else []
+        returned = [results.get() for _ in paths] if arguments.keep == "values" else []
         for process in processes:
             process.join()
-        print(f"{len(handed_back) if arguments.keep == 'values' else len(paths)} files")
+        print(f"{len(returned) if arguments.keep == 'values' else len(paths)} files")
 
 
 if __name__ == "__main__":

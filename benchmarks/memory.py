@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py
 
-Figures are PSS (what a process uses, each page that it shares with others counted by its share), summed over a runner's
-workers, when each instance has predicted. Ratios are those of three instances to one, less what as many workers without
-weights take; those run at the same time, so that libraries count the same on both sides. With MSLITE_PYTHON naming a
-Python that has mindspore_lite, its instances are measured too.
+The figures are PSS (proportional set size: shared pages count in proportion), summed over a runner's workers after each
+instance has predicted. The ratios compare several instances with one, after subtracting the memory of as many workers
+without weights. Those run at the same time, so that libraries count the same on both sides. If MSLITE_PYTHON names a
+Python that has mindspore_lite, its instances are measured, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 from ascend_parallel import ParallelPredictUtils
 
 COUNTS = (1, 2, 3)
-#: Calls of a row for each instance, so that every one of them has run.
+#: Calls with one row per instance, so that each instance runs.
 CALLS = 5
 CONVERT = """
 import sys
@@ -37,7 +37,7 @@ converter.convert(mindspore_lite.FmkType.ONNX, sys.argv[1], sys.argv[2])
 
 
 class Variant(NamedTuple):
-    """One way to run several instances; ``goal``: times the memory of one that they may take, weights only."""
+    """One way to run several instances; ``goal``: the accepted memory of N instances relative to one, weights only."""
 
     name: str
     are_processes: bool
@@ -53,7 +53,7 @@ VARIANTS = (
 
 
 def save(path: Path, kind: str, layers: int, weights: tuple[int, ...], shape: list[int], **attributes: Any) -> Path:
-    """Write a chain of MatMul or Conv nodes, each with weights of its own and a Relu after it."""
+    """Write a chain of MatMul or Conv nodes, each with its own weights and followed by a Relu."""
     names = ["x", *[f"x{i}" for i in range(1, layers)], "y"]
     nodes, initializers = [], []
     for i in range(layers):
@@ -68,7 +68,7 @@ def save(path: Path, kind: str, layers: int, weights: tuple[int, ...], shape: li
 
 
 def make_models(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Return name -> (a model of about 100 MB, the same with next to no weights)."""
+    """Return name -> (a model of about 100 MB, the same model with almost no weights)."""
     same = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
     return {
         "MatMul, 100 MiB": (
@@ -83,48 +83,48 @@ def make_models(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def convert(path: Path, python: str) -> Path:
-    """Return an ONNX model's MINDIR file, next to it."""
+    """Convert an ONNX model to a MINDIR file beside it, and return that."""
     target = path.with_suffix("")
     subprocess.run([python, "-c", CONVERT, str(path), str(target)], check=True, capture_output=True)
     return target.with_suffix(".mindir")
 
 
 def pss_bytes(pid: int) -> int:
-    """Return a process's memory, each page that it shares with others counted by its share."""
+    """Return a process's memory, with shared pages counted in proportion."""
     (line,) = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
     return int(line.split()[1]) << 10
 
 
 def sum_mb(runner: ParallelPredictUtils) -> float:
-    """Return the memory of a runner's workers."""
+    """Return the memory of a runner's workers, in MB."""
     return sum(pss_bytes(worker["pid"]) for worker in runner.stats()["workers"].values()) / 1e6
 
 
 def measure(model: Path, empty: Path, variant: Variant, count: int, python: str | None) -> tuple[float, float]:
-    """Return MB of so many instances of a model, and of as many of one without weights."""
+    """Return the MB of ``count`` instances of a model, and of as many instances of the model without weights."""
     options: dict[str, Any] = {"share_weights": variant.share_weights, "worker_python": python, "chunk_size": 1}
     options["devices"] = f"cpu:0-{count - 1}" if variant.are_processes else "cpu:0"
     options["instances"] = 1 if variant.are_processes else count
     options["engine_options"] = {"threads": 1}
-    with ParallelPredictUtils(empty, **options) as nothing, ParallelPredictUtils(model, **options) as runner:
-        for each in (nothing, runner):
-            x = np.ones((count, *each.inputs[0].shape[1:]), np.float32)
+    with ParallelPredictUtils(empty, **options) as empty_runner, ParallelPredictUtils(model, **options) as runner:
+        for either in (empty_runner, runner):
+            x = np.ones((count, *either.inputs[0].shape[1:]), np.float32)
             for _ in range(CALLS):
-                each.predict([x])
-        return sum_mb(runner), sum_mb(nothing)
+                either.predict([x])
+        return sum_mb(runner), sum_mb(empty_runner)
 
 
 def add_rows(table: Table, engine: str, name: str, model: Path, empty: Path, python: str | None) -> None:
-    """Measure all that an engine can do with a model."""
+    """Measure all variants of an engine with a model."""
     for variant in VARIANTS:
         if python is not None and variant.share_weights:
-            continue  # onnxruntime's alone
+            continue  # only onnxruntime supports it
         measured = [measure(model, empty, variant, count, python) for count in COUNTS]
-        weights = [full - nothing for full, nothing in measured]
+        weights = [total_mb - empty_mb for total_mb, empty_mb in measured]
         table.add_row(
             f"{engine}, {name}",
             variant.name,
-            *[f"{full:.0f}" for full, _ in measured],
+            *[f"{total_mb:.0f}" for total_mb, _ in measured],
             *[f"{weight / weights[0]:.3f}" for weight in weights[1:]],
             "-" if variant.goal is None else f"{variant.goal:.2f}",
         )
@@ -139,7 +139,7 @@ def main() -> None:
         table.add_column(title, justify="left" if title in ("model", "instances") else "right")
     python = os.environ.get("MSLITE_PYTHON")
     with tempfile.TemporaryDirectory(prefix="ascend-parallel-memory-") as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # a cold cache, and nothing left in the user's own
+        os.environ["XDG_CACHE_HOME"] = folder  # an empty cache; the user's own is not used
         for name, (model, empty) in make_models(Path(folder)).items():
             add_rows(table, "onnxruntime", name, model, empty, None)
             if python:

@@ -1,13 +1,13 @@
-"""Peers: the same models on the same two cores through us and through what one would otherwise take, in one run.
+"""Peers: the same models on the same two cores, with ascend_parallel and with the alternatives, in one run.
 
-Three questions. A call: a batch goes in, its rows are shared out over two workers, one array comes out; how long does
-it take? A stream: batches of one worker's rows follow one another; how many a second come back? And how much CPU time
-do all processes together need for a batch of the stream? Each peer is driven as its documentation tells, in a process
-of its own, with one thread a worker; numbers are checked against ONNX Runtime's before anything is timed. We and one
-peer at a time take turns, so that a noisy machine harms both; what is shown is the median of the rounds' ratios, and
-their range.
+Three metrics. One call: a batch goes in, its rows are divided between two workers, one array comes out; how long does
+it take? A stream: batches with the rows of one worker follow each other; how many results per second are there? CPU
+time: how much do all processes together need for a batch of the stream? Each peer is used as its documentation
+recommends, in a process of its own, with one thread per worker. Its results are checked against ONNX Runtime's before
+it is timed. ascend_parallel and one peer take turns, so that a noisy machine affects both. The tables show the median
+of the rounds' ratios, and their range.
 
-    make bench-peers        the tables, and with them the section and the plot in this folder's README
+    make bench-peers        the tables; also writes the section and the plot of this folder's README
     python benchmarks/peers.py [--models unet,cnn] [--peers pool,ray] [--rounds 5] [--seconds 0.2] [--save]
 """
 
@@ -35,10 +35,10 @@ from ascend_parallel import AscendParallelError
 
 
 def main() -> None:
-    """Measure, print, and with --save write what the README shows."""
+    """Measure, print, and with --save update the README."""
     arguments = read_arguments()
     cores = sorted(os.sched_getaffinity(0))[:WORKERS]
-    os.sched_setaffinity(0, cores)  # inherited by all that is started
+    os.sched_setaffinity(0, cores)  # inherited by all processes that are started
     started_s, load = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         try:
@@ -47,30 +47,30 @@ def main() -> None:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
-    told = (
+    conditions = (
         f"Measured on {report.machine()}, in {time.perf_counter() - started_s:.0f} s: "
         f"{arguments.rounds} rounds of {arguments.seconds:g} s a side; load average at the start {load:.1f}."
     )
     console = Console(width=160)
     for table in report.tables(results):
         console.print(table)
-    console.print(told)
+    console.print(conditions)
     if arguments.save:
-        report.save(results, told)
+        report.save(results, conditions)
 
 
 def read_arguments() -> argparse.Namespace:
-    """Return the command line's arguments; ends with a sentence where something is missing."""
+    """Return the command line's arguments; exit with one sentence if something is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ", ".join
     parser.add_argument("--models", default=",".join(MODELS), help=f"which models: {names(MODELS)} (default: all)")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"which peers: {names(PEERS)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of each pair (default: 5)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="of one measurement of one side (default: 0.2)")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds per pair (default: 5)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of a side's measurement (default: 0.2)")
     parser.add_argument(
         "--mslite-python",
         default=os.environ.get("MSLITE_PYTHON", ""),
-        help="for the MINDIR models: a Python with mindspore_lite (default: $MSLITE_PYTHON)",
+        help="for the MINDIR models: a Python that has mindspore_lite (default: $MSLITE_PYTHON)",
     )
     parser.add_argument("--save", action="store_true", help="write the section and the plot of benchmarks/README.md")
     arguments = parser.parse_args()
@@ -79,24 +79,25 @@ def read_arguments() -> argparse.Namespace:
     if arguments.rounds < 1 or not arguments.seconds > 0:
         parser.error("--rounds must be at least 1 and --seconds more than 0")
     if len(os.sched_getaffinity(0)) < WORKERS:
-        parser.error(f"this process may use one core only; {WORKERS} are needed")
+        parser.error(f"this process may use one core only, but {WORKERS} are needed")
     if any(MODELS[name].mindir_of for name in arguments.models) and not arguments.mslite_python:
         parser.error(
-            "the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); or leave them out with --models"
+            "the MINDIR models need --mslite-python (a Python 3.7 with mindspore-lite); install one, or select other "
+            "models with --models"
         )
     for name in arguments.peers:
         if importlib.util.find_spec(PEERS[name].package) is None:
             parser.error(
-                f"{PEERS[name].package} is not installed: make bench-peers does it, or leave {name} out with --peers"
+                f"{PEERS[name].package} is not installed: run make bench-peers, or leave {name} out with --peers"
             )
     if arguments.save and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--save draws with matplotlib, which is not installed: make bench-peers does it")
+        parser.error("--save needs matplotlib, which is not installed: make bench-peers installs it")
     return arguments
 
 
-def choose(parser: argparse.ArgumentParser, option: str, given: str, known: dict) -> list[str]:
-    """Return the names of a list with commas."""
-    names = given.split(",")
+def choose(parser: argparse.ArgumentParser, option: str, text: str, known: dict) -> list[str]:
+    """Return the names in a comma-separated list."""
+    names = text.split(",")
     for name in names:
         if name not in known:
             parser.error(f"{option} names {name!r}; expected some of {', '.join(known)}")
@@ -104,7 +105,7 @@ def choose(parser: argparse.ArgumentParser, option: str, given: str, known: dict
 
 
 def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Rounds]:
-    """Return peer -> what the rounds of it and us gave, for those of the peers that run this kind of model."""
+    """Return peer -> the rounds of it and of ascend_parallel, for the peers that run this kind of model."""
     is_mindir = bool(MODELS[name].mindir_of)
     peers = [peer for peer in arguments.peers if PEERS[peer].takes_mindir == is_mindir]
     if not peers:
@@ -122,7 +123,7 @@ def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dic
 
 @contextlib.contextmanager
 def open_side(peer: Peer, job: Path, python: str) -> Iterator[Side]:
-    """Start a side; it is ended whatever happens."""
+    """Start a side; end it in any case."""
     side = Side(peer.title, peer.side, job, python)
     try:
         yield side
@@ -131,15 +132,15 @@ def open_side(peer: Peer, job: Path, python: str) -> Iterator[Side]:
 
 
 def alternate(ours: Side, theirs: Side, rounds: int, seconds: float) -> Rounds:
-    """Return question -> (our, their) milliseconds of each round; who begins changes with the round."""
+    """Return metric -> (our, their) milliseconds of each round; the first side alternates."""
     measured: Rounds = {question: [] for question in QUESTIONS}
     for turn in range(rounds):
         sides = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
         for question in ("latency", "stream"):
-            found = {side: side.measure(question, seconds) for side in sides}
-            measured[question].append((found[ours][0], found[theirs][0]))
+            results_of = {side: side.measure(question, seconds) for side in sides}
+            measured[question].append((results_of[ours][0], results_of[theirs][0]))
             if question == "stream":
-                measured["cpu"].append((found[ours][1], found[theirs][1]))
+                measured["cpu"].append((results_of[ours][1], results_of[theirs][1]))
     return measured
 
 

@@ -1,8 +1,8 @@
-"""Scheduling: how much of the devices' own speed is left, with simulated devices that only sleep.
+"""Scheduling: the throughput relative to the devices' own, with simulated devices that only sleep.
 
     python benchmarks/scheduling.py
 
-Ideal is what the devices could do if a task cost nothing but its compute time.
+"Ideal" is the throughput of the devices if a task cost nothing but its compute time.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ MS_PER_ROW = 10.0
 
 
 def throughput(devices: int, rows: int, options: dict[str, Any]) -> float:
-    """Return rows a second of calls whose rows are tasks of one row each."""
+    """Return the rows per second of calls with tasks of one row."""
     with ParallelPredictUtils(
         "simulated", devices=f"simulated:0-{devices - 1}", engine="simulated", engine_options=options, chunk_size=1
     ) as runner:
         x = np.zeros((rows, 256), np.float32)
-        runner.predict({"x": x[: 4 * devices]})  # the first call learns shapes and paces
+        runner.predict({"x": x[: 4 * devices]})  # the first call learns shapes and speeds
         started_s = time.perf_counter()
         runner.predict({"x": x})
         return rows / (time.perf_counter() - started_s)
 
 
 def build_s(devices: int, build_ms: float) -> float:
-    """Return the seconds to build so many workers, each of which builds for ``build_ms``."""
+    """Return the seconds to build ``devices`` workers, each of which takes ``build_ms``."""
     started_s = time.perf_counter()
     with ParallelPredictUtils(
         "simulated", devices=f"simulated:0-{devices - 1}", engine="simulated", engine_options={"build_ms": build_ms}
@@ -43,8 +43,8 @@ def build_s(devices: int, build_ms: float) -> float:
 
 def main() -> None:
     """Print the table."""
-    table = Table(title=f"simulated devices of {MS_PER_ROW:g} ms a row on {os.cpu_count()} cores")
-    for title in ("what", "ideal", "measured", "share of ideal", "goal"):
+    table = Table(title=f"simulated devices of {MS_PER_ROW:g} ms per row on {os.cpu_count()} cores")
+    for title in ("case", "ideal", "measured", "relative to ideal", "goal"):
         table.add_column(title, justify="right")
     per_device = 1000 / MS_PER_ROW
     cases = (

@@ -1,7 +1,7 @@
-"""Stable Diffusion 2.1's UNet in plain torch, with random weights: what a real step costs, without its 3.4 GB of files.
+"""Stable Diffusion 2.1's UNet in plain torch, with random weights: the cost of a real step, without 3.4 GB of files.
 
-Modules are named as in diffusers' ``UNet2DConditionModel``, so that its weights can be loaded and both compared
-(tests/benchmarks/test_sd21_unet.py does). Source of the structure: Rombach et al. 2022 (arXiv 2112.10752) and the
+Modules have the names of diffusers' ``UNet2DConditionModel``, so that its weights can be loaded and the results
+compared (tests/benchmarks/test_gpu.py does). Source of the structure: Rombach et al. 2022 (arXiv 2112.10752) and the
 configuration file of stable-diffusion-2-1.
 """
 
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 #: The parameters of the original.
 PARAMETERS = 865_910_724
-LONGEST_PERIOD = 10000  # of the timestep's sines, in steps
+LONGEST_PERIOD = 10000  # of the sines of the timestep, in steps
 
 
 class Sizes(NamedTuple):
-    """What makes a UNet of this kind large or small; the defaults are Stable Diffusion 2.1's."""
+    """The sizes of a UNet of this kind; the defaults are those of Stable Diffusion 2.1."""
 
     channels: Sequence[int] = (320, 640, 1280, 1280)
     layers: int = 2
@@ -34,19 +34,19 @@ class Sizes(NamedTuple):
 
 
 class Resnet(nn.Module):
-    """Two convolutions with the timestep added between them, and a straight way around."""
+    """Two convolutions with the timestep added in between, and a shortcut."""
 
-    def __init__(self, taken: int, given: int, time: int, groups: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, time: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, taken, eps=1e-5)
-        self.conv1 = nn.Conv2d(taken, given, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time, given)
-        self.norm2 = nn.GroupNorm(groups, given, eps=1e-5)
-        self.conv2 = nn.Conv2d(given, given, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(taken, given, 1) if taken != given else nn.Identity()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-5)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-5)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(N, taken, H, W), (1, T) -> (N, given, H, W)."""
+        """(N, in_channels, H, W), (1, T) -> (N, out_channels, H, W)."""
         y = self.conv1(F.silu(self.norm1(x)))
         y = y + self.time_emb_proj(F.silu(time))[:, :, None, None]
         return self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(y)))
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class GatedProjection(nn.Module):
-    """A linear layer of which one half opens or closes the other (GEGLU)."""
+    """A linear layer with two halves, of which one is the gate of the other (GEGLU)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class GatedProjection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers over each pixel; the list has a gap where the original drops out in training."""
+    """Two layers for each pixel; the identity is in the place of the original's dropout."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention to the picture, attention to the prompt, and a network over each pixel."""
+    """Attention to the picture, attention to the prompt, and a network for each pixel."""
 
     def __init__(self, width: int, context: int, head: int) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(N, pixels, width), (N, tokens, context) -> (N, pixels, width)."""
-        near = self.norm1(x)
-        x = x + self.attn1(near, near)
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, normed)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
 
 
 class Resample(nn.Module):
-    """Half the size by a convolution, or twice the size by repeating pixels before one."""
+    """Halves the size by a convolution, or doubles it by repeating pixels before a convolution."""
 
     def __init__(self, width: int, *, up: bool) -> None:
         super().__init__()
@@ -147,33 +147,37 @@ class Resample(nn.Module):
 
 
 class Block(nn.Module):
-    """What happens at one size of the picture, on the way down, up, or in the middle.
+    """The layers for one size of the picture, on the way down, up, or in the middle.
 
     Args:
-        widths: (taken, given) of each resnet.
-        sizes: of the whole.
-        attend: after how many of the resnets, from the last, there is a transformer.
+        widths: (in_channels, out_channels) of each resnet.
+        sizes: the sizes of the UNet.
+        attentions: the number of transformers.
     """
 
-    def __init__(self, widths: Sequence[tuple[int, int]], sizes: Sizes, *, attend: int) -> None:
+    def __init__(self, widths: Sequence[tuple[int, int]], sizes: Sizes, *, attentions: int) -> None:
         super().__init__()
         time = 4 * sizes.channels[0]
-        self.resnets = nn.ModuleList([Resnet(taken, given, time, sizes.groups) for taken, given in widths])
-        if attend:
-            self.attentions = nn.ModuleList([Transformer(given, sizes) for _, given in widths[:attend]])
+        self.resnets = nn.ModuleList(
+            [Resnet(in_channels, out_channels, time, sizes.groups) for in_channels, out_channels in widths]
+        )
+        if attentions:
+            self.attentions = nn.ModuleList(
+                [Transformer(out_channels, sizes) for _, out_channels in widths[:attentions]]
+            )
 
 
 class DownBlock(Block):
-    """Keeps what each layer gave, for the way up."""
+    """Keeps the output of each layer for the way up."""
 
-    def __init__(self, taken: int, given: int, sizes: Sizes, *, attends: bool, is_last: bool) -> None:
-        widths = [(taken, given), *[(given, given)] * (sizes.layers - 1)]
-        super().__init__(widths, sizes, attend=sizes.layers if attends else 0)
+    def __init__(self, in_channels: int, out_channels: int, sizes: Sizes, *, attends: bool, is_last: bool) -> None:
+        widths = [(in_channels, out_channels), *[(out_channels, out_channels)] * (sizes.layers - 1)]
+        super().__init__(widths, sizes, attentions=sizes.layers if attends else 0)
         self.attends = attends
-        self.downsamplers = nn.ModuleList([] if is_last else [Resample(given, up=False)])
+        self.downsamplers = nn.ModuleList([] if is_last else [Resample(out_channels, up=False)])
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, kept: list[Tensor]) -> Tensor:
-        """Adds to ``kept``; returns the last of what it added."""
+        """Append the outputs to ``kept``, and return the last one."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             x = self.attentions[i](x, context) if self.attends else x
@@ -188,7 +192,7 @@ class MidBlock(Block):
     """A transformer between two resnets, at the smallest size."""
 
     def __init__(self, width: int, sizes: Sizes) -> None:
-        super().__init__([(width, width)] * 2, sizes, attend=1)
+        super().__init__([(width, width)] * 2, sizes, attentions=1)
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """(N, width, H, W) -> the same."""
@@ -196,15 +200,15 @@ class MidBlock(Block):
 
 
 class UpBlock(Block):
-    """Takes back what was kept on the way down."""
+    """Uses the outputs that were kept on the way down."""
 
     def __init__(self, widths: Sequence[tuple[int, int]], sizes: Sizes, *, attends: bool, is_last: bool) -> None:
-        super().__init__(widths, sizes, attend=len(widths) if attends else 0)
+        super().__init__(widths, sizes, attentions=len(widths) if attends else 0)
         self.attends = attends
         self.upsamplers = nn.ModuleList([] if is_last else [Resample(widths[-1][1], up=True)])
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, kept: list[Tensor]) -> Tensor:
-        """Takes from the end of ``kept``."""
+        """Take outputs from the end of ``kept``."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, kept.pop()], dim=1), time)
             x = self.attentions[i](x, context) if self.attends else x
@@ -214,7 +218,7 @@ class UpBlock(Block):
 
 
 class TimeEmbedding(nn.Module):
-    """The timestep as sines, through two layers."""
+    """The timestep as sines and cosines, followed by two layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -225,8 +229,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, timestep: Tensor) -> Tensor:
         """(1,) -> (1, 4 width); source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, cosines first."""
         half = self.width // 2
-        places = torch.arange(half, dtype=torch.float32, device=timestep.device)
-        angles = timestep.float()[:, None] * torch.exp(-math.log(LONGEST_PERIOD) * places / half)
+        indices = torch.arange(half, dtype=torch.float32, device=timestep.device)
+        angles = timestep.float()[:, None] * torch.exp(-math.log(LONGEST_PERIOD) * indices / half)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(waves)))
 
@@ -264,7 +268,7 @@ class UNet(nn.Module):
 
 
 def up_widths(sizes: Sizes) -> list[list[tuple[int, int]]]:
-    """Return (taken, given) of each resnet of each block on the way up; each takes what was kept, too."""
+    """Return (in_channels, out_channels) of each resnet of each up block; the kept outputs are part of the input."""
     kept = [sizes.channels[0]]
     for i, width in enumerate(sizes.channels):
         kept += [width] * (sizes.layers + (i < len(sizes.channels) - 1))
@@ -280,7 +284,7 @@ def up_widths(sizes: Sizes) -> list[list[tuple[int, int]]]:
 
 
 def count_parameters(sizes: Sizes) -> int:
-    """Return the number of parameters, without making them."""
+    """Return the number of parameters, without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in UNet(sizes).parameters())
 
@@ -296,7 +300,7 @@ def inputs_for(sizes: Sizes, rows: int) -> dict[str, np.ndarray]:
 
 
 class Predictor:
-    """What the runner's callable engine calls: numpy in, numpy out, torch between."""
+    """The model for the callable engine: numpy arrays in and out, torch in between."""
 
     def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype, sizes: Sizes) -> None:
         self._unet, self._device, self._dtype = unet, device, dtype
@@ -310,20 +314,20 @@ class Predictor:
         self.outputs = [("out_sample", "float32", sample)]
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one step; returns when the result is in the host's memory."""
+        """Run one step; the result is in the host's memory."""
         with torch.inference_mode():
-            there = {name: torch.tensor(array).to(self._device) for name, array in inputs.items()}
-            sample, context = there["sample"].to(self._dtype), there["encoder_hidden_states"].to(self._dtype)
-            return {"out_sample": self._unet(sample, there["timestep"], context).float().cpu().numpy()}
+            on_device = {name: torch.tensor(array).to(self._device) for name, array in inputs.items()}
+            sample, context = on_device["sample"].to(self._dtype), on_device["encoder_hidden_states"].to(self._dtype)
+            return {"out_sample": self._unet(sample, on_device["timestep"], context).float().cpu().numpy()}
 
 
 def make_unet(device: str, sizes: Mapping[str, Any] | None = None) -> Predictor:
-    """Return the model on ``gpu:N`` in bfloat16, or on ``cpu:N`` in float32; the same weights every time."""
+    """Return the model on ``gpu:N`` in bfloat16, or on ``cpu:N`` in float32, always with the same weights."""
     kind, _, index = device.partition(":")
-    where = torch.device(f"cuda:{index}" if kind == "gpu" else "cpu")
+    torch_device = torch.device(f"cuda:{index}" if kind == "gpu" else "cpu")
     dtype = torch.bfloat16 if kind == "gpu" else torch.float32
-    chosen = Sizes(**(sizes or {}))
+    unet_sizes = Sizes(**(sizes or {}))
     torch.manual_seed(0)
-    with where:
-        unet = UNet(chosen).to(dtype).eval()
-    return Predictor(unet, where, dtype, chosen)
+    with torch_device:
+        unet = UNet(unet_sizes).to(dtype).eval()
+    return Predictor(unet, torch_device, dtype, unet_sizes)

@@ -1,11 +1,11 @@
-"""A step of guidance, two rows on two devices of 40 ms: what the host takes of it, and what this machine takes anyway.
+"""A step of guidance, two rows on two devices of 40 ms: the host overhead, and what this machine adds in any case.
 
     python benchmarks/step.py [--ms 40] [--calls 25] [--rounds 6]
 
-Beside us run two bare processes under a bare master: a few lines of Python each, 100 bytes over a pipe to either, a
-sleep, 100 bytes back; and the same with the inputs copied row by row into memory, as whoever sends them must at least.
-The sides take turns in one run. A step's loss is its time less the devices' own. With --ms 0 calls follow each other
-at once, on caches that are warm.
+The baseline is two bare processes under a bare master: a few lines of Python each, which receive 100 bytes over a pipe,
+sleep, and send 100 bytes back. A second baseline also copies the inputs row by row into memory, which every sender must
+do at least. The sides take turns in one run. The overhead of a step is its time minus the devices' own. With --ms 0,
+the calls follow each other immediately, with warm caches.
 """
 
 from __future__ import annotations
@@ -36,51 +36,51 @@ INPUTS = {
 _PR_SET_TIMERSLACK = 29
 
 
-def serve(orders: int, answers: int, compute_s: float) -> None:
-    """Be a bare worker: read, sleep, write; a sleep ends in time, as the simulated engine's does."""
+def serve(requests: int, replies: int, compute_s: float) -> None:
+    """Run a bare worker: read, sleep, write. As in the simulated engine, the sleep ends on time."""
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    while os.read(orders, len(MESSAGE)):
+    while os.read(requests, len(MESSAGE)):
         if compute_s:
             time.sleep(compute_s)
-        os.write(answers, MESSAGE)
+        os.write(replies, MESSAGE)
     os._exit(0)
 
 
 class Bare:
-    """Two bare workers; to be made before there are threads, as it forks."""
+    """Two bare workers; it forks, so it must be created before any threads."""
 
     def __init__(self, compute_s: float) -> None:
         self._targets = {name: np.empty_like(array) for name, array in INPUTS.items()}
         self._workers: list[tuple[int, int]] = []
         self._epoll = select.epoll()
         for _ in range(DEVICES):
-            orders, to_worker = os.pipe()
-            from_worker, answers = os.pipe()
+            requests, to_worker = os.pipe()
+            from_worker, replies = os.pipe()
             if os.fork() == 0:
                 for fd in (to_worker, *(fd for fd, _ in self._workers)):
-                    os.close(fd)  # or no worker would see its end
-                serve(orders, answers, compute_s)
-            os.close(orders)
-            os.close(answers)
+                    os.close(fd)  # otherwise no worker would see the end of its pipe
+                serve(requests, replies, compute_s)
+            os.close(requests)
+            os.close(replies)
             self._workers.append((to_worker, from_worker))
             self._epoll.register(from_worker, select.EPOLLIN)
 
     def step(self) -> None:
-        """Make a call that carries nothing."""
+        """Run a call without any data."""
         for to_worker, _ in self._workers:
             os.write(to_worker, MESSAGE)
-        self._listen()
+        self._receive()
 
     def copying_step(self) -> None:
-        """Make a call whose inputs are copied, each worker's rows before it is told."""
+        """Run a call that copies each worker's rows before it sends the message."""
         for row, (to_worker, _) in enumerate(self._workers):
             for name, array in INPUTS.items():
                 part = slice(row, row + 1) if len(array) == DEVICES else slice(None)
                 self._targets[name][part] = array[part]
             os.write(to_worker, MESSAGE)
-        self._listen()
+        self._receive()
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         missing = DEVICES
         while missing:
             for fd, _ in self._epoll.poll():
@@ -98,7 +98,7 @@ class Bare:
 
 @contextlib.contextmanager
 def open_sides(compute_s: float) -> Iterator[dict[str, Callable[[], object]]]:
-    """Yield what makes a call, by name."""
+    """Yield name -> function that runs a call."""
     bare = Bare(compute_s)
     try:
         with ParallelPredictUtils(
@@ -114,45 +114,47 @@ def open_sides(compute_s: float) -> Iterator[dict[str, Callable[[], object]]]:
             yield {
                 "bare processes, nothing sent": bare.step,
                 "bare processes, inputs copied": bare.copying_step,
-                "we": lambda: runner.predict(INPUTS),
-                "we, inputs from runner.empty": lambda: runner.predict(in_place),
+                "ascend_parallel": lambda: runner.predict(INPUTS),
+                "ascend_parallel, inputs from runner.empty": lambda: runner.predict(in_place),
             }
     finally:
         bare.close()
 
 
-def losses_us(step: Callable[[], object], calls: int, compute_s: float) -> list[float]:
-    """Return what each of some calls takes beyond the devices' own time, in microseconds."""
-    losses = []
+def overheads_us(step: Callable[[], object], calls: int, compute_s: float) -> list[float]:
+    """Return the time of each call minus the devices' own, in microseconds."""
+    overheads = []
     for _ in range(calls):
         started_s = time.perf_counter()
         step()
-        losses.append((time.perf_counter() - started_s - compute_s) * 1e6)
-    return losses
+        overheads.append((time.perf_counter() - started_s - compute_s) * 1e6)
+    return overheads
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--ms", type=float, default=40.0, help="of a device for a row (default: 40)")
-    parser.add_argument("--calls", type=int, default=25, help="of a side in a round (default: 25)")
-    parser.add_argument("--rounds", type=int, default=6, help="(default: 6)")
+    parser.add_argument("--ms", type=float, default=40.0, help="compute time of a device per row (default: 40)")
+    parser.add_argument("--calls", type=int, default=25, help="calls per side and round (default: 25)")
+    parser.add_argument("--rounds", type=int, default=6, help="alternating rounds (default: 6)")
     arguments = parser.parse_args()
     compute_s = arguments.ms / 1000
     with open_sides(compute_s) as sides:
-        found: dict[str, list[float]] = {name: [] for name in sides}
+        overheads_by_side: dict[str, list[float]] = {name: [] for name in sides}
         for step in sides.values():
-            losses_us(step, 5, compute_s)
+            overheads_us(step, 5, compute_s)
         for _ in range(arguments.rounds):
             for name, step in sides.items():
-                found[name].append(statistics.median(losses_us(step, arguments.calls, compute_s)))
-    table = Table(title=f"a step on {DEVICES} devices of {arguments.ms:g} ms: its loss, median and range of the rounds")
+                overheads_by_side[name].append(statistics.median(overheads_us(step, arguments.calls, compute_s)))
+    table = Table(
+        title=f"a step on {DEVICES} devices of {arguments.ms:g} ms: overhead, median and range over the rounds"
+    )
     for title in ("", "us", "%"):
         table.add_column(title, justify="right" if title else "left")
-    for name, losses in found.items():
-        middle = statistics.median(losses)
+    for name, overheads in overheads_by_side.items():
+        middle = statistics.median(overheads)
         share = f"{middle / (compute_s * 1e4):.2f}" if compute_s else ""
-        table.add_row(name, f"{middle:.0f} ({min(losses):.0f} to {max(losses):.0f})", share)
+        table.add_row(name, f"{middle:.0f} ({min(overheads):.0f} to {max(overheads):.0f})", share)
     Console(width=100).print(table)
 
 

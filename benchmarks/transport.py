@@ -1,10 +1,10 @@
-"""Transport: a call through us against the same call with pickled arrays over pipes, in one run.
+"""Transport: a call through ascend_parallel and the same call with pickled arrays over pipes, in one run.
 
-The baseline is what MindSpore Lite's sample for several cards does, written anew: one process a device, started with
+The baseline is a reimplementation of MindSpore Lite's sample for several cards: one process per device, started with
 multiprocessing, that receives (message, arrays) from a Pipe and sends (message, arrays) back. Both sides run the
-identity on two workers, so all that is measured is the way there and back. Each side runs in a process of its own, new
-for each size, as in a user's script: what one side's calls leave in the allocator must not help or harm the other.
-Rounds of all sides alternate.
+identity on two workers, so only the transport is measured. Each side runs in a process of its own, as in a user's
+script, and a new one for each size: the state of one side's allocator must not affect the other. The rounds of all
+sides alternate.
 
     python benchmarks/transport.py [--rounds N]
 """
@@ -32,19 +32,19 @@ PREDICT, REPLY, EXIT = 1, 2, 4
 WORKERS = 2
 SIDES = ("pickled pipe", "ours", "one memcpy")
 WARM_UP = 5
-#: Name, bytes of the call, calls a round. 760 KiB is a call of Stable Diffusion 2.1's UNet.
+#: Name, bytes per call, calls per round. 760 KiB is a call of Stable Diffusion 2.1's UNet.
 SIZES = (("4 KiB", 4 << 10, 400), ("760 KiB", 760 << 10, 100), ("16 MiB", 16 << 20, 30), ("64 MiB", 64 << 20, 8))
-#: What each size is to reach: times faster than the baseline.
+#: The goal for each size: times faster than the baseline.
 GOALS = {"4 KiB": 1.0, "760 KiB": 12.0, "16 MiB": 25.0, "64 MiB": 25.0}
 
 
 def identity(device: str) -> Callable[[Any], Any]:
-    """Return the model of this benchmark; named by the runner as ``transport.py:identity``."""
+    """Return the model of this benchmark; the runner loads it as ``transport.py:identity``."""
     return lambda inputs: inputs
 
 
 def serve(pipe: Connection) -> None:
-    """Be a worker of the baseline."""
+    """Run a worker of the baseline."""
     while True:
         kind, arrays = pipe.recv()
         if kind == EXIT:
@@ -53,7 +53,7 @@ def serve(pipe: Connection) -> None:
 
 
 class Baseline:
-    """Two processes and two pipes; arrays are pickled."""
+    """Two processes and two pipes with pickled arrays."""
 
     def __init__(self) -> None:
         self._pipes = []
@@ -66,7 +66,7 @@ class Baseline:
             self._processes.append(process)
 
     def predict(self, x: np.ndarray) -> list[Any]:
-        """Send each worker its half, and receive them again."""
+        """Send half of the rows to each worker, and receive them back."""
         for pipe, rows in zip(self._pipes, np.array_split(x, WORKERS), strict=True):
             pipe.send((PREDICT, [rows]))
         return [pipe.recv()[1] for pipe in self._pipes]
@@ -79,17 +79,17 @@ class Baseline:
 
 
 def median_ms(call: Callable[[], Any], times: int) -> float:
-    """Return the median time of a call in milliseconds."""
-    taken_s = []
+    """Return the median time of a call, in milliseconds."""
+    times_s = []
     for _ in range(times):
         started_s = time.perf_counter()
         call()
-        taken_s.append(time.perf_counter() - started_s)
-    return statistics.median(taken_s) * 1e3
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s) * 1e3
 
 
-def drive(side: str, size_bytes: int, times: int, orders: Connection) -> None:
-    """Be one side: answer each order with the median of a round of calls."""
+def drive(side: str, size_bytes: int, times: int, requests: Connection) -> None:
+    """Run one side: answer each request with the median of a round of calls."""
     x = np.ones((WORKERS, size_bytes // (WORKERS * 4)), np.float32)
     with contextlib.ExitStack() as stack:
         if side == "pickled pipe":
@@ -104,32 +104,32 @@ def drive(side: str, size_bytes: int, times: int, orders: Connection) -> None:
             y = np.empty_like(x)
             call = lambda: np.copyto(y, x)  # noqa: E731
         median_ms(call, WARM_UP)
-        while orders.recv():
-            orders.send(median_ms(call, times))
+        while requests.recv():
+            requests.send(median_ms(call, times))
 
 
 def measure(size_bytes: int, times: int, rounds: int) -> dict[str, float]:
-    """Return each side's median in milliseconds, over rounds that alternate."""
+    """Return each side's median in milliseconds, over alternating rounds."""
     fresh = multiprocessing.get_context("spawn")
     pipes = {}
     for side in SIDES:
         pipes[side], far = fresh.Pipe()
         fresh.Process(target=drive, args=(side, size_bytes, times, far)).start()
         far.close()
-    taken: dict[str, list[float]] = {side: [] for side in SIDES}
+    samples: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, pipe in pipes.items():
             pipe.send(True)
-            taken[side].append(pipe.recv())
+            samples[side].append(pipe.recv())
     for pipe in pipes.values():
         pipe.send(False)
-    return {side: statistics.median(values) for side, values in taken.items()}
+    return {side: statistics.median(values) for side, values in samples.items()}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="alternating rounds of each size (default 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="alternating rounds per size (default 9)")
     rounds = parser.parse_args().rounds
     table = Table(
         title=f"one call on {WORKERS} workers, identity, median ms ({os.cpu_count()} cores, "

@@ -1,4 +1,4 @@
-"""ONNX Runtime in one process: nothing has to travel, and nothing but threads shares the work."""
+"""ONNX Runtime in one process: no data is sent, and only threads divide the work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .session import open_session
 
 
 class TwoThreads:
-    """A session that shares out each operator over its threads."""
+    """A session that divides each operator between its threads."""
 
     threads = WORKERS
 
@@ -25,21 +25,21 @@ class TwoThreads:
         return self._session.run(None, feeds)[0]
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many, one after the other."""
+        """Yield the results of many batches, one after the other."""
         return map(self.predict, batches)
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Do nothing: there is nothing to end."""
 
 
 class Default(TwoThreads):
-    """The number of threads is left to ONNX Runtime."""
+    """A session with ONNX Runtime's default number of threads."""
 
     threads = 0
 
 
 class TwoCallers:
-    """One session of one thread, called by two: ``run`` is thread-safe and releases the interpreter's lock."""
+    """One session with one thread, called by two threads: ``run`` is thread-safe and releases the GIL."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -50,11 +50,11 @@ class TwoCallers:
         return self._session.run(None, feeds)[0]
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         return np.concatenate(list(self._executor.map(self._run, self._job.halves(feeds))))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         return self._executor.map(self._run, batches)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The CPU time of a process and all that it started, from /proc."""
+"""The CPU time of a process and all its descendants, from /proc."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-#: Thread -> nanoseconds that it ran.
+#: Thread id -> nanoseconds on a CPU.
 Times = dict[str, int]
 
 
 def read_times(pid: int) -> Times:
-    """Return the times of all threads of a process, of its children, of theirs, and so on.
+    """Return the times of all threads of a process and its descendants.
 
-    Source of the format: the kernel's Documentation/scheduler/sched-stats.rst; the first number is time on a CPU.
+    Source of the format: the kernel's Documentation/scheduler/sched-stats.rst; the first number is the time on a CPU.
     """
     children: dict[int, list[int]] = {}
     for entry in PROC.iterdir():
@@ -22,14 +22,14 @@ def read_times(pid: int) -> Times:
     times: Times = {}
     waiting = [pid]
     while waiting:
-        found = waiting.pop()
-        waiting += children.get(found, [])
-        times.update(read_threads(PROC / str(found)))
+        process_id = waiting.pop()
+        waiting += children.get(process_id, [])
+        times.update(read_threads(PROC / str(process_id)))
     return times
 
 
 def find_parent(process: Path) -> int:
-    """Return the id of a process's parent; 0 where the process has just ended."""
+    """Return the id of a process's parent; 0 if the process has ended."""
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
@@ -37,7 +37,7 @@ def find_parent(process: Path) -> int:
 
 
 def read_threads(process: Path) -> Times:
-    """Return the times of a process's threads; none where it has just ended."""
+    """Return the times of a process's threads; {} if the process has ended."""
     times: Times = {}
     try:
         for thread in (process / "task").iterdir():
@@ -48,5 +48,5 @@ def read_threads(process: Path) -> Times:
 
 
 def spent_ms(before: Times, after: Times) -> float:
-    """Return the milliseconds that all threads ran between two readings."""
+    """Return the milliseconds that all threads ran between two measurements."""
     return sum(ns - before.get(thread, 0) for thread, ns in after.items()) / 1e6

@@ -1,4 +1,4 @@
-"""``concurrent.futures`` and loky: executors whose initializer makes the session."""
+"""``concurrent.futures`` and loky: executors whose initializer creates the session."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ProcessPool:
         return ProcessPoolExecutor(WORKERS, initializer=session.load, initargs=(model,))
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         return np.concatenate(list(self._executor.map(session.run, self._job.halves(feeds))))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         return self._executor.map(session.run, batches)
 
     def close(self) -> None:

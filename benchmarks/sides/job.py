@@ -1,4 +1,4 @@
-"""What every side is given: a model, a batch, and how it is cut. Python 3.7 and numpy, for MindSpore Lite's sake."""
+"""The job of every side: a model, a batch, and how it is divided. Python 3.7 and numpy, for MindSpore Lite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Dict  # noqa: UP035 (Python 3.7)
 import numpy as np
 
 WORKERS = 2
-#: The key of the expected output among the arrays of a job; no model's input is called so.
+#: The key of the expected output among a job's arrays; no model has an input with this name.
 EXPECTED = "expected output"
 
 Feeds = Dict[str, Any]  # noqa: UP006
@@ -20,10 +20,10 @@ class Job:
     Attributes:
         model: path of the .onnx or .mindir file.
         feeds: input name -> array; those of ``sliced`` have 2 * ``rows`` rows.
-        sliced: the inputs that hold the batch; the others go whole to every worker.
-        rows: what one worker gets of a call; also the size of a batch of the stream.
-        expected: the output for ``feeds``, by ONNX Runtime alone.
-        tolerance: the largest difference from it that is still the same numbers.
+        sliced: the inputs with a batch axis; the others are broadcast to all workers.
+        rows: the rows of one worker in a call; also the size of a batch of the stream.
+        expected: the output for ``feeds``, computed by ONNX Runtime alone.
+        tolerance: the accepted difference from it.
         worker_python: the interpreter that has MindSpore Lite, for models that need it.
     """
 
@@ -40,7 +40,7 @@ class Job:
         self.worker_python: str = settings["worker_python"]
 
     def halves(self, feeds: Feeds) -> list[Feeds]:
-        """Return each worker's share of a batch, as views."""
+        """Return each worker's part of a batch, as views."""
         return [
             {name: a[i * self.rows : (i + 1) * self.rows] if name in self.sliced else a for name, a in feeds.items()}
             for i in range(WORKERS)

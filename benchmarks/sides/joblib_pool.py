@@ -1,4 +1,4 @@
-"""joblib, with its loky backend: large arrays go as memory maps, the session is made by a worker's first task."""
+"""joblib with its loky backend: large arrays are sent as memory maps, and a worker's first task creates the session."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Joblib:
         self._call.__enter__()
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         task = delayed(session.load_and_run)
         return np.concatenate(self._call(task(self._job.model, half) for half in self._job.halves(feeds)))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         task = delayed(session.load_and_run)
         return self._stream(task(self._job.model, feeds) for feeds in batches)
 

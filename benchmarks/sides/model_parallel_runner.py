@@ -26,7 +26,7 @@ class ModelParallelRunner:
         self._runner.build_from_file(job.model, context)
         inputs = self._runner.get_inputs()
         self._names = [tensor.name for tensor in inputs]
-        # The converter makes int64 inputs int32.
+        # The converter changes int64 inputs to int32.
         self._dtypes = [np.int32 if t.dtype == mindspore_lite.DataType.INT32 else np.float32 for t in inputs]
         self._executor = ThreadPoolExecutor(WORKERS)
 
@@ -37,11 +37,11 @@ class ModelParallelRunner:
         return self._runner.predict(inputs)[0].get_data_to_numpy()
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         return np.concatenate(list(self._executor.map(self._run, self._job.halves(feeds))))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         return self._executor.map(self._run, batches)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The models that peers.py runs, written as ONNX files with random weights, and one batch for each."""
+"""The models of peers.py: ONNX files with random weights, and one batch for each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .session import open_session
 
 ROOT = Path(__file__).resolve().parents[2]
 SD21 = ROOT / "examples" / "sd21"
-OPSET, IR_VERSION = 13, 8  # what MindSpore Lite 2.0.0 reads
-#: ONNX Runtime's own results differ by so much, as a share of the largest, with the number of threads.
+OPSET, IR_VERSION = 13, 8  # supported by MindSpore Lite 2.0.0
+#: ONNX Runtime's own results vary by this much with the number of threads, relative to the largest value.
 TOLERANCE = 1e-4
-#: MindSpore Lite adds up in another order.
+#: MindSpore Lite sums up in another order.
 MINDIR_TOLERANCE = 1e-3
 
 
@@ -29,10 +29,10 @@ class Model(NamedTuple):
     """A model.
 
     Attributes:
-        title: what it is called in tables.
-        write: makes its ONNX file.
-        feeds: makes the inputs of a call by all workers.
-        mindir_of: for a MINDIR model: the ONNX model that it is made from, whose column it shares in tables.
+        title: the title in tables.
+        write: writes its ONNX file.
+        feeds: returns the inputs of a call for all workers.
+        mindir_of: for a MINDIR model: the ONNX model that it is converted from, whose column it shares in tables.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
 
 class Graph:
-    """An ONNX graph in the making; each method adds a node and returns the name of its output."""
+    """A builder of ONNX graphs; each method adds a node and returns the name of its output."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
@@ -56,29 +56,37 @@ class Graph:
         return output
 
     def weight(self, *shape: int, fan_in: int) -> str:
-        """Add random weights that keep the size of what runs through them (He et al. 2015)."""
+        """Add random weights that preserve the variance of activations (He et al. 2015)."""
         name = f"w{len(self._weights)}"
         values = self._random.standard_normal(shape) * np.sqrt(2 / fan_in)
         self._weights.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
-    def conv(self, x: str, taken: int, given: int, kernel: int, stride: int = 1) -> str:
-        """Add a convolution with bias that keeps the size, but for the stride."""
-        fan_in = taken * kernel * kernel
-        weights = self.weight(given, taken, kernel, kernel, fan_in=fan_in), self.weight(given, fan_in=fan_in)
+    def conv(self, x: str, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> str:
+        """Add a convolution with bias; the size changes by the stride only."""
+        fan_in = in_channels * kernel * kernel
+        weights = (
+            self.weight(out_channels, in_channels, kernel, kernel, fan_in=fan_in),
+            self.weight(out_channels, fan_in=fan_in),
+        )
         pads = [kernel // 2] * 4
         return self.add("Conv", x, *weights, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
 
-    def linear(self, x: str, taken: int, given: int) -> str:
+    def linear(self, x: str, in_features: int, out_features: int) -> str:
         """Add a matrix product with bias."""
-        return self.add("Gemm", x, self.weight(taken, given, fan_in=taken), self.weight(given, fan_in=taken))
+        return self.add(
+            "Gemm",
+            x,
+            self.weight(in_features, out_features, fan_in=in_features),
+            self.weight(out_features, fan_in=in_features),
+        )
 
-    def save(self, path: Path, taken: Sequence[int], output: str, given: Sequence[int]) -> Path:
-        """Write the file; ``taken`` and ``given`` are the shapes of a row."""
+    def save(self, path: Path, input_shape: Sequence[int], output: str, output_shape: Sequence[int]) -> Path:
+        """Write the file; ``input_shape`` and ``output_shape`` are the shapes of a row."""
         y = helper.make_node("Identity", [output], ["y"])
         shapes = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-            for name, shape in (("x", taken), ("y", given))
+            for name, shape in (("x", input_shape), ("y", output_shape))
         ]
         graph = helper.make_graph([*self._nodes, y], path.stem, shapes[:1], shapes[1:], self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -88,23 +96,27 @@ class Graph:
 
 
 def write_cnn(path: Path) -> Path:
-    """A ResNet of 13 convolutions, x (batch, 3, 224, 224) -> y (batch, 1000): 0.4 G multiply-adds a row."""
+    """Write a ResNet of 13 convolutions, x (batch, 3, 224, 224) -> y (batch, 1000): 0.4 G multiply-adds per row."""
     graph = Graph()
     x = graph.add("Relu", graph.conv("x", 3, 32, kernel=7, stride=2))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     width = 32
-    for given, stride in ((32, 1), (64, 2), (128, 2)):
+    for out_channels, stride in ((32, 1), (64, 2), (128, 2)):
         for block_stride in (stride, 1):
-            straight = x if block_stride == 1 and width == given else graph.conv(x, width, given, 1, block_stride)
-            y = graph.add("Relu", graph.conv(x, width, given, 3, block_stride))
-            x = graph.add("Relu", graph.add("Add", graph.conv(y, given, given, 3), straight))
-            width = given
+            shortcut = (
+                x
+                if block_stride == 1 and width == out_channels
+                else graph.conv(x, width, out_channels, 1, block_stride)
+            )
+            y = graph.add("Relu", graph.conv(x, width, out_channels, 3, block_stride))
+            x = graph.add("Relu", graph.add("Add", graph.conv(y, out_channels, out_channels, 3), shortcut))
+            width = out_channels
     x = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
     return graph.save(path, [3, 224, 224], graph.linear(x, width, 1000), [1000])
 
 
 def write_mlp(path: Path) -> Path:
-    """Three layers, x (batch, 256) -> y (batch, 256): 1.6 M multiply-adds a row."""
+    """Write three layers, x (batch, 256) -> y (batch, 256): 1.6 M multiply-adds per row."""
     graph = Graph()
     x = graph.add("Relu", graph.linear("x", 256, 1024))
     x = graph.add("Relu", graph.linear(x, 1024, 1024))
@@ -112,17 +124,17 @@ def write_mlp(path: Path) -> Path:
 
 
 def write_identity(path: Path) -> Path:
-    """X (batch, n) -> y (batch, n), the same."""
+    """Write the identity, x (batch, n) -> y (batch, n)."""
     return Graph().save(path, ["n"], "x", ["n"])
 
 
 def find_unet(path: Path) -> Path:
-    """The UNet of the tiny Stable Diffusion that is part of the repository."""
+    """Return the UNet of the tiny Stable Diffusion in the repository."""
     return SD21 / "tiny" / "unet" / "model.onnx"
 
 
 def unet_feeds() -> Feeds:
-    """A step of one picture under classifier-free guidance: two rows, one a worker."""
+    """Return the inputs of a step of one picture with classifier-free guidance: two rows, one per worker."""
     random = np.random.default_rng(1)
     return {
         "sample": random.standard_normal((2, 4, 8, 8)).astype(np.float32),
@@ -132,7 +144,7 @@ def unet_feeds() -> Feeds:
 
 
 def normal(*shape: int) -> Callable[[], Feeds]:
-    """Return what makes one random input, x."""
+    """Return a function that returns one random input, x."""
     return lambda: {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
 
 
@@ -149,7 +161,7 @@ MODELS = {
 
 
 def write_job(name: str, folder: Path, mslite_python: str) -> Path:
-    """Write a model and its batch into a folder; return the file that :class:`sides.job.Job` reads."""
+    """Write a model and its batch to a folder; return the file that :class:`sides.job.Job` reads."""
     model = MODELS[name]
     file = model.write(folder / f"{name}.onnx")
     feeds = model.feeds()
@@ -176,9 +188,9 @@ def write_job(name: str, folder: Path, mslite_python: str) -> Path:
 
 
 def convert(source: Path, file: Path, shapes: dict[str, list[int]], python: str) -> Path:
-    """Convert by MindSpore Lite's own converter."""
-    told = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
+    """Convert a model with MindSpore Lite's own converter."""
+    input_shape = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
     ascend_parallel.convert(
-        source, devices="cpu:0", output=file, input_shape=told, worker_python=python, show=lambda line: None
+        source, devices="cpu:0", output=file, input_shape=input_shape, worker_python=python, show=lambda line: None
     )
     return file

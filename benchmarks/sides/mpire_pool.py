@@ -1,4 +1,4 @@
-"""mpire: the model's path is a shared object, the session is made by ``worker_init`` and kept in the worker's state."""
+"""mpire: the model's path is a shared object; ``worker_init`` creates the session in the worker's state."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .job import WORKERS, Feeds, Job
 
 
 def load(model: str, state: dict[str, Any]) -> None:
-    """Make the session of this worker."""
+    """Create the session of this worker."""
     state["session"] = session.open_session(model, 1)
 
 
 def run(model: str, state: dict[str, Any], feeds: Feeds) -> Any:
-    """Run it."""
+    """Run the session of this worker."""
     return state["session"].run(None, feeds)[0]
 
 
@@ -30,14 +30,14 @@ class Mpire:
         self._pool = WorkerPool(WORKERS, shared_objects=job.model, use_worker_state=True, keep_alive=True)
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
-        halves = [(half,) for half in self._job.halves(feeds)]  # mpire takes a tuple for the arguments
+        """Run one call."""
+        halves = [(half,) for half in self._job.halves(feeds)]  # mpire unpacks a tuple to arguments
         return np.concatenate(
             self._pool.map(run, halves, chunk_size=1, worker_init=load, concatenate_numpy_output=False)
         )
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         return self._pool.imap(run, ((feeds,) for feeds in batches), chunk_size=1, worker_init=load)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Ours: the package that this repository holds."""
+"""ascend_parallel, the package of this repository."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .job import WORKERS, Feeds, Job
 
 
 class Ours:
-    """``ParallelPredictUtils`` as its README tells; the engine follows from the model."""
+    """``ParallelPredictUtils`` as its README describes it; the model determines the engine."""
 
     def __init__(self, job: Job) -> None:
         self._runner = ParallelPredictUtils(
             job.model,
             devices=f"cpu:0-{WORKERS - 1}",
-            chunk_size=None if job.worker_python else job.rows,  # a MINDIR model has its number of rows
+            chunk_size=None if job.worker_python else job.rows,  # a MINDIR model has a fixed batch size
             worker_python=job.worker_python or None,
         )
         self._runner.build_model()
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         return next(iter(self._runner.predict(feeds).values()))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         for outputs in self._runner.map(batches):
             yield next(iter(outputs.values()))
 

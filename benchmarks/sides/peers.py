@@ -1,12 +1,12 @@
-"""Who is compared."""
+"""The peers."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-#: What is asked of each side; "cpu" is answered along with "stream".
+#: The metrics; "cpu" is measured along with "stream".
 QUESTIONS = ("latency", "stream", "cpu")
-#: Question -> our and a peer's milliseconds in each round.
+#: Metric -> our and a peer's milliseconds in each round.
 Rounds = dict[str, list[tuple[float, float]]]
 
 
@@ -14,11 +14,11 @@ class Peer(NamedTuple):
     """One way to run a model.
 
     Attributes:
-        title: its name in tables.
+        title: the title in tables.
         side: module:Class in this folder.
-        package: what must be installed for it.
-        has_processes: False for a single process, where nothing has to travel.
-        takes_mindir: whether it runs MINDIR models, not ONNX ones.
+        package: the package that it needs.
+        has_processes: False for a single process, which sends no data.
+        takes_mindir: whether it runs MINDIR models, not ONNX models.
     """
 
     title: str
@@ -37,7 +37,7 @@ PEERS = {
     "loky": Peer("loky", "executors:Loky", "loky"),
     "joblib": Peer("joblib", "joblib_pool:Joblib", "joblib"),
     "ray": Peer("Ray actors", "ray_actors:RayActors", "ray"),
-    "ort-default": Peer("onnxruntime, as it comes", "alone:Default", has_processes=False),
+    "ort-default": Peer("onnxruntime, default threads", "alone:Default", has_processes=False),
     "ort-threads": Peer("onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False),
     "ort-callers": Peer("onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False),
     "mslite": Peer(

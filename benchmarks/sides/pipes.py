@@ -1,4 +1,4 @@
-"""The sample of MindSpore Lite's tutorial for several cards: a process each, and arrays pickled over a Pipe."""
+"""The sample of MindSpore Lite's tutorial for several cards: a process per card, and arrays pickled over a Pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREDICT, REPLY, EXIT = 1, 2, 4
 
 
 def serve(pipe: Connection, model: str) -> None:
-    """Be a worker."""
+    """Run a worker."""
     session.load(model)
     while True:
         kind, feeds = pipe.recv()
@@ -26,7 +26,7 @@ def serve(pipe: Connection, model: str) -> None:
 
 
 class Pipes:
-    """All workers get their inputs, then all results are awaited: the sample has no more than that in flight."""
+    """Sends all workers their inputs, then waits for all results: the sample has no more than that in flight."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -45,11 +45,11 @@ class Pipes:
         return [pipe.recv()[1] for pipe, _ in zip(self._pipes, inputs_of_each, strict=False)]
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         return np.concatenate(self._run_predict(self._job.halves(feeds)))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many, two at a time."""
+        """Yield the results of many batches, two at a time."""
         while pair := [feeds for _, feeds in zip(range(WORKERS), batches, strict=False)]:
             yield from self._run_predict(pair)
 

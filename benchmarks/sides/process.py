@@ -1,4 +1,4 @@
-"""A side's process, and what it is asked (see host.py, which it runs)."""
+"""The process of a side (which runs host.py), and requests to it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from .cpu import read_times, spent_ms
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-#: Bounds on the calls of one measurement, whatever a call takes.
+#: Limits on the number of calls in one measurement.
 MIN_CALLS, MAX_CALLS = 4, 4000
-#: Within it a side must have built its model, or answered; Ray takes seconds to start.
+#: The time limit for building the model and for each reply; Ray takes seconds to start.
 ANSWER_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 30.0
 
 
 class SideError(Exception):
-    """A side could not be built, gave wrong numbers, or did not answer."""
+    """A side could not be built, computed wrong results, or did not reply."""
 
 
 class Side:
-    """A side's process (see sides/host.py)."""
+    """The process of a side (see sides/host.py)."""
 
     def __init__(self, title: str, side: str, job: Path, python: str) -> None:
-        places = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "GLOG_v": "4"}
+        import_paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(import_paths), "GLOG_v": "4"}
         self._name = title
         self._process = subprocess.Popen(
             [python, "-m", "sides.host", side, str(job)],
@@ -38,27 +38,27 @@ class Side:
             env=environ,
         )
         try:
-            first = self._hear()
+            initial = self._receive()
         except SideError:
             self._end()
             raise
-        self._calls_per_s = {"latency": 1e3 / first["latency_ms"], "stream": 1e3 / first["interval_ms"]}
+        self._calls_per_s = {"latency": 1e3 / initial["latency_ms"], "stream": 1e3 / initial["interval_ms"]}
 
     def measure(self, question: str, seconds: float) -> tuple[float, float]:
-        """Return milliseconds a call, and of CPU time of all processes a call, measured over about so many seconds."""
+        """Return the ms per call, and the CPU time of all processes per call in ms, measured for about ``seconds``."""
         calls = min(MAX_CALLS, max(MIN_CALLS, round(self._calls_per_s[question] * seconds)))
         before = read_times(self._process.pid)
         print(json.dumps({"ask": question, "calls": calls}), file=self._process.stdin, flush=True)
-        taken_ms = float(self._hear()["ms"])
-        return taken_ms, spent_ms(before, read_times(self._process.pid)) / calls
+        time_ms = float(self._receive()["ms"])
+        return time_ms, spent_ms(before, read_times(self._process.pid)) / calls
 
     def close(self) -> None:
-        """End the process; raises where it does not end by itself."""
+        """End the process; raises SideError if it had to be killed."""
         if not self._end():
             raise SideError(f"{self._name} did not end within {CLOSE_TIMEOUT_S:g} s and was killed")
 
     def _end(self) -> bool:
-        """Let it end by the end of its orders; True if it did not have to be killed."""
+        """Close stdin, which ends the process; return True if it did not have to be killed."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         try:
@@ -71,14 +71,14 @@ class Side:
         finally:
             self._process.stdout.close()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         readable, _, _ = select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)
         line = self._process.stdout.readline() if readable else ""
         if not line:
             self._process.kill()
-            what = "ended without an answer" if readable else f"did not answer within {ANSWER_TIMEOUT_S:g} s"
-            raise SideError(f"{self._name} {what}; its own lines are above")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise SideError(f"{self._name}: {answer['error']}")
-        return answer
+            what = "ended without a reply" if readable else f"did not reply within {ANSWER_TIMEOUT_S:g} s"
+            raise SideError(f"{self._name} {what}; its output is above")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise SideError(f"{self._name}: {reply['error']}")
+        return reply

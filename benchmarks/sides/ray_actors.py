@@ -1,4 +1,4 @@
-"""Ray: an actor holds the session; arrays go through the object store."""
+"""Ray: an actor has the session; arrays are sent through the object store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import ray
 from . import session
 from .job import WORKERS, Feeds, Job
 
-#: Batches of a stream in flight for each actor: one that it computes, one that waits.
+#: Batches of a stream in flight per actor: one being computed, one queued.
 QUEUED = 2
 
 
@@ -27,27 +27,27 @@ class Predictor:
         self._session = session.open_session(model, 1)
 
     def run(self, feeds: Feeds) -> Any:
-        """Run it."""
+        """Run the session."""
         return self._session.run(None, feeds)[0]
 
 
 class RayActors:
-    """One actor a core."""
+    """One actor per core."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # leave nothing behind, tell nobody
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # no telemetry, no files left
         self._folder = tempfile.mkdtemp(prefix="ray-")
         ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=self._folder)
         self._actors = [Predictor.remote(job.model) for _ in range(WORKERS)]
 
     def predict(self, feeds: Feeds) -> Any:
-        """Wait for one call."""
+        """Run one call."""
         halves = self._job.halves(feeds)
         return np.concatenate(ray.get([a.run.remote(half) for a, half in zip(self._actors, halves, strict=True)]))
 
     def stream(self, batches: Iterator[Feeds]) -> Iterator[Any]:
-        """Yield the results of many."""
+        """Yield the results of many batches."""
         waiting: deque[Any] = deque()
         for i, feeds in enumerate(batches):
             waiting.append(self._actors[i % WORKERS].run.remote(feeds))

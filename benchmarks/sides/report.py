@@ -1,4 +1,4 @@
-"""What peers.py shows: tables, a plot, and the section of the README that holds both."""
+"""The output of peers.py: tables, a plot, and the section of the README with both."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ README, PLOT = BENCHMARKS / "README.md", BENCHMARKS / "peers.png"
 BEGIN, END = "<!-- peers.py --save writes from here", "<!-- to here -->"
 TITLES = {
     "latency": "One call on two workers: times faster than the peer",
-    "stream": "A stream of batches: times more a second than the peer",
-    "cpu": "CPU time of all processes for a batch of the stream: times less than the peer",
+    "stream": "A stream of batches: throughput relative to the peer",
+    "cpu": "CPU time of all processes for a batch of the stream: the peer's relative to ours",
 }
 AXES = {"latency": "one call", "stream": "a stream of batches", "cpu": "its CPU time"}
 PACKAGES = ("onnxruntime", "numpy", "mpire", "loky", "joblib", "ray")
@@ -33,12 +33,12 @@ Sheet = tuple[str, list[str], list[list[str]]]
 
 
 def ratios(rounds: Rounds, question: str) -> list[float]:
-    """Return how many times faster we were in each round."""
+    """Return our speed relative to the peer's, in each round."""
     return [theirs_ms / ours_ms for ours_ms, theirs_ms in rounds[question]]
 
 
 def columns(results: Results) -> dict[str, dict[str, Rounds]]:
-    """Return the same by ONNX model: what a MINDIR file was made from is the same model."""
+    """Return the results by ONNX model: a MINDIR model is merged into the ONNX model that it is converted from."""
     merged: dict[str, dict[str, Rounds]] = {}
     for name, peers in results.items():
         if peers:
@@ -47,7 +47,7 @@ def columns(results: Results) -> dict[str, dict[str, Rounds]]:
 
 
 def sheets(results: Results) -> Iterator[Sheet]:
-    """Yield a table a question: peers down, models across; what ours took stands in the last rows."""
+    """Yield one table per metric: peers as rows, models as columns, and our own figures in the last rows."""
     merged = columns(results)
     for question in QUESTIONS:
         rows = [
@@ -56,7 +56,7 @@ def sheets(results: Results) -> Iterator[Sheet]:
             if any(name in peers for peers in merged.values())
         ]
         for title, is_mindir in (("ours, onnxruntime engine", False), ("ours, mslite engine", True)):
-            row = [absolute(peers, question, is_mindir=is_mindir) for peers in merged.values()]
+            row = [own_figure(peers, question, is_mindir=is_mindir) for peers in merged.values()]
             rows += [[title, *row]] if any(row) else []
         yield TITLES[question], ["peer", *(MODELS[name].title for name in merged)], rows
 
@@ -66,13 +66,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def absolute(peers: dict[str, Rounds], question: str, *, is_mindir: bool) -> str:
-    """Return what ours took with one of the engines, over the rounds with all peers."""
+def own_figure(peers: dict[str, Rounds], question: str, *, is_mindir: bool) -> str:
+    """Return our own figure with one of the engines, over the rounds with all peers."""
     rounds = [rounds for name, rounds in peers.items() if PEERS[name].takes_mindir == is_mindir]
     if not rounds:
         return ""
-    ours_ms = statistics.median(ours_ms for some in rounds for ours_ms, _ in some[question])
-    return f"{1e3 / ours_ms:.4g} a second" if question == "stream" else f"{ours_ms:.3g} ms"
+    ours_ms = statistics.median(ours_ms for rounds_of_peer in rounds for ours_ms, _ in rounds_of_peer[question])
+    return f"{1e3 / ours_ms:.4g} batches/s" if question == "stream" else f"{ours_ms:.3g} ms"
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -88,41 +88,41 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def machine() -> str:
-    """Return the CPU's model and the versions, in a line."""
-    told = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in told if line.startswith("model name")), platform.machine())
+    """Return the CPU's model and the versions, in one line."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
     versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := find_version(name)))
     cores = len(os.sched_getaffinity(0))
     return f"{cores} cores of {cpu}, Python {platform.python_version()}, {versions}"
 
 
 def find_version(package: str) -> str:
-    """Return an installed package's version, or nothing."""
+    """Return an installed package's version; "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def save(results: Results, told: str) -> None:
-    """Write the plot, and the section of the README between its marks; ``told`` says how it was measured."""
+def save(results: Results, conditions: str) -> None:
+    """Write the plot, and the section of the README between its marks; ``conditions`` describes the measurement."""
     text = README.read_text()
     before, _, rest = text.partition(BEGIN)
     mark, _, rest = rest.partition("\n")
     _, _, after = rest.partition(END)
-    lines = [told, ""]
+    lines = [conditions, ""]
     for title, columns, rows in sheets(results):
         lines += [f"**{title}** (median and range of the rounds)", ""]
         lines += [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
         lines += [""]
     draw(results, PLOT)
-    written = README.with_suffix(".tmp")
-    written.write_text(f"{before}{BEGIN}{mark}\n" + "\n".join(lines) + f"{END}{after}")
-    written.replace(README)
+    temporary = README.with_suffix(".tmp")
+    temporary.write_text(f"{before}{BEGIN}{mark}\n" + "\n".join(lines) + f"{END}{after}")
+    temporary.replace(README)
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the ratios: a panel a model and question, a bar a peer, a line where both are the same."""
+    """Draw the ratios: one panel per model and metric, one bar per peer, and a line at equal speed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -147,26 +147,26 @@ def draw(results: Results, path: Path) -> None:
         panels[0].set_ylabel(AXES[question])
     axes[0][0].invert_yaxis()
     figure.suptitle(
-        "How many times faster ascend_parallel is; at 1 it is the same. Bars: medians; whiskers: all rounds"
+        "How many times faster ascend_parallel is; 1 is equal speed. Bars: medians; whiskers: range of the rounds"
     )
-    written = path.with_suffix(".tmp.png")
-    figure.savefig(written, dpi=110)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
-    written.replace(path)
+    temporary.replace(path)
 
 
 def draw_panel(panel: Any, values: list[list[float]]) -> None:
-    """Draw the bars of one model, from 1 to the median, with it written beside the bar's foot."""
-    for place, some in enumerate(values):
-        if not some:
+    """Draw the bars of one model, from 1 to the median, with the median as text at the foot of the bar."""
+    for index, ratios_of_peer in enumerate(values):
+        if not ratios_of_peer:
             continue
-        middle = statistics.median(some)
+        middle = statistics.median(ratios_of_peer)
         is_ahead = middle >= 1
-        panel.barh(place, middle - 1, left=1, height=0.7, color="tab:green" if is_ahead else "tab:red")
-        panel.plot([min(some), max(some)], [place, place], color="0.25", linewidth=1)
+        panel.barh(index, middle - 1, left=1, height=0.7, color="tab:green" if is_ahead else "tab:red")
+        panel.plot([min(ratios_of_peer), max(ratios_of_peer)], [index, index], color="0.25", linewidth=1)
         panel.annotate(
             f"{middle:.2f}" if middle < 10 else f"{middle:.0f}",
-            (min(1, *some) if is_ahead else max(1, *some), place),
+            (min(1, *ratios_of_peer) if is_ahead else max(1, *ratios_of_peer), index),
             xytext=(-2 if is_ahead else 2, 0),
             textcoords="offset points",
             ha="right" if is_ahead else "left",
@@ -175,8 +175,8 @@ def draw_panel(panel: Any, values: list[list[float]]) -> None:
         )
     panel.axvline(1, color="black", linewidth=1)
     panel.set_xscale("log")
-    least, most = panel.get_xlim()
-    panel.set_xlim(min(least, 0.25), max(most, 4))
+    low, high = panel.get_xlim()
+    panel.set_xlim(min(low, 0.25), max(high, 4))
     ticks = [tick for tick in (0.01, 0.1, 0.5, 1, 2, 10, 100) if panel.get_xlim()[0] <= tick <= panel.get_xlim()[1]]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
     panel.minorticks_off()

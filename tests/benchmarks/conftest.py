@@ -1,4 +1,4 @@
-"""Lets tests import the benchmarks, which are scripts and in no package."""
+"""Makes the benchmarks importable, which are scripts and not in a package."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ for folder in (ROOT / "benchmarks", ROOT / "tests"):
 
 @pytest.fixture
 def mslite():
-    """Return the Python that has MindSpore Lite: skips, or fails in CI, where it is missing."""
+    """Return the Python that has MindSpore Lite; if it is missing, skip the test, or fail in CI."""
     import models
 
     return models.mslite_python()

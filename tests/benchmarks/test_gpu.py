@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on a CPU, with a tiny UNet of the same structure: the way there must not rot between GPUs."""
+"""benchmarks/gpu.py on a CPU, with a tiny UNet of the same structure, so that it works when there is a GPU."""
 
 import subprocess
 import sys
@@ -24,8 +24,8 @@ def test_another_size_is_refused(monkeypatch):
         gpu.check_size()
 
 
-def test_the_unet_computes_what_diffusers_does():
-    """With the original's number of layers; its own weights, by name."""
+def test_the_unet_computes_the_same_as_diffusers():
+    """With the original's number of layers; the weights are assigned by name."""
     from diffusers import UNet2DConditionModel
 
     sizes = Sizes(**{**TINY, "layers": 2})
@@ -35,7 +35,7 @@ def test_the_unet_computes_what_diffusers_does():
         out_channels=4,
         block_out_channels=sizes.channels,
         layers_per_block=sizes.layers,
-        attention_head_dim=[width // sizes.head for width in sizes.channels],  # the number of heads, by a wrong name
+        attention_head_dim=[width // sizes.head for width in sizes.channels],  # in fact, the number of heads
         cross_attention_dim=sizes.context,
         use_linear_projection=True,
         norm_num_groups=sizes.groups,
@@ -48,18 +48,18 @@ def test_the_unet_computes_what_diffusers_does():
         np.testing.assert_allclose(ours(sample, timestep, context), expected, atol=1e-5)
 
 
-def test_all_ways_are_measured_and_agree():
-    torch.set_num_threads(1)  # as workers have it; this process has few enough cores
+def test_all_variants_are_measured_and_agree():
+    torch.set_num_threads(1)  # as in the workers: this process has few cores
     measured = gpu.measure("cpu:0", TINY, steps=2, rounds=2, trace=None)
-    assert [way.title for way in measured] == ["directly", "through 1 instance", "through 2 instances"]
-    for way in measured:
-        assert way.step_ms > 0 and way.stream_ms > 0
-        assert (way.engine_ms is None) == (way.title == "directly")
-        assert way.engine_ms is None or 0 < way.engine_ms < way.step_ms
+    assert [variant.title for variant in measured] == ["directly", "through 1 instance", "through 2 instances"]
+    for variant in measured:
+        assert variant.step_ms > 0 and variant.stream_ms > 0
+        assert (variant.engine_ms is None) == (variant.title == "directly")
+        assert variant.engine_ms is None or 0 < variant.engine_ms < variant.step_ms
     assert gpu.tabulate(measured, "tiny").row_count == 3
 
 
-def test_wrong_numbers_are_not_timed():
+def test_wrong_results_are_not_timed():
     with pytest.raises(RuntimeError, match=r"through 1 instance the result differs .* by 100.00% of its largest"):
         gpu.check("through 1 instance", np.zeros((2, 4)), np.ones((2, 4)))
 

@@ -1,4 +1,4 @@
-"""The benchmarks run: small ones, as programs, with what is always there. None of them asserts a speed."""
+"""The benchmarks run as programs, with small sizes and packages that are always installed. No test asserts a speed."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def run_peers(*arguments):
     return subprocess.run([sys.executable, str(PEERS), *arguments], capture_output=True, text=True, timeout=100)
 
 
-def test_peers_answers_all_questions():
+def test_peers_measures_all_metrics():
     done = run_peers("--models", "mlp,identity-1m", "--peers", ",".join(SOME), "--rounds", "1", "--seconds", "0.01")
     assert done.returncode == 0, done.stderr
     call, rest = done.stdout.split("A stream of batches")
@@ -47,7 +47,7 @@ def test_peers_runs_the_real_mindspore_lite(mslite):
         (("--models", "mlp-mindir", "--mslite-python", ""), "the MINDIR models need --mslite-python"),
     ],
 )
-def test_wrong_arguments_are_refused_in_a_sentence(arguments, sentence):
+def test_invalid_arguments_are_refused_in_one_sentence(arguments, sentence):
     done = run_peers(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
@@ -58,7 +58,7 @@ def job(tmp_path):
     return models.write_job("mlp", tmp_path, "")
 
 
-def test_a_side_with_wrong_numbers_is_not_timed(job):
+def test_a_side_with_wrong_results_is_not_timed(job):
     class Wrong:
         def __init__(self, off):
             self.off = off
@@ -70,11 +70,11 @@ def test_a_side_with_wrong_numbers_is_not_timed(job):
             return iter(np.split(self.predict(None), len(list(batches))))
 
     host.check(Wrong(0), Job(str(job)))
-    with pytest.raises(RuntimeError, match="a call is .* away from onnxruntime's numbers"):
+    with pytest.raises(RuntimeError, match="a call differs from onnxruntime's result by"):
         host.check(Wrong(1), Job(str(job)))
 
 
-def test_a_side_that_cannot_be_built_says_why(job):
+def test_a_side_that_cannot_be_built_reports_why(job):
     with pytest.raises(SideError, match="wrong: ModuleNotFoundError: No module named 'sides.wrong'"):
         Side("wrong", "wrong:Wrong", job, sys.executable)
 
@@ -92,7 +92,7 @@ sys.stdin.read()
 
 
 def test_the_cpu_time_is_that_of_a_process_and_its_children():
-    """Each runs for 50 ms of CPU time."""
+    """Each of the two runs for 50 ms of CPU time."""
     command = [sys.executable, "-c", BURN, BURN]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -106,19 +106,19 @@ def test_the_cpu_time_is_that_of_a_process_and_its_children():
 def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     readme, plot = tmp_path / "README.md", tmp_path / "peers.png"
-    readme.write_text(f"before\n{report.BEGIN}: a mark -->\nwhat was here\n{report.END}\nafter\n")
+    readme.write_text(f"before\n{report.BEGIN}: a mark -->\nold content\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "README", readme)
     monkeypatch.setattr(report, "PLOT", plot)
     rounds = {"latency": [(1.0, 2.0), (1.0, 4.0), (1.0, 3.0)], "stream": [(0.5, 0.25)], "cpu": [(0.2, 0.3)]}
-    report.save({"mlp": {"pool": rounds}, "cnn": {}}, "told")
+    report.save({"mlp": {"pool": rounds}, "cnn": {}}, "conditions")
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}: a mark -->\ntold\n")
+    assert text.startswith(f"before\n{report.BEGIN}: a mark -->\nconditions\n")
     assert text.endswith(f"{report.END}\nafter\n")
     assert "| multiprocessing.Pool | 3.00 (2.00 to 4.00) |" in text
     assert "| multiprocessing.Pool | 0.50 (0.50 to 0.50) |" in text
-    assert "| ours, onnxruntime engine | 1 ms |" in text and "| ours, onnxruntime engine | 2000 a second |" in text
+    assert "| ours, onnxruntime engine | 1 ms |" in text and "| ours, onnxruntime engine | 2000 batches/s |" in text
     assert "| multiprocessing.Pool | 1.50 (1.50 to 1.50) |" in text
-    assert "what was here" not in text
+    assert "old content" not in text
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
