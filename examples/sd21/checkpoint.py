@@ -1,4 +1,4 @@
-"""Where the networks to be exported come from: a checkpoint that diffusers saved, or random numbers."""
+"""The sources of the networks to export: a checkpoint saved by diffusers, or random weights."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from model_folder import MODELS, TINY
 from ascend_parallel import UsageError
 
 PIPELINE = "StableDiffusionPipeline"
-#: Files that a checkpoint must have, and what is copied beside the models.
+#: Files that a checkpoint must have; they are copied to the export.
 SETTINGS = ("text_encoder/config.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
 TOKENIZER_SETTINGS = ("tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json")
-#: Model -> folder and name of its weights in a checkpoint.
+#: Model -> the folder and the possible names of its weights in a checkpoint.
 WEIGHTS = {
     "text_encoder": ("text_encoder", ("model", "pytorch_model")),
     "unet": ("unet", ("diffusion_pytorch_model",)),
     "vae_decoder": ("vae", ("diffusion_pytorch_model",)),
 }
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
-HALF = "fp16"  # the name of the variant in which some checkpoints have all weights
+HALF_PRECISION = "fp16"  # the variant that is the only one in some checkpoints
 
 
 class Source(ABC):
-    """Gives the three networks, one at a time, and what belongs beside them."""
+    """Provides the three networks, one at a time, with their settings and tokenizer."""
 
     @abstractmethod
     def load(self, name: str) -> Any:
@@ -37,28 +37,28 @@ class Source(ABC):
 
     @abstractmethod
     def skeleton(self, name: str) -> Any:
-        """Return the same without memory for its weights, to be counted."""
+        """Return the same network without memory for its weights, for counting them."""
 
     @abstractmethod
-    def write_beside(self, folder: Path) -> None:
-        """Write settings and tokenizer where main.py looks for them."""
+    def write_settings_and_tokenizer(self, folder: Path) -> None:
+        """Write the settings and the tokenizer to the folders that main.py reads."""
 
     def count_parameters(self) -> int:
-        """Return how many numbers the three ONNX models hold."""
+        """Return the number of parameters of the three ONNX models."""
         models = {name: self.skeleton(name) for name in MODELS}
         vae = models.pop("vae_decoder")
         parts = [*models.values(), vae.decoder, vae.post_quant_conv]
-        return sum(parameter.numel() for part in parts if part is not None for parameter in part.parameters())
+        return sum(parameter.numel() for module in parts if module is not None for parameter in module.parameters())
 
 
 class Checkpoint(Source):
-    """A folder that ``StableDiffusionPipeline.save_pretrained`` wrote, or a download of one."""
+    """A folder written by ``StableDiffusionPipeline.save_pretrained``, or a download of one."""
 
     def __init__(self, path: Path) -> None:
-        """Check that everything is there; reads no weights.
+        """Check that the files exist; no weights are read.
 
         Raises:
-            UsageError: it is not the folder of a Stable Diffusion 1 or 2 for diffusers.
+            UsageError: if the folder is not a Stable Diffusion 1 or 2 saved by diffusers.
         """
         self._path = path
         if not path.is_dir():
@@ -68,27 +68,27 @@ class Checkpoint(Source):
             raise UsageError(f"{path} is for diffusers' {index.get('_class_name')}; expected one for {PIPELINE}")
         missing = [file for file in (*SETTINGS, *TOKENIZER) if not (path / file).is_file()]
         if missing:
-            raise UsageError(f"{path} has no {missing[0]}; expected all that diffusers' {PIPELINE} saves")
+            raise UsageError(f"{path} has no {missing[0]}; expected all files that diffusers' {PIPELINE} saves")
         for file in SETTINGS:
             self._read(file)
         self._variants = {name: self._find_variant(name) for name in MODELS}
 
     def load(self, name: str) -> Any:
-        """Read one model's weights; a half-precision variant becomes float32."""
+        """Read the weights of one model; a half-precision variant is converted to float32."""
         import torch
 
-        found: dict[str, Any] = {"variant": self._variants[name], "local_files_only": True}
+        options: dict[str, Any] = {"variant": self._variants[name], "local_files_only": True}
         if name == "text_encoder":
-            found["attn_implementation"] = "eager"  # exports to plain matrix products
+            options["attn_implementation"] = "eager"  # exports to plain matrix products
         folder = self._path / WEIGHTS[name][0]
         try:
-            model = _classes()[name].from_pretrained(folder, **found)
-        except Exception as error:  # of half a dozen libraries' own classes
+            model = _classes()[name].from_pretrained(folder, **options)
+        except Exception as error:  # several libraries raise their own classes
             raise UsageError(f"the weights in {folder} could not be read: {error}") from error
         return (model if model.dtype == torch.float32 else model.float()).eval()
 
     def skeleton(self, name: str) -> Any:
-        """Build one model from its settings alone."""
+        """Build one model from its settings only."""
         import torch
 
         folder = self._path / WEIGHTS[name][0]
@@ -99,8 +99,8 @@ class Checkpoint(Source):
                 return _classes()[name](CLIPTextConfig.from_pretrained(folder))
             return _classes()[name].from_config(self._read(f"{folder.name}/config.json"))
 
-    def write_beside(self, folder: Path) -> None:
-        """Copy the settings; the autoencoder's go to ``vae_decoder``."""
+    def write_settings_and_tokenizer(self, folder: Path) -> None:
+        """Copy the settings and the tokenizer; the autoencoder's settings go to ``vae_decoder``."""
         for file in ("model_index.json", *SETTINGS, *TOKENIZER, *TOKENIZER_SETTINGS):
             if (self._path / file).is_file():
                 target = folder / file.replace("vae/", "vae_decoder/")
@@ -108,12 +108,12 @@ class Checkpoint(Source):
                 shutil.copyfile(self._path / file, target)
 
     def _find_variant(self, name: str) -> str | None:
-        """Return "fp16" where there are weights of that variant only."""
+        """Return "fp16" if the folder has weights of that variant only, else None."""
         folder, stems = WEIGHTS[name]
-        for variant in (None, HALF):
+        for variant in (None, HALF_PRECISION):
             middle = f".{variant}" if variant else ""
             names = [f"{stem}{middle}{suffix}" for stem in stems for suffix in WEIGHT_SUFFIXES]
-            # Weights in several files have an index in place of the one file.
+            # Weights in several files have an index instead of the single file.
             names += [f"{name}.index{'.' + variant if variant else ''}.json" for name in names]
             if any((self._path / folder / name).is_file() for name in names):
                 return variant
@@ -131,15 +131,15 @@ class Checkpoint(Source):
         except (OSError, ValueError) as error:
             raise UsageError(f"{self._path / file} is not a readable JSON file: {error}") from None
         if not isinstance(content, dict):
-            raise UsageError(f"{self._path / file} holds no JSON object; expected settings")
+            raise UsageError(f"{self._path / file} does not contain a JSON object; expected settings")
         return content
 
 
 class RandomSD21(Source):
-    """Stable Diffusion 2.1's networks at their size, with random weights, and the tiny model's tokenizer."""
+    """Stable Diffusion 2.1's networks at their real size, with random weights, and the tiny model's tokenizer."""
 
     def load(self, name: str) -> Any:
-        """Make one, always the same."""
+        """Create one network, always with the same weights."""
         import torch
         from random_sd21 import MAKERS
 
@@ -148,15 +148,15 @@ class RandomSD21(Source):
             return MAKERS[name]().eval()
 
     def skeleton(self, name: str) -> Any:
-        """Make one without memory."""
+        """Create one network without memory for its weights."""
         import torch
         from random_sd21 import MAKERS
 
         with torch.device("meta"):
             return MAKERS[name]()
 
-    def write_beside(self, folder: Path) -> None:
-        """Write the settings of 2.1, and the tiny tokenizer, whose 587 ids are among the text encoder's 49408."""
+    def write_settings_and_tokenizer(self, folder: Path) -> None:
+        """Write the settings of 2.1, and the tiny tokenizer: its 587 ids are valid for the text encoder's 49408."""
         from random_sd21 import SCHEDULER
 
         for name in MODELS:
@@ -170,7 +170,7 @@ class RandomSD21(Source):
 
 
 def unet_settings(source: Source) -> Mapping[str, Any]:
-    """Return the U-Net's settings, which tell the sizes of latents and text."""
+    """Return the U-Net's settings, which determine the sizes of latents and text."""
     settings: Mapping[str, Any] = source.skeleton("unet").config
     return settings
 

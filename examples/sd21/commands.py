@@ -1,4 +1,4 @@
-"""What the example's commands have in common: errors of one line, exit codes by their class, missing packages."""
+"""Common parts of the example's commands: one-line errors, exit codes by error class, missing packages."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import typer
 from ascend_parallel import AscendParallelError, UsageError
 from ascend_parallel.cli import one_line
 
-INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+INTERRUPTED = 130  # the exit code that a shell reports for a process ended by Ctrl-C
 
-#: What typer raises for a command line that it cannot read; it shows its base nowhere.
+#: The base classes of typer's errors for invalid command lines; typer does not export them.
 COMMAND_LINE_ERRORS: Any = tuple(kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message"))
 
 
 def new_app() -> typer.Typer:
-    """Return a command line without completion, whose errors :func:`run_app` tells."""
+    """Return a command line application without completion; :func:`run_app` reports its errors."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def need_packages(needed: Mapping[str, str], install: str) -> None:
-    """Raise UsageError where a package is missing.
+    """Check that packages are installed; raises UsageError.
 
     Args:
-        needed: module -> the package that has it.
-        install: what installs them all.
+        needed: module -> its package.
+        install: the arguments of pip that install all of them.
     """
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -38,11 +38,11 @@ def need_packages(needed: Mapping[str, str], install: str) -> None:
 
 
 def run_app(app: typer.Typer, name: str) -> None:
-    """Run a command line; the process ends with the error's exit code.
+    """Run a command line application; the process exits with the error's exit code.
 
     Args:
-        app: of one command.
-        name: of the program, such as "main.py", with which its messages begin.
+        app: an application with one command.
+        name: the name of the program in messages, such as "main.py".
     """
     warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
     try:
@@ -56,7 +56,7 @@ def run_app(app: typer.Typer, name: str) -> None:
 
 
 def _fail(name: str, error: BaseException, message: str, code: int) -> None:
-    """Tell an error in one line, with --debug its tracebacks before, and end."""
+    """Print an error as one line, with --debug after its tracebacks, and exit."""
     if "--debug" in sys.argv:
         traceback.print_exception(error)
         print(getattr(error, "remote_traceback", ""), file=sys.stderr, end="")

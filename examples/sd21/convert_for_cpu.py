@@ -1,8 +1,8 @@
-"""A folder's ONNX files -> MINDIR files for MindSpore Lite on the CPU, made once and kept.
+"""Converts a folder's ONNX files to MINDIR files for MindSpore Lite on the CPU, and keeps them in a cache.
 
-They are kept in ``$XDG_CACHE_HOME/ascend-parallel/sd21`` (``~/.cache/ascend-parallel/sd21``), named by a hash of the
-ONNX file's path and of the shapes; ``ascend_parallel.convert`` makes one anew where anything else has changed. Deleting
-the folder is always safe.
+The cache is ``$XDG_CACHE_HOME/ascend-parallel/sd21`` (``~/.cache/ascend-parallel/sd21``). The name of a file contains a
+hash of the ONNX file's path and of the shapes. If anything else has changed, ``ascend_parallel.convert`` converts the
+file again. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from specs import find_inputs, find_sizes, static_shapes
 
 from ascend_parallel import DiskError, TensorSpec, UsageError, convert
 
-HASH_CHARS = 16  # 64 bits of SHA-256: enough to tell one user's files apart
+HASH_CHARS = 16  # 64 bits of SHA-256: sufficient to distinguish the files of one user
 
 Shapes = Mapping[str, Sequence[int]]
 
 
 def convert_folder(folder: ModelFolder, rows: Mapping[str, int], tokens: int, python: str) -> ModelFolder:
-    """Convert the three models, or find them converted; says what it does on stderr.
+    """Convert the three models, or find their converted files; progress is printed to stderr.
 
     Args:
-        folder: with ONNX files.
-        rows: model name -> rows that one device gets at a time.
+        folder: a folder with ONNX files.
+        rows: model name -> rows per device.
         tokens: the tokenizer's number of ids.
         python: the interpreter that has mindspore_lite.
 
@@ -39,9 +39,9 @@ def convert_folder(folder: ModelFolder, rows: Mapping[str, int], tokens: int, py
         The folder with MINDIR files.
 
     Raises:
-        UsageError: mindspore_lite or onnxsim is missing, or a model is not of a kind that can be converted here.
-        DiskError: the cache cannot be written to.
-        ConversionError: the converter failed.
+        UsageError: if mindspore_lite or onnxsim is missing, or a model is of another kind.
+        DiskError: if the cache is not writable.
+        ConversionError: if the converter failed.
     """
     models = {name: _load(folder.files[name]) for name in MODELS}
     inputs = find_inputs({name: read_inputs(model) for name, model in models.items()})
@@ -52,7 +52,7 @@ def convert_folder(folder: ModelFolder, rows: Mapping[str, int], tokens: int, py
         source = folder.files[name]
         (files[name],) = convert(
             source,
-            devices="cpu:0",  # the shapes are those of one device's share
+            devices="cpu:0",  # the shapes are already those of one device
             output=cache / f"{name}-{_key(source, shapes[name])}.mindir",
             input_shape=";".join(f"{key}:{','.join(map(str, shape))}" for key, shape in shapes[name].items() if shape),
             batch_axes={key: _batch_axis(shape) for key, shape in shapes[name].items()},
@@ -63,12 +63,12 @@ def convert_folder(folder: ModelFolder, rows: Mapping[str, int], tokens: int, py
 
 
 def _batch_axis(shape: Sequence[int]) -> int | None:
-    """Return the axis of an input's rows; a time step that is one for all rows has none."""
+    """Return the batch axis of an input; None for a single time step for all rows."""
     return None if tuple(shape) in ((), (1,)) else 0
 
 
 def read_inputs(model: onnx.ModelProto) -> list[TensorSpec]:
-    """Return the specs of an ONNX model's inputs, weights left out."""
+    """Return the specs of an ONNX model's inputs, without the weights."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [_to_spec(value) for value in model.graph.input if value.name not in weights]
 
@@ -82,7 +82,7 @@ def _to_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 def _load(file: Path) -> onnx.ModelProto:
     try:
         return onnx.load(str(file), load_external_data=False)
-    except Exception as error:  # protobuf's own, of several kinds
+    except Exception as error:  # protobuf raises several classes
         raise UsageError(f"{file} is not a readable ONNX file: {error}") from None
 
 
@@ -93,17 +93,17 @@ def _make_cache() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(
-            f"{cache} cannot be made ({error.strerror}); it is to hold converted models: set XDG_CACHE_HOME"
+            f"{cache} cannot be created ({error.strerror}); it is the folder for converted models: set XDG_CACHE_HOME"
         ) from None
     return cache
 
 
 def _key(source: Path, shapes: Shapes) -> str:
-    """Return a hash that tells the converted files of one user apart."""
+    """Return a hash that distinguishes the converted files of one user."""
     text = json.dumps([str(source.resolve()), shapes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]
 
 
-def rows_of_a_device(rows: int, devices: Sequence[Any]) -> int:
-    """Return the rows of the largest share."""
+def rows_per_device(rows: int, devices: Sequence[Any]) -> int:
+    """Return the largest number of rows of one device."""
     return -(-rows // len(devices))

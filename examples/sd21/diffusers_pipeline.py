@@ -1,8 +1,8 @@
-"""diffusers' StableDiffusionPipeline with its U-Net on all devices: everything else of diffusers stays as it is.
+"""diffusers' StableDiffusionPipeline with its U-Net on all devices; everything else of diffusers is unchanged.
 
     python examples/sd21/diffusers_pipeline.py CHECKPOINT_DIR MODELS --prompt "..." --devices ascend:0,1
 
-or in a program of your own, where MODELS is what export_onnx.py made of the checkpoint::
+or in your own program, where MODELS is the export of the checkpoint by export_onnx.py::
 
     from parallel_unet import ParallelUNet
 
@@ -11,8 +11,8 @@ or in a program of your own, where MODELS is what export_onnx.py made of the che
         pipeline = StableDiffusionPipeline.from_pretrained("CHECKPOINT_DIR", unet=unet)
         pipeline("a lighthouse in a storm").images[0].save("lighthouse.png")
 
-Schedulers, callbacks, prompt weighting and latents are diffusers'. What changes the U-Net's inside (ControlNet, LoRA,
-IP-Adapter, attention processors) is refused: the U-Net is a file, converted as it is.
+Schedulers, callbacks, prompt weighting and latents are diffusers' own. Features that modify the U-Net itself
+(ControlNet, LoRA, IP-Adapter, attention processors) are refused, because the U-Net is a file that was exported before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ascend_parallel import ParallelPredictUtils, UsageError
 if TYPE_CHECKING:
     from parallel_unet import ParallelUNet
 
-#: Module -> the package that has it.
+#: Module -> its package.
 NEEDED = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "PIL": "pillow"}
 INSTALL = "torch diffusers transformers accelerate pillow"
 
@@ -40,23 +40,30 @@ app = new_app()
 
 @app.command()
 def draw(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="What diffusers saved.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT_DIR", help="Folder of a checkpoint saved by diffusers.")
+    ],
     models: Annotated[
-        Path, typer.Argument(metavar="MODELS", help="What export_onnx.py made of it, or MINDIR files likewise.")
+        Path, typer.Argument(metavar="MODELS", help="Its export by export_onnx.py, or a folder of MINDIR files.")
     ],
     prompt: Annotated[str, typer.Option(help="What to draw.")],
-    devices: Annotated[str | None, typer.Option(help="Such as ascend:0,1. [default: all of the best type]")] = None,
-    worker_python: Annotated[str | None, typer.Option(help="The workers' Python. [default: this one]")] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Devices, such as ascend:0,1. [default: all devices of the machine's best type]"),
+    ] = None,
+    worker_python: Annotated[
+        str | None, typer.Option(help="Python interpreter of the workers. [default: this one]")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    output: Annotated[Path, typer.Option(help="A folder, or x.png.")] = Path("out/pictures"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder, or a file x.png.")] = Path("out/pictures"),
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks, including the workers'.")] = False,
 ) -> None:
-    """Draw a picture with diffusers' pipeline, the U-Net on all devices."""
+    """Draw a picture with diffusers' pipeline, with the U-Net on all devices."""
     need_packages(NEEDED, INSTALL)
     files = choose_files(output, [prompt])
     if not (checkpoint / "model_index.json").is_file():
-        raise UsageError(f"{checkpoint} has no model_index.json; expected a folder that diffusers saved")
+        raise UsageError(f"{checkpoint} has no model_index.json; expected a folder saved by diffusers")
     folder = find_models(models, None)
     runner = ParallelPredictUtils(
         folder.files["unet"],
@@ -75,7 +82,7 @@ def draw(
 def draw_with(
     runner: ParallelPredictUtils, checkpoint: Path, settings: Mapping[str, Any], prompt: str, steps: int, seed: int
 ) -> Any:
-    """Return one picture, (1, height, width, 3) in 0..1, whose U-Net the runner holds; ``settings`` are its own."""
+    """Return one picture, (1, height, width, 3) in 0..1, drawn with the runner's U-Net and its ``settings``."""
     import torch
     from parallel_unet import ParallelUNet
 
@@ -85,13 +92,13 @@ def draw_with(
 
 
 def load_pipeline(checkpoint: Path, unet: ParallelUNet) -> Any:
-    """Return a checkpoint's pipeline with another U-Net, its own unread; raises UsageError where it cannot be read."""
+    """Return a checkpoint's pipeline with another U-Net; raises UsageError if the checkpoint cannot be read."""
     from diffusers import StableDiffusionPipeline
 
     try:
         return StableDiffusionPipeline.from_pretrained(checkpoint, unet=unet, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{checkpoint} is no checkpoint that diffusers can load: {error}") from error
+        raise UsageError(f"{checkpoint} is not a checkpoint that diffusers can load: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Write a small Stable Diffusion the way diffusers and optimum lay out an ONNX export.
+"""Writes a small Stable Diffusion in the layout of an ONNX export by diffusers and optimum.
 
-Every model takes any batch size; all other axes are fixed, the U-Net's single `timestep` among
-them, so that one number of the batch makes a model static for an engine that needs it.
+Each model accepts any batch size. All other axes are fixed, including the U-Net's single `timestep`, so that a batch
+size makes all shapes of a model static, for engines that need that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ INDEX = {
 
 
 def export_model(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    """Write the three networks with their settings, and the index of the folder."""
+    """Write the three networks with their settings, and the folder's index."""
     for name, model in {"text_encoder": text_encoder, "unet": unet, "vae_decoder": vae}.items():
         export(make_network(name, model.eval(), unet.config, rows=2), folder / name)
     text_encoder.config.save_pretrained(folder / "text_encoder")
@@ -58,14 +58,14 @@ def export_model(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditio
 
 
 def export(network: Network, folder: Path) -> None:
-    """Write one network as `folder`/model.onnx, with a free batch axis, and try it."""
+    """Write one network as `folder`/model.onnx with an open batch axis, and compare it with torch."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "model.onnx"
-    wanted = write_onnx(network, file, is_batch_open=True)
+    expected = write_onnx(network, file, is_batch_open=True)
     feeds = {name: tensor.numpy() for name, tensor in network.inputs.items()}
-    found = onnxruntime.InferenceSession(file).run(network.outputs, feeds)
-    for ours, (name, theirs) in zip(found, wanted.items(), strict=True):
-        print(f"{folder.name} {name}: {abs(ours - theirs.numpy()).max():.1e} from torch")
+    actual = onnxruntime.InferenceSession(file).run(network.outputs, feeds)
+    for ours, (name, theirs) in zip(actual, expected.items(), strict=True):
+        print(f"{folder.name} {name}: difference from torch {abs(ours - theirs.numpy()).max():.1e}")
 
 
 def write_scheduler(folder: Path, prediction_type: str) -> None:
@@ -74,7 +74,7 @@ def write_scheduler(folder: Path, prediction_type: str) -> None:
 
 
 def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
-    """Write a CLIP tokenizer that knows `words`, lower case, and spells all others.
+    """Write a CLIP tokenizer with `words`, in lower case, as single tokens; other words are spelled.
 
     Returns:
         The size of the vocabulary.
@@ -95,9 +95,9 @@ def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
 
 
 def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte pairs to merge, first ones first, until each word is a single token.
+    """Return the byte pairs to merge, in order, so that each word becomes a single token.
 
-    A word is merged by the pairs of the words before it; what is left is joined from the left.
+    A word is merged by the pairs of the words before it; the remaining pieces are joined from the left.
     """
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
@@ -107,12 +107,12 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
             known = [pair for pair in pairs if pair in ranks]
             first = min(known, key=ranks.__getitem__) if known else pairs[0]
             ranks.setdefault(first, len(ranks))
-            place = pairs.index(first)
-            pieces[place : place + 2] = ["".join(first)]
+            position = pairs.index(first)
+            pieces[position : position + 2] = ["".join(first)]
     return list(ranks)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a settings file, with the folder it is in."""
+    """Write a settings file; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

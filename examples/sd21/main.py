@@ -1,10 +1,10 @@
-"""Text to image with Stable Diffusion 2.1 over several devices.
+"""Text to image with Stable Diffusion 2.1 on several devices.
 
-    python examples/sd21/main.py                                  four pictures by the tiny model, over cpu:0,1
+    python examples/sd21/main.py                                  four pictures with the tiny model, on cpu:0,1
     python examples/sd21/main.py --prompt "a blue ring on pink" --output ring.png
-    python examples/sd21/main.py --models DIR --prompt "..."      by the models of a folder, such as the real ones
+    python examples/sd21/main.py --models DIR --prompt "..."      with the models of a folder, such as the real ones
 
-Errors are one line on stderr, with an exit code by their class; --debug shows tracebacks.
+An error is one line on stderr; its class determines the exit code. --debug prints tracebacks.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 TINY_PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray", "a purple ring on white"]
 TINY_DEVICES = "cpu:0,1"
-TINY_GUIDANCE = 4.0  # what check_tiny.py judges it at
+TINY_GUIDANCE = 4.0  # the value for which check_tiny.py checks it
 GUIDANCE = 7.5  # diffusers' default
-#: Module -> the package that has it.
+#: Module -> its package.
 NEEDED = {"tokenizers": "tokenizers", "PIL": "pillow"}
 
 app = new_app()
 
 
 class Parts(NamedTuple):
-    """What a run is made of, all checked, nothing started."""
+    """The parts of a run, all checked; nothing is started."""
 
     folder: ModelFolder
     tokenizer: ClipTokenizer
@@ -55,10 +55,12 @@ class Parts(NamedTuple):
 
 @app.command()
 def draw(
-    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat it for several pictures.")] = None,
-    num_images: Annotated[int, typer.Option(min=1, help="Pictures of each prompt, each with a seed of its own.")] = 1,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to draw; repeat the option for several pictures.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(min=1, help="Pictures per prompt, each with its own seed.")] = 1,
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    steps: Annotated[int, typer.Option(help="Denoising steps: more are slower and finer.")] = 30,
+    steps: Annotated[int, typer.Option(help="Denoising steps; more steps are slower and finer.")] = 30,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
@@ -66,36 +68,40 @@ def draw(
             f"{TINY_GUIDANCE:g} for the tiny model]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first picture; each further one has a seed one higher.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture; each further picture adds one.")] = 0,
     models: Annotated[
-        Path, typer.Option(help="Folder of models, as diffusers or optimum export them.", show_default="the tiny model")
+        Path,
+        typer.Option(
+            help="Folder of models, in the layout of diffusers' or optimum's export.", show_default="the tiny model"
+        ),
     ] = TINY,
     devices: Annotated[
         str | None,
         typer.Option(
-            help=f"Such as ascend:0,1 or cpu:0,1. [default: {TINY_DEVICES} for the tiny model, else all devices of the "
-            "machine's best type]"
+            help=f"Devices, such as ascend:0,1 or cpu:0,1. [default: {TINY_DEVICES} for the tiny model, else all "
+            "devices of the machine's best type]"
         ),
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            help="mslite or onnxruntime. [default: by the models' files] With mslite, model.onnx files are converted "
-            "for the CPU where there is no model.mindir."
+            help="mslite or onnxruntime; with mslite, model.onnx files are converted for the CPU if there are no "
+            "model.mindir files. [default: by the models' files]"
         ),
     ] = None,
     worker_python: Annotated[
         str | None,
-        typer.Option(help="The workers' Python, such as the one that has mindspore_lite. [default: this one]"),
+        typer.Option(help="Python interpreter of the workers, if the engine needs another one. [default: this one]"),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="A folder; or x.png for one picture, 'x-{}.png' for several. Made where it is missing.")
+        Path,
+        typer.Option(help="Folder; or x.png for one picture, 'x-{}.png' for several. Missing folders are created."),
     ] = Path("out/pictures"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks, including the workers'.")] = False,
 ) -> None:
-    """Draw pictures from text with Stable Diffusion 2.1, over several devices.
+    """Draw pictures from text with Stable Diffusion 2.1, on several devices.
 
-    Without options: four pictures by the tiny model that comes with the example, into out/pictures.
+    Without options, the example's tiny model draws four pictures to out/pictures.
     """
     check_packages()
     folder = find_models(models, engine)
@@ -113,20 +119,20 @@ def draw(
         worker_python=worker_python,
     )
     make_folder(parts.files[0].parent)
-    took_s, pictures = run(runner, parts)
+    elapsed_s, pictures = run(runner, parts)
     save(pictures, parts.files)
     print(f"{folder.engine} on {', '.join(map(str, runner.devices))}, {steps} steps, seed {seed}")
-    print(f"Total predict time = {took_s:.3f} s")
+    print(f"Total predict time = {elapsed_s:.3f} s")
     print(*parts.files, sep="\n")
 
 
 def check_packages() -> None:
-    """Raise UsageError where a package that only this example needs is missing."""
+    """Check that the packages that only this example needs are installed; raises UsageError."""
     need_packages(NEEDED, "'ascend-parallel[sd]'")
 
 
 def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMScheduler]:
-    """Read the tokenizer and the scheduler, its time steps set; raises UsageError."""
+    """Read the tokenizer and the scheduler, with its time steps; raises UsageError."""
     from scheduler import DDIMScheduler
     from tokenizer import ClipTokenizer
 
@@ -147,15 +153,15 @@ def make_request(
     guidance_scale: float | None,
     seed: int,
 ) -> Request:
-    """Fill in the defaults, which are the tiny model's own for the tiny model, and repeat each prompt.
+    """Fill in the defaults, which differ for the tiny model, and repeat each prompt.
 
     Raises:
-        UsageError: something is missing, or is no number that can be.
+        UsageError: if something is missing or invalid.
     """
     from pipeline import Request
 
     if not prompts and not folder.is_tiny:
-        raise UsageError("--prompt is missing: say what to draw")
+        raise UsageError("--prompt is missing: it says what to draw")
     if guidance_scale is None:
         guidance_scale = TINY_GUIDANCE if folder.is_tiny else GUIDANCE
     if not math.isfinite(guidance_scale):
@@ -167,20 +173,20 @@ def make_request(
 
 
 def default_devices(folder: ModelFolder) -> str | None:
-    """Return two CPU workers for the tiny ONNX model and what is converted here; None: the runner chooses."""
+    """Return two CPU workers for the tiny ONNX model and for models converted here; None: the runner chooses."""
     is_small = folder.is_tiny and folder.engine == "onnxruntime"
     return TINY_DEVICES if is_small or folder.needs_conversion else None
 
 
 def convert(parts: Parts, devices: str, worker_python: str | None) -> ModelFolder:
-    """Convert the folder's ONNX files for MindSpore Lite on these devices; raises UsageError if they are no CPUs."""
-    from convert_for_cpu import convert_folder, rows_of_a_device
+    """Convert the folder's ONNX files for MindSpore Lite on these devices; raises UsageError if they are not CPUs."""
+    from convert_for_cpu import convert_folder, rows_per_device
 
-    used = parse_devices(devices)
-    if any(device.type != "cpu" for device in used):
+    parsed_devices = parse_devices(devices)
+    if any(device.type != "cpu" for device in parsed_devices):
         raise UsageError(
-            f"{parts.folder.path} has only ONNX files, which are converted on the spot for the CPU alone; for "
-            f"{devices} convert them first (converter_lite --optimize=ascend_oriented)"
+            f"{parts.folder.path} has only ONNX files, which this command converts for the CPU only; for {devices} "
+            "convert them first (converter_lite --optimize=ascend_oriented)"
         )
     request = parts.request
     rows = {
@@ -188,12 +194,12 @@ def convert(parts: Parts, devices: str, worker_python: str | None) -> ModelFolde
         "unet": len(request.texts),
         "vae_decoder": len(request.prompts),
     }
-    shares = {name: rows_of_a_device(count, used) for name, count in rows.items()}
-    return convert_folder(parts.folder, shares, parts.tokenizer.length, worker_python or sys.executable)
+    rows_of_each = {name: rows_per_device(count, parsed_devices) for name, count in rows.items()}
+    return convert_folder(parts.folder, rows_of_each, parts.tokenizer.length, worker_python or sys.executable)
 
 
 def run(runner: ParallelPredictUtils, parts: Parts) -> tuple[float, NDArray[np.uint8]]:
-    """Build the models and draw; return the seconds that it took without building, and the pictures."""
+    """Build the models and draw; return the seconds without the build, and the pictures."""
     from pipeline import TextToImage
 
     with show_progress(len(parts.scheduler.timesteps)) as (progress, task), runner:
@@ -206,7 +212,7 @@ def run(runner: ParallelPredictUtils, parts: Parts) -> tuple[float, NDArray[np.u
 
 @contextmanager
 def show_progress(steps: int) -> Iterator[tuple[Progress, Any]]:
-    """Show a bar over the steps on stderr, where that is a terminal; give it and its task."""
+    """Show a progress bar on stderr if that is a terminal; yield it and its task."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -214,7 +220,7 @@ def show_progress(steps: int) -> Iterator[tuple[Progress, Any]]:
 
 
 def main() -> None:
-    """Run the command line; the process ends with the error's exit code."""
+    """Run the command line; exit with the error's exit code."""
     run_app(app, "main.py")
 
 

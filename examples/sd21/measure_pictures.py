@@ -1,15 +1,15 @@
-"""Measure how several pictures spread over several devices best.
+"""Measure how to distribute several pictures over several devices.
 
     python examples/sd21/measure_pictures.py                            simulated devices, then the tiny model
     python examples/sd21/measure_pictures.py MODELS --steps 4           the models of a folder, on cpu:0,1
 
-Three ways, which alternate:
+Three methods, which alternate:
 
-- one by one: a picture at a time, its two rows on two devices (guidance-parallel);
-- together: the rows of all pictures in one batch, spread over all devices, as main.py does;
-- apart: a runner a device, each of which draws whole pictures from a common list (picture-parallel).
+- one by one: one picture at a time, with its two rows on two devices (guidance-parallel);
+- together: the rows of all pictures in one batch on all devices, as in main.py;
+- apart: one runner per device; each draws whole pictures from a common list (picture-parallel).
 
-Each gives the seconds until the first picture is there, and until all are.
+Each prints the seconds until the first picture is complete, and until all are.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from tokenizer import ClipTokenizer
 from ascend_parallel import ParallelPredictUtils, parse_devices
 
 PROMPT = "a red circle on white"
-MS_PER_ROW = 40.0  # of the simulated devices: what a chip of tens of TFLOPS takes for a row of the real U-Net
+MS_PER_ROW = 40.0  # of the simulated devices: a chip of tens of TFLOPS needs that for a row of the real U-Net
 ENGINE = "onnxruntime"
 
 app = new_app()
 
 
 class Case(NamedTuple):
-    """What is measured: which models, on which devices, with which guidance."""
+    """What is measured: the models, the devices, the guidance."""
 
     name: str
     folder: ModelFolder
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds from the beginning."""
+    """Seconds since the start."""
 
     first_s: float
     all_s: float
@@ -65,7 +65,7 @@ Draw = Callable[[int], Times]
 
 @contextmanager
 def open_pipeline(case: Case, devices: str, steps: int) -> Iterator[TextToImage]:
-    """Give a pipeline on these devices, and close its runner."""
+    """Yield a pipeline on these devices; close its runner at the end."""
     scheduler = DDIMScheduler.from_config(case.folder.path / "scheduler" / "scheduler_config.json")
     scheduler.set_timesteps(steps)
     tokenizer = ClipTokenizer.from_folder(case.folder.path / "tokenizer")
@@ -89,19 +89,19 @@ def draw_together(pipeline: TextToImage, guidance: float, pictures: int) -> Time
     """Draw all pictures in one batch."""
     started_s = time.perf_counter()
     pipeline.draw(Request([PROMPT] * pictures, "", guidance, 0))
-    took_s = time.perf_counter() - started_s
-    return Times(took_s, took_s)
+    elapsed_s = time.perf_counter() - started_s
+    return Times(elapsed_s, elapsed_s)
 
 
 def draw_apart(pipelines: Sequence[TextToImage], guidance: float, pictures: int) -> Times:
-    """Have each pipeline draw the next picture that none has drawn yet."""
+    """Let each pipeline draw the next picture of a common list."""
     seeds = iter(range(pictures))
-    taking = threading.Lock()
+    lock = threading.Lock()
     ends_s: list[float] = []
 
     def work(pipeline: TextToImage) -> None:
         while True:
-            with taking:
+            with lock:
                 seed = next(seeds, None)
             if seed is None:
                 return
@@ -118,57 +118,62 @@ def draw_apart(pipelines: Sequence[TextToImage], guidance: float, pictures: int)
 
 
 def measure(case: Case, counts: Sequence[int], steps: int, rounds: int) -> dict[int, dict[str, Times]]:
-    """Return the medians of each number of pictures and each way."""
+    """Return the medians for each number of pictures and each method."""
     shared: dict[str, dict[int, list[Times]]] = {"one by one": {}, "together": {}}
     with open_pipeline(case, case.devices, steps) as pipeline:
-        ways: dict[str, Draw] = {
+        methods: dict[str, Draw] = {
             "one by one": lambda count: draw_one_by_one(pipeline, case.guidance, count),
             "together": lambda count: draw_together(pipeline, case.guidance, count),
         }
-        _repeat(ways, shared, counts, rounds)
+        _repeat(methods, shared, counts, rounds)
     apart: dict[str, dict[int, list[Times]]] = {"apart": {}}
     with ExitStack() as stack:
-        each = [stack.enter_context(open_pipeline(case, str(device), steps)) for device in parse_devices(case.devices)]
-        _repeat({"apart": lambda count: draw_apart(each, case.guidance, count)}, apart, counts, rounds)
-    found = {**shared, **apart}
-    return {count: {way: _median(taken[count]) for way, taken in found.items()} for count in counts}
+        pipelines = [
+            stack.enter_context(open_pipeline(case, str(device), steps)) for device in parse_devices(case.devices)
+        ]
+        _repeat({"apart": lambda count: draw_apart(pipelines, case.guidance, count)}, apart, counts, rounds)
+    times_by_method = {**shared, **apart}
+    return {
+        count: {method: _median(times_by_count[count]) for method, times_by_count in times_by_method.items()}
+        for count in counts
+    }
 
 
 def _repeat(
-    ways: dict[str, Draw], found: dict[str, dict[int, list[Times]]], counts: Sequence[int], rounds: int
+    methods: dict[str, Draw], times_by_method: dict[str, dict[int, list[Times]]], counts: Sequence[int], rounds: int
 ) -> None:
-    """Let the ways alternate; what comes before the first round is not counted."""
-    for draw in ways.values():
+    """Run the methods in turn; a first picture of each is not counted."""
+    for draw in methods.values():
         draw(1)
     for _ in range(rounds):
         for count in counts:
-            for way, draw in ways.items():
-                found[way].setdefault(count, []).append(draw(count))
+            for method, draw in methods.items():
+                times_by_method[method].setdefault(count, []).append(draw(count))
 
 
-def _median(taken: Sequence[Times]) -> Times:
-    return Times(*(statistics.median(values) for values in zip(*taken, strict=True)))
+def _median(samples: Sequence[Times]) -> Times:
+    return Times(*(statistics.median(values) for values in zip(*samples, strict=True)))
 
 
-def show(case: Case, found: dict[int, dict[str, Times]], steps: int) -> None:
+def show(case: Case, medians: dict[int, dict[str, Times]], steps: int) -> None:
     """Print a case's table."""
     print(
         f"\n{case.name} on {case.devices}, guidance {case.guidance:g}, {steps} steps: s to the first picture / to all"
     )
     table = Table()
-    for title in ("pictures", *next(iter(found.values()))):
+    for title in ("pictures", *next(iter(medians.values()))):
         table.add_column(title, justify="right")
-    for count, ways in found.items():
-        table.add_row(str(count), *(f"{times.first_s:.3g} / {times.all_s:.3g}" for times in ways.values()))
+    for count, methods in medians.items():
+        table.add_row(str(count), *(f"{times.first_s:.3g} / {times.all_s:.3g}" for times in methods.values()))
     Console(width=120).print(table)
 
 
 def own_cases() -> list[Case]:
-    """Return what is measured without a folder: simulated devices, and the tiny model."""
+    """Return the cases without a folder: simulated devices, and the tiny model."""
     tiny = find_models(TINY, ENGINE)
     simulated = replace(tiny, engine="callable", files=simulated_sd21.MODELS)
     sleeps = {"ms_per_row": MS_PER_ROW}
-    name = f"simulated devices, {MS_PER_ROW:g} ms a row"
+    name = f"simulated devices, {MS_PER_ROW:g} ms per row"
     return [
         Case(name, simulated, sleeps, "cpu:0,1", 7.5),
         Case(name, simulated, sleeps, "cpu:0-3", 7.5),
@@ -180,14 +185,19 @@ def own_cases() -> list[Case]:
 @app.command()
 def main(
     models: Annotated[
-        Path | None, typer.Argument(metavar="[MODELS]", help="A folder of ONNX models. [default: see above]")
+        Path | None,
+        typer.Argument(
+            metavar="[MODELS]", help="Folder of ONNX models. [default: simulated devices and the tiny model]"
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each way has its turn.")] = 3,
-    pictures: Annotated[list[int] | None, typer.Option(min=1, help="Repeat it. [default: 1, 2, 3, 4, 8]")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 3,
+    pictures: Annotated[
+        list[int] | None, typer.Option(min=1, help="Number of pictures; repeatable. [default: 1, 2, 3, 4, 8]")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks, including the workers'.")] = False,
 ) -> None:
-    """Print how long several pictures take on several devices, spread in three ways."""
+    """Print how long several pictures take on several devices, distributed in three ways."""
     if models is None:
         cases = own_cases()
     else:

@@ -1,11 +1,11 @@
-"""Measure a denoising step: its time, what of it is ours, and the memory of the workers.
+"""Measure a denoising step: its time, the host overhead, and the memory of the workers.
 
     python examples/sd21/measure_steps.py MODELS [--steps 6] [--rounds 2]
 
-On one worker of two threads, one of one, and two of one each: the same request each time, with guidance, so that a
-step predicts two rows. Layouts alternate, each built anew, for as many rounds. The first step of each is not counted.
-What is ours is a step's time less that which the engine was busy in the busiest worker: guidance, the scheduler's step,
-and the way to the workers and back.
+It measures one worker with two threads, one with one thread, and two with one thread each. The request is the same,
+with guidance, so a step predicts two rows. The layouts alternate in each round, and each is built again. The first step
+of each is not counted. The host overhead is a step's time minus the engine's time in the busiest worker: guidance, the
+scheduler's step, and the transport to the workers and back.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ app = new_app()
 
 
 class Layout(NamedTuple):
-    """How workers share the processor's cores."""
+    """How the workers divide the processor's cores."""
 
     name: str
     devices: str
@@ -54,14 +54,14 @@ LAYOUTS = (
 
 
 class Step(NamedTuple):
-    """One denoising step: its time, and the engine's in the busiest worker."""
+    """The time of one denoising step, and the engine's time in the busiest worker."""
 
-    took_s: float
+    step_s: float
     busy_s: float
 
 
 class Memory(NamedTuple):
-    """What a worker holds when all is drawn, in bytes: resident, its share of that, and what is its own alone."""
+    """The memory of a worker after the drawing, in bytes: resident, proportional (PSS), and anonymous."""
 
     rss: int
     pss: int
@@ -69,7 +69,7 @@ class Memory(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one layout gave in one round."""
+    """The result of one layout in one round."""
 
     steps: list[Step]
     memory: list[Memory]
@@ -77,19 +77,19 @@ class Result(NamedTuple):
 
 
 class StepWatch:
-    """Notes each step's time and what the workers were busy in it."""
+    """Records the time of each step, and the engine's time in each worker."""
 
     def __init__(self, runner: ParallelPredictUtils) -> None:
         self._runner = runner
         self._marks: list[tuple[float, list[float]]] = []
 
     def note(self) -> None:
-        """Mark the end of a step."""
+        """Record the end of a step."""
         workers = self._runner.stats()["workers"].values()
         self._marks.append((time.perf_counter(), [worker["busy_s"] for worker in workers]))
 
     def steps(self) -> list[Step]:
-        """Return the steps from the second on: the first has no mark before it."""
+        """Return the steps without the first one, whose start is unknown."""
         pairs = zip(self._marks, self._marks[1:], strict=False)
         return [
             Step(end_s - start_s, max(now - then for now, then in zip(busy, before, strict=True)))
@@ -121,44 +121,46 @@ def read_memory(pid: int) -> Memory:
 
 
 def describe(layout: Layout, results: Sequence[Result]) -> list[str]:
-    """Return a layout's row of the table: medians over all its steps, and the last round's memory."""
+    """Return the table row of a layout: medians over all its steps, and the memory of the last round."""
     steps = [step for result in results for step in result.steps]
-    took_s = statistics.median(step.took_s for step in steps)
-    ours_s = statistics.median(step.took_s - step.busy_s for step in steps)
+    step_s = statistics.median(step.step_s for step in steps)
+    overhead_s = statistics.median(step.step_s - step.busy_s for step in steps)
     memory = results[-1].memory
-    told = [" + ".join(f"{getattr(worker, field) / 1e9:.2f}" for worker in memory) for field in Memory._fields]
-    return [layout.name, f"{took_s:.4g}", f"{ours_s * 1e3:.2f}", f"{ours_s / took_s:.3%}", *told]
+    memory_texts = [" + ".join(f"{getattr(worker, field) / 1e9:.2f}" for worker in memory) for field in Memory._fields]
+    return [layout.name, f"{step_s:.4g}", f"{overhead_s * 1e3:.2f}", f"{overhead_s / step_s:.3%}", *memory_texts]
 
 
 @app.command()
 def main(
     models: Annotated[
-        Path, typer.Argument(metavar="MODELS", help="A folder of ONNX models, such as export_onnx.py makes.")
+        Path, typer.Argument(metavar="MODELS", help="Folder of ONNX models, such as one written by export_onnx.py.")
     ],
-    steps: Annotated[int, typer.Option(min=2, help="Denoising steps of a picture.")] = 6,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each layout has its turn.")] = 2,
+    steps: Annotated[int, typer.Option(min=2, help="Denoising steps per picture.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each layout.")] = 2,
     copy_weights: Annotated[
-        bool, typer.Option("--copy-weights", help="Do not map weights: each worker copies them.")
+        bool, typer.Option("--copy-weights", help="Do not map the weights: each worker copies them.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, the worker's too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks, including the workers'.")] = False,
 ) -> None:
-    """Print the time of a step, our part of it, and the workers' memory, for one worker and for two."""
+    """Print the time of a step, the host overhead, and the workers' memory, for one worker and for two."""
     folder = find_models(models, ENGINE)
     results: dict[Layout, list[Result]] = {layout: [] for layout in LAYOUTS}
     for _ in range(rounds):
-        for layout, found in results.items():
-            found.append(measure(folder, layout, steps, copy_weights=copy_weights))
-            took_s = statistics.median(step.took_s for step in found[-1].steps)
-            print(f"{layout.name}: {took_s:.3g} s a step", file=sys.stderr)  # at the real size each takes minutes
+        for layout, results_of_layout in results.items():
+            results_of_layout.append(measure(folder, layout, steps, copy_weights=copy_weights))
+            step_s = statistics.median(step.step_s for step in results_of_layout[-1].steps)
+            print(f"{layout.name}: {step_s:.3g} s per step", file=sys.stderr)  # at the real size each takes minutes
     weights = "mapped" if folder.engine_options and not copy_weights else "copied"
     table = Table(title=f"{models}, {steps} steps, {rounds} rounds, {os.cpu_count()} cores, weights {weights}")
-    for title in ("workers", "s a step", "ours, ms", "ours", "RSS, GB", "PSS, GB", "own, GB"):
+    for title in ("workers", "s per step", "host, ms", "host", "RSS, GB", "PSS, GB", "anonymous, GB"):
         table.add_column(title, justify="left" if title == "workers" else "right")
-    for layout, found in results.items():
-        table.add_row(*describe(layout, found))
+    for layout, results_of_layout in results.items():
+        table.add_row(*describe(layout, results_of_layout))
     Console(width=120).print(table)
-    pictures = np.stack([result.picture for found in results.values() for result in found]).astype(np.int16)
-    print(f"largest difference of a pixel between them: {np.ptp(pictures, axis=0).max()} of 255")
+    pictures = np.stack(
+        [result.picture for results_of_layout in results.values() for result in results_of_layout]
+    ).astype(np.int16)
+    print(f"largest difference of a pixel between the pictures: {np.ptp(pictures, axis=0).max()} of 255")
     print(f"standard deviation of the picture's pixels: {pictures[0].std():.0f}")
 
 

@@ -1,10 +1,10 @@
-"""A folder of Stable Diffusion models, laid out as diffusers and optimum export it: found and checked.
+"""Finds and checks a folder of Stable Diffusion models in the layout of diffusers' and optimum's export.
 
 ::
 
     DIR/text_encoder/model.onnx     or model.mindir        DIR/tokenizer/vocab.json, merges.txt
     DIR/unet/model.onnx             or model.mindir        DIR/scheduler/scheduler_config.json
-    DIR/vae_decoder/model.onnx      or model.mindir        DIR/*/config.json, where there is one
+    DIR/vae_decoder/model.onnx      or model.mindir        DIR/*/config.json, if it exists
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from ascend_parallel import UsageError
 
 TINY = Path(__file__).resolve().parent / "tiny"
 MODELS = ("text_encoder", "unet", "vae_decoder")
-#: Engine -> the suffix of its models.
+#: Engine -> the suffix of its model files.
 SUFFIXES = {"mslite": ".mindir", "onnxruntime": ".onnx"}
-#: What ONNX files have their weights in, where these lie beside them: export_onnx.py's and optimum's name.
+#: The suffix of external weight files: the name that export_onnx.py and optimum use.
 WEIGHTS_SUFFIX = "_data"
-#: Has ONNX Runtime compute on the mapped file, which all workers share: else each makes a copy of its own, in the order
-#: of numbers that its CPU kernels like best.
-#: Source: onnxruntime_session_options_config_keys.h.
+#: Makes ONNX Runtime compute with the mapped file, which all workers share. Its default is a copy per worker, in the
+#: layout that its CPU kernels prefer. Source: onnxruntime_session_options_config_keys.h.
 MAP_WEIGHTS = {
     "session.disable_prepacking": "1",
     "optimization.disable_specified_optimizers": "NchwcTransformer",
 }
-#: What Stable Diffusion's autoencoders were trained with; taken where no config.json says otherwise.
+#: The scaling factor of Stable Diffusion's autoencoders; used if there is no config.json.
 #: Source: Rombach et al. 2021, https://arxiv.org/abs/2112.10752, appendix G; diffusers' AutoencoderKL.
 SCALING_FACTOR = 0.18215
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The files of one Stable Diffusion, all there.
+    """The files of a Stable Diffusion; all of them exist.
 
     Attributes:
         path: the folder.
-        engine: what runs its models: "mslite" or "onnxruntime".
-        files: the name of each of MODELS -> its file.
-        settings: the name of each of MODELS -> its config.json, {} where there is none.
+        engine: the engine for the models: "mslite" or "onnxruntime".
+        files: the name of each of MODELS -> its model file.
+        settings: the name of each of MODELS -> its config.json; {} if it has none.
     """
 
     path: Path
@@ -53,46 +52,47 @@ class ModelFolder:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether this is the model that comes with the example."""
+        """Whether this is the example's tiny model."""
         return self.path.resolve() == TINY
 
     @property
     def needs_conversion(self) -> bool:
-        """Whether the models are ONNX files, to be run by MindSpore Lite."""
+        """Whether the models are ONNX files but the engine is MindSpore Lite."""
         return any(file.suffix != SUFFIXES[self.engine] for file in self.files.values())
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are divided by before they are decoded."""
+        """The divisor of latents before they are decoded."""
         return float(self.settings["vae_decoder"].get("scaling_factor", SCALING_FACTOR))
 
     @property
     def engine_options(self) -> Mapping[str, Any]:
-        """What the runner is to tell the engine: that it maps weights which lie beside an ONNX file."""
+        """The engine's options: to map the weights if they are in files beside the ONNX files."""
         is_beside = all(file.with_name(file.name + WEIGHTS_SUFFIX).is_file() for file in self.files.values())
         return {"session_config": MAP_WEIGHTS} if self.engine == "onnxruntime" and is_beside else {}
 
     def with_files(self, files: Mapping[str, Path]) -> ModelFolder:
-        """Return the same with other model files: converted ones."""
+        """Return the same folder with other model files, such as converted ones."""
         return replace(self, files=files)
 
 
 def find_models(path: Path, engine: str | None) -> ModelFolder:
-    """Find a folder's models, and what is beside them.
+    """Find the models of a folder, and their settings.
 
     Args:
         path: the folder.
-        engine: "mslite" takes model.mindir and, where there is none, model.onnx to be converted; "onnxruntime" takes
-            model.onnx; None takes what is there, and of both the model.mindir where the machine has an Ascend device.
+        engine: "mslite" uses model.mindir or, if there is none, model.onnx (to be converted); "onnxruntime" uses
+            model.onnx; None uses the existing files, and if there are both, model.mindir on a machine with an Ascend
+            device.
 
     Raises:
-        UsageError: the folder, or a file in it, is missing or is not what its name says.
+        UsageError: if the folder or one of its files is missing or invalid.
     """
     if engine not in (None, *SUFFIXES):
         raise UsageError(f"--engine {engine} does not draw pictures; expected {' or '.join(SUFFIXES)}")
     if not path.is_dir():
         raise UsageError(f"--models {path}: there is no such folder (in {Path.cwd()})")
-    _check_beside(path)
+    _check_tokenizer_and_scheduler(path)
     chosen, suffix = _choose(path, engine)
     return ModelFolder(
         path,
@@ -102,17 +102,17 @@ def find_models(path: Path, engine: str | None) -> ModelFolder:
     )
 
 
-def _check_beside(path: Path) -> None:
+def _check_tokenizer_and_scheduler(path: Path) -> None:
     for file in ("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"):
         if not (path / file).is_file():
             raise UsageError(
-                f"--models {path} has no {file}; expected a folder as diffusers or optimum export it, with "
-                f"{', '.join(MODELS)}, tokenizer and scheduler"
+                f"--models {path} has no {file}; expected a folder in the layout of diffusers' or optimum's export, "
+                f"with {', '.join(MODELS)}, tokenizer and scheduler"
             )
 
 
 def _choose(path: Path, engine: str | None) -> tuple[str, str]:
-    """Return the engine, and the suffix of the files that it gets."""
+    """Return the engine, and the suffix of its model files."""
     missing = {suffix: _missing(path, suffix) for suffix in SUFFIXES.values()}
     mindir, onnx = (not missing[suffix] for suffix in (".mindir", ".onnx"))
     if engine is None:
@@ -121,11 +121,13 @@ def _choose(path: Path, engine: str | None) -> tuple[str, str]:
         return engine, ".mindir"
     if onnx:
         return engine, ".onnx"
-    # Name the file that is missing of the set that is nearer to being whole.
-    told = missing[".mindir"] if len(missing[".mindir"]) < len(missing[".onnx"]) else missing[".onnx"]
+    # Name a missing file of the set that is closer to complete.
+    missing_files = missing[".mindir"] if len(missing[".mindir"]) < len(missing[".onnx"]) else missing[".onnx"]
     if engine == "onnxruntime" and mindir:
-        told = missing[".onnx"]
-    raise UsageError(f"--models {path} has no {told[0]}; the engine {engine} needs one for each of {', '.join(MODELS)}")
+        missing_files = missing[".onnx"]
+    raise UsageError(
+        f"--models {path} has no {missing_files[0]}; the engine {engine} needs one for each of {', '.join(MODELS)}"
+    )
 
 
 def _missing(path: Path, suffix: str) -> list[str]:
@@ -140,7 +142,7 @@ def _has_ascend() -> bool:
 
 
 def _read_settings(path: Path, name: str) -> dict[str, Any]:
-    """Return a model's config.json; diffusers keeps the decoder's in a folder ``vae``, optimum in ``vae_decoder``."""
+    """Return a model's config.json; diffusers stores the decoder's in ``vae``, optimum in ``vae_decoder``."""
     folders = ("vae_decoder", "vae") if name == "vae_decoder" else (name,)
     for folder in folders:
         file = path / folder / "config.json"
@@ -155,5 +157,5 @@ def _read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} is not a readable JSON file: {error}") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{file} holds no JSON object; expected a model's settings")
+        raise UsageError(f"{file} does not contain a JSON object; expected a model's settings")
     return content

@@ -1,4 +1,4 @@
-"""Stable Diffusion's three networks as an ONNX export shows them: with inputs and outputs of diffusers' names.
+"""Stable Diffusion's three networks, wrapped for the ONNX export: with the inputs and outputs of diffusers' names.
 
 Needs torch; diffusers and transformers are needed for the networks themselves.
 """
@@ -12,27 +12,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-OPSET = 14  # the newest without LayerNormalization nodes, whose epsilon some engines ignore
+OPSET = 14  # higher ones have LayerNormalization nodes, whose epsilon some engines ignore
 LENGTH = 77  # tokens of a prompt
-TRACED_TIMESTEP = 500  # one in the middle
+TRACED_TIMESTEP = 500  # any time step
 BATCH = "batch"  # the name of an open batch axis
 
 
 class TextEncoder(torch.nn.Module):
-    """Ids to the hidden states that the U-Net attends to, and their summary."""
+    """Ids to the hidden states that the U-Net attends to, and the pooled output."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (N, 77) to states (N, 77, width) and summaries (N, width)."""
+        """Ids (N, 77) to states (N, 77, width) and pooled outputs (N, width)."""
         output = self.model(input_ids=input_ids)
         return output.last_hidden_state, output.pooler_output
 
 
 class UNet(torch.nn.Module):
-    """Noisy latents to the prediction that the scheduler steps with."""
+    """Noisy latents to the prediction for the scheduler's step."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class VaeDecoder(torch.nn.Module):
 
 
 class Network(NamedTuple):
-    """One network, ready to be exported.
+    """One network, ready to export.
 
     Attributes:
-        module: takes the inputs in their order, and returns a tuple.
-        inputs: name -> tensor; all but the time step have the batch as their first axis.
-        outputs: names.
+        module: takes the inputs in order, and returns a tuple.
+        inputs: name -> tensor; the first axis is the batch, except for the time step.
+        outputs: the names of the outputs.
     """
 
     module: torch.nn.Module
@@ -76,9 +76,9 @@ def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> N
 
     Args:
         name: "text_encoder", "unet" or "vae_decoder".
-        model: the CLIPTextModel, the UNet2DConditionModel, the AutoencoderKL.
-        unet: the U-Net's settings, which tell the sizes of the others' inputs.
-        rows: of the inputs to trace it with.
+        model: the CLIPTextModel, the UNet2DConditionModel or the AutoencoderKL.
+        unet: the U-Net's settings, which determine the sizes of all inputs.
+        rows: the batch size of the traced inputs.
     """
     random = torch.Generator().manual_seed(0)
     size = unet["sample_size"]
@@ -95,19 +95,19 @@ def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> N
 
 
 def write_onnx(network: Network, file: Path, *, is_batch_open: bool) -> dict[str, torch.Tensor]:
-    """Write a network as an ONNX file; beyond 2 GB each weight lies in a file of its own beside it.
+    """Write a network as an ONNX file; above 2 GB, each weight is written to its own file beside it.
 
     Args:
         network: in evaluation mode.
-        file: in a folder that is there.
-        is_batch_open: whether it is to take any number of rows, not only that of its inputs.
+        file: a file in an existing folder.
+        is_batch_open: whether the model accepts any batch size, or only that of its inputs.
 
     Returns:
-        What torch computes: output name -> tensor.
+        The outputs of torch: output name -> tensor.
     """
     batched = [name for name in (*network.inputs, *network.outputs) if name != "timestep"]
     with warnings.catch_warnings():
-        # That this exporter is old, and what a trace cannot follow: the numbers are compared afterwards.
+        # Warnings about this old exporter, and about what a trace cannot follow; the numbers are compared afterwards.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network.module,
@@ -117,7 +117,7 @@ def write_onnx(network: Network, file: Path, *, is_batch_open: bool) -> dict[str
             output_names=network.outputs,
             dynamic_axes={name: {0: BATCH} for name in batched} if is_batch_open else None,
             opset_version=OPSET,
-            dynamo=False,  # the newer exporter begins at opset 18, which MindSpore Lite does not take
+            dynamo=False,  # the newer exporter starts at opset 18, which MindSpore Lite does not support
         )
     with torch.no_grad():
         outputs = network.module(*network.inputs.values())

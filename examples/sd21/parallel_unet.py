@@ -1,4 +1,4 @@
-"""A U-Net that a runner predicts with, in the place of diffusers' UNet2DConditionModel."""
+"""A U-Net on a runner, as a replacement for diffusers' UNet2DConditionModel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from specs import find_unet_inputs, pick_output, timestep_shape, to_dtype
 
 from ascend_parallel import ParallelPredictUtils, ShapeError, UsageError
 
-#: The further arguments of UNet2DConditionModel.forward, in their order: inputs that an exported U-Net does not have.
-NOT_TAKEN = (
+#: The further arguments of UNet2DConditionModel.forward, in order: an exported U-Net has no such inputs.
+UNSUPPORTED = (
     "class_labels",
     "timestep_cond",
     "attention_mask",
@@ -25,31 +25,31 @@ NOT_TAKEN = (
     "down_intrablock_additional_residuals",
     "encoder_attention_mask",
 )
-#: What the pipeline asks of the U-Net's settings.
-ASKED = ("sample_size", "in_channels")
+#: The settings of the U-Net that the pipeline needs.
+NEEDED_SETTINGS = ("sample_size", "in_channels")
 
 
 class ParallelUNet(ModelMixin, ConfigMixin):
-    """A U-Net that a runner predicts with; takes the place of a UNet2DConditionModel.
+    """A U-Net on a runner that replaces a UNet2DConditionModel.
 
-    It has no parameters: ``pipeline.to("cuda")`` moves the other models, and leaves this one where its workers are.
+    It has no parameters: ``pipeline.to("cuda")`` moves the other models, and does not move this one from its workers.
     """
 
     config_name = "config.json"
 
     def __init__(self, runner: ParallelPredictUtils, settings: Mapping[str, Any], model: str | None = None) -> None:
-        """Take a runner that is built.
+        """Use a runner that is built.
 
         Args:
-            runner: holds the U-Net; the caller closes it, after the last picture.
-            settings: the U-Net's config.json, which the pipeline asks for sizes.
-            model: its name in the runner, where that holds several.
+            runner: a runner with the U-Net; the caller closes it after the last picture.
+            settings: the U-Net's config.json, from which the pipeline reads sizes.
+            model: the name of the U-Net in the runner, if that has several models.
 
         Raises:
-            UsageError: the runner's model is no U-Net of Stable Diffusion.
+            UsageError: if the runner's model is not a U-Net of Stable Diffusion.
         """
         super().__init__()
-        missing = [key for key in ASKED if key not in settings]
+        missing = [key for key in NEEDED_SETTINGS if key not in settings]
         if missing:
             raise UsageError(f"the U-Net's settings have no {missing[0]}; expected its config.json")
         self.register_to_config(**{"time_cond_proj_dim": None, **settings})
@@ -59,13 +59,13 @@ class ParallelUNet(ModelMixin, ConfigMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of latents that the model takes."""
+        """The dtype of the model's latents."""
         dtype: torch.dtype = torch.from_numpy(np.empty(0, self._names.sample.dtype)).dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
-        """Where tensors come from and go to: workers take them from this machine's memory."""
+        """The device of the inputs and outputs: the workers read them from this machine's memory."""
         return torch.device("cpu")
 
     def forward(
@@ -77,25 +77,25 @@ class ParallelUNet(ModelMixin, ConfigMixin):
         return_dict: bool = True,
         **named: Any,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
-        """Predict as UNet2DConditionModel does, the rows shared out over all devices.
+        """Predict like UNet2DConditionModel, with the rows divided between all devices.
 
         Args:
-            sample: noisy latents, (N, channels, height, width); in the CPU's memory they are not copied on their way
+            sample: noisy latents, (N, channels, height, width); latents in the CPU's memory are not copied on their way
                 to the runner.
-            timestep: one for all rows.
+            timestep: one time step for all rows.
             encoder_hidden_states: (N, tokens, width).
             *others: the further arguments of UNet2DConditionModel; all must be None.
-            **named: likewise.
-            return_dict: whether the prediction comes with a name, or in a tuple.
+            **named: the same, as keyword arguments.
+            return_dict: whether to return the prediction as an object or in a tuple.
 
         Returns:
-            The prediction, of the sample's shape, dtype and device.
+            The prediction, with the sample's shape, dtype and device.
 
         Raises:
-            UsageError: an argument is given that the exported U-Net does not have.
-            WorkerError: a device failed.
+            UsageError: if an argument is given that the exported U-Net does not support.
+            WorkerError: if a device failed.
         """
-        _refuse({**dict(zip(NOT_TAKEN, others, strict=False)), **named})
+        _refuse({**dict(zip(UNSUPPORTED, others, strict=False)), **named})
         feeds = {
             self._names.sample.name: to_dtype(_to_numpy(sample), self._names.sample),
             self._names.timestep.name: self._to_timestep(timestep, len(sample)),
@@ -106,33 +106,33 @@ class ParallelUNet(ModelMixin, ConfigMixin):
         return UNet2DConditionOutput(sample=result) if return_dict else (result,)
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Refuse: there is nothing here to save, and an empty file would look like a U-Net."""
+        """Refuse to save: there are no weights here, and an empty file would look like a U-Net."""
         raise UsageError("a ParallelUNet has no weights to save: they are in the exported model, and in its checkpoint")
 
     def _to_timestep(self, timestep: torch.Tensor | float, rows: int) -> np.ndarray[Any, Any]:
         steps = np.unique(np.asarray(timestep.cpu() if isinstance(timestep, torch.Tensor) else timestep))
         spec = self._names.timestep
         if steps.size != 1:
-            raise ShapeError(f"timestep holds {steps.size} different time steps; the exported U-Net takes one")
+            raise ShapeError(f"timestep has {steps.size} different time steps; the exported U-Net takes one")
         if np.dtype(spec.dtype).kind in "iu" and steps[0] != int(steps[0]):
             raise UsageError(
-                f"the scheduler wants time step {steps[0]:g}, and the exported U-Net takes whole ones ({spec.dtype}); "
+                f"the scheduler uses time step {steps[0]:g}, but the exported U-Net takes whole ones ({spec.dtype}); "
                 'choose a scheduler with whole time steps, such as timestep_spacing="leading"'
             )
         return np.full(timestep_shape(self._names, rows), steps[0], spec.dtype)
 
 
-def _refuse(given: Mapping[str, Any]) -> None:
-    """Raise UsageError for what an exported U-Net would ignore; an empty dict asks for nothing."""
-    for name, value in given.items():
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for arguments that an exported U-Net would ignore; an empty dict has no effect."""
+    for name, value in arguments.items():
         if value is not None and value != {}:
             raise UsageError(
-                f"{name} was given, and the exported U-Net has no such input; draw with diffusers' own U-Net, or "
-                "without what needs it (ControlNet, IP-Adapter, LoRA scale, class labels)"
+                f"{name} was given, but the exported U-Net has no such input; use diffusers' own U-Net, or leave out "
+                "the feature that needs it (ControlNet, IP-Adapter, LoRA scale, class labels)"
             )
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return a view of a tensor in the CPU's memory, a copy of one elsewhere."""
+    """Return a view of a tensor in the CPU's memory, or a copy of a tensor elsewhere."""
     array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
     return array

@@ -1,4 +1,4 @@
-"""Where pictures go: checked before anything is drawn, written whole or not at all."""
+"""The files of pictures: checked before the drawing, written atomically."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from ascend_parallel import DiskError, UsageError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-#: Suffixes of other picture formats: as a folder's name they are a mistake.
+#: Suffixes of other picture formats, which are not accepted as the name of a folder either.
 OTHER_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LONGEST_NAME = 60  # characters of the prompt in a file's name; file systems take 255 bytes
-NUMBER = "{}"  # in a pattern: the picture's number
+NUMBER = "{}"  # stands for the picture's number in a pattern
 
 
 def choose_files(output: Path, prompts: Sequence[str]) -> list[Path]:
-    """Return a file for each picture, and make sure that nothing else has its name.
+    """Return a file for each picture, after a check that no other file would be overwritten.
 
     Args:
-        output: "x.png" for one picture, "x-{}.png" for several, else a folder, in which names come from prompts.
-        prompts: of the pictures.
+        output: "x.png" for one picture, "x-{}.png" for several, else a folder, with names from the prompts.
+        prompts: the prompts of the pictures.
 
     Raises:
-        UsageError: the name does not do for so many pictures, or something else than a picture has it.
-        DiskError: what has it cannot be read.
+        UsageError: if the name does not fit the number of pictures, or another kind of file exists there.
+        DiskError: if an existing file cannot be read.
     """
     files = _name_files(output, prompts)
     for file in files:
@@ -52,27 +52,27 @@ def _name_files(output: Path, prompts: Sequence[str]) -> list[Path]:
 
 
 def _slug(prompt: str) -> str:
-    """Return a prompt as part of a file's name: letters, digits and dashes."""
+    """Return a prompt as a part of a file name: letters, digits and dashes."""
     return re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:LONGEST_NAME].rstrip("-") or "picture"
 
 
 def _check_free(file: Path) -> None:
-    """Refuse to write over what is no PNG; an empty file holds nothing that could be lost."""
+    """Refuse to overwrite a file that is not a PNG file; an empty file may be overwritten."""
     if not file.exists():
         return
     try:
         with file.open("rb") as opened:
             start = opened.read(len(PNG_START))
     except IsADirectoryError:
-        raise UsageError(f"--output: {file} is a folder; expected a name for a PNG file") from None
+        raise UsageError(f"--output: {file} is a folder; expected the name of a PNG file") from None
     except OSError as error:
-        raise DiskError(f"--output: {file} is there already and cannot be read: {error.strerror}") from None
+        raise DiskError(f"--output: {file} exists and cannot be read: {error.strerror}") from None
     if start not in (b"", PNG_START):
-        raise UsageError(f"--output: {file} is there already and is no PNG file; it is not written over")
+        raise UsageError(f"--output: {file} exists and is not a PNG file; it is not overwritten")
 
 
 def make_folder(folder: Path) -> None:
-    """Make the pictures' folder, and raise DiskError where it cannot be made or written to."""
+    """Create the pictures' folder; raises DiskError if it cannot be created or is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -85,20 +85,20 @@ def save(pictures: NDArray[np.uint8], files: Sequence[Path]) -> None:
     """Write pictures (N, height, width, 3) as PNG files.
 
     Raises:
-        DiskError: one could not be written; nothing is left of it.
+        DiskError: if a file could not be written; no partial file is left.
     """
     for picture, file in zip(pictures, files, strict=True):
         try:
-            _save_whole(picture, file)
+            _save_atomically(picture, file)
         except OSError as error:
             raise DiskError(f"{file} could not be written: {error.strerror or error}") from error
 
 
-def _save_whole(picture: NDArray[np.uint8], file: Path) -> None:
+def _save_atomically(picture: NDArray[np.uint8], file: Path) -> None:
     from PIL import Image
 
-    # In a folder of its own beside the file, whose name it gets when it is whole.
+    # In a temporary folder beside the file, which is renamed when it is complete.
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".drawing-") as folder:
-        part = Path(folder) / "part.png"
-        Image.fromarray(picture).save(part, format="PNG")
-        part.replace(file)
+        temporary = Path(folder) / "part.png"
+        Image.fromarray(picture).save(temporary, format="PNG")
+        temporary.replace(file)

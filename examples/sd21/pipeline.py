@@ -21,14 +21,14 @@ from ascend_parallel import AscendParallelError, ParallelPredictUtils
 
 
 class Request(NamedTuple):
-    """What is to be drawn.
+    """A request to draw pictures.
 
     Attributes:
-        prompts: one for each picture.
+        prompts: one prompt per picture.
         negative_prompt: what none of the pictures should show.
-        guidance_scale: how much more a picture follows its prompt than the model alone would; at 1 or less there is
-            no guidance, and the negative prompt has no effect.
-        seed: of the first picture's noise; the next one's is one higher, so that each can be drawn again alone.
+        guidance_scale: how strongly a picture follows its prompt; at 1 or less there is no guidance, and the negative
+            prompt has no effect.
+        seed: the seed of the first picture's noise; each further picture adds one, so that each can be drawn alone.
     """
 
     prompts: list[str]
@@ -38,16 +38,16 @@ class Request(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """The texts of the U-Net's rows: with guidance all the negatives first, then the prompts.
+        """The texts of the U-Net's rows: with guidance, all negative prompts first, then the prompts.
 
-        So cut in two, one device predicts without and the other with the prompts.
+        If the rows are divided between two devices, one predicts the negative prompts and the other the prompts.
         """
         negatives = [self.negative_prompt] * len(self.prompts) if self.guidance_scale > 1 else []
         return [*negatives, *self.prompts]
 
 
 class TextToImage:
-    """Stable Diffusion over a runner that holds its three models.
+    """Stable Diffusion on a runner with its three models.
 
     ::
 
@@ -58,16 +58,16 @@ class TextToImage:
     def __init__(
         self, runner: ParallelPredictUtils, folder: ModelFolder, tokenizer: ClipTokenizer, scheduler: DDIMScheduler
     ) -> None:
-        """Read the sizes from the models.
+        """Determine the sizes from the models.
 
         Args:
-            runner: built, with the models text_encoder, unet and vae_decoder.
-            folder: where they came from.
-            tokenizer: its own.
-            scheduler: its own, with the time steps set.
+            runner: a built runner with the models text_encoder, unet and vae_decoder.
+            folder: the folder of the models.
+            tokenizer: the tokenizer of the folder.
+            scheduler: the scheduler of the folder, with the time steps set.
 
         Raises:
-            UsageError: these are not the models of a Stable Diffusion.
+            UsageError: if these are not the models of a Stable Diffusion.
         """
         self._runner = runner
         self._tokenizer = tokenizer
@@ -78,7 +78,7 @@ class TextToImage:
         tokenizer.length = self.sizes.tokens
 
     def draw(self, request: Request, on_step: Callable[[], None] = lambda: None) -> NDArray[np.uint8]:
-        """Draw one picture for each prompt.
+        """Draw one picture per prompt.
 
         Args:
             request: what to draw.
@@ -88,42 +88,42 @@ class TextToImage:
             (N, height, width, 3) in 0..255.
 
         Raises:
-            WorkerError: a device failed.
-            AscendParallelError: the models gave numbers that are none.
+            WorkerError: if a device failed.
+            AscendParallelError: if the models computed numbers that are not finite.
         """
         text = self.encode(request.texts)
         latents = self.denoise(text, self.make_noise(request), request.guidance_scale, on_step)
         return self.decode(latents)
 
     def make_noise(self, request: Request) -> NDArray[np.float32]:
-        """Return the latents to begin with, (N, channels, height, width): each from a seed of its own."""
+        """Return the initial latents, (N, channels, height, width), each with its own seed."""
         seeds = range(request.seed, request.seed + len(request.prompts))
         noise = [np.random.default_rng(seed).standard_normal(self.sizes.latent, np.float32) for seed in seeds]
         return np.stack(noise) * np.float32(self._scheduler.init_noise_sigma)
 
     def encode(self, texts: list[str]) -> Array:
-        """Return what the U-Net attends to, (N, tokens, width); each text is encoded once."""
-        different = list(dict.fromkeys(texts))
-        ids = to_dtype(self._tokenizer.encode(different), self._inputs.ids)
+        """Return the text states for the U-Net, (N, tokens, width); equal texts are encoded once."""
+        unique_texts = list(dict.fromkeys(texts))
+        ids = to_dtype(self._tokenizer.encode(unique_texts), self._inputs.ids)
         states = pick_output(self._predict("text_encoder", {self._inputs.ids.name: ids}), "last_hidden_state", 3)
-        return states[[different.index(text) for text in texts]]
+        return states[[unique_texts.index(text) for text in texts]]
 
     def denoise(
         self, text: Array, latents: NDArray[np.float32], guidance_scale: float, on_step: Callable[[], None]
     ) -> NDArray[np.float32]:
-        """Turn noise into latents.
+        """Denoise latents.
 
         Args:
-            text: (N, tokens, width), or (2 N, tokens, width) for guidance: the negatives first.
+            text: (N, tokens, width), or (2 N, tokens, width) for guidance: the negative prompts first.
             latents: the noise, (N, channels, height, width).
             guidance_scale: see :class:`Request`.
             on_step: called after each step.
 
         Returns:
-            The latents, of the noise's shape.
+            The latents, with the noise's shape.
         """
         names = self._inputs
-        # Both lie in shared memory from the beginning, so that no step copies what does not change in it.
+        # Both inputs are in shared memory, so that no step copies an input that does not change.
         rows = self._runner.empty((len(text), *self.sizes.latent), names.sample.dtype)
         feeds = {names.sample.name: rows, names.text.name: self._share(to_dtype(text, names.text))}
         shape = timestep_shape(names, len(text))
@@ -142,7 +142,7 @@ class TextToImage:
         pictures = pick_output(self._predict("vae_decoder", {self._inputs.latents.name: latents}), "sample", 4)
         if not np.isfinite(pictures).all():
             raise AscendParallelError(
-                "the pictures hold numbers that are not finite: float16 overflows in some models; convert them with "
+                "the pictures contain numbers that are not finite: float16 overflows in some models; convert them with "
                 "float32 precision"
             )
         return to_bytes(pictures)
@@ -158,12 +158,13 @@ class TextToImage:
 
 
 def guide(predicted: NDArray[np.float32], pictures: int, scale: float) -> NDArray[np.float32]:
-    """Lead the prediction away from the negative prompt.
+    """Apply classifier-free guidance, which leads away from the negative prompt.
 
     Args:
-        predicted: (2 N, ...): without the prompts, then with them; (N, ...) where there is no guidance.
+        predicted: (2 N, ...): the predictions for the negative prompts, then for the prompts; (N, ...) without
+            guidance.
         pictures: N.
-        scale: 1 gives what the prompts alone predict.
+        scale: 1 returns the predictions for the prompts.
 
     Returns:
         (N, ...).
@@ -172,5 +173,5 @@ def guide(predicted: NDArray[np.float32], pictures: int, scale: float) -> NDArra
     """
     if len(predicted) == pictures:
         return predicted
-    without, with_prompt = predicted[:pictures], predicted[pictures:]
-    return without + np.float32(scale) * (with_prompt - without)
+    without_prompt, with_prompt = predicted[:pictures], predicted[pictures:]
+    return without_prompt + np.float32(scale) * (with_prompt - without_prompt)

@@ -1,7 +1,7 @@
-"""Stable Diffusion 2.1 at its real size with random weights: what it costs can be measured without its weights.
+"""Stable Diffusion 2.1 at its real size with random weights, for measurements without the real weights.
 
 The settings are those of the published 512 x 512 model ("2.1 base", which predicts the noise): 866 million parameters
-in the U-Net, 340 million in the text encoder (OpenCLIP ViT-H's, without its last layer), 49 million in the decoder.
+in the U-Net, 340 million in the text encoder (OpenCLIP ViT-H without its last layer), 49 million in the decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNET = {
     "block_out_channels": (320, 640, 1280, 1280),
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "attention_head_dim": (5, 10, 20, 20),  # the number of heads, in spite of its name
+    "attention_head_dim": (5, 10, 20, 20),  # in fact, the number of heads
     "cross_attention_dim": 1024,
     "use_linear_projection": True,
 }
@@ -58,10 +58,10 @@ SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-#: E[silu(x)^2] of x that is normally distributed: what the last convolution sees of a normalised input.
+#: E[silu(x)^2] for a normally distributed x: the power of the last convolution's input after the normalisation.
 SILU_POWER = 0.3558
-NOISE_DEVIATION = 1.0  # of what the U-Net predicts: that of noise, as a trained one's
-PICTURE_DEVIATION = 0.4  # of pixels in -1..1: some are cut off at black and white, few
+NOISE_DEVIATION = 1.0  # of the U-Net's predictions: that of noise, as for a trained model
+PICTURE_DEVIATION = 0.4  # of pixels in -1..1: only few are clipped to black and white
 
 
 def make_text_encoder() -> Any:
@@ -74,20 +74,20 @@ def make_text_encoder() -> Any:
 
 
 def make_unet() -> Any:
-    """Return the U-Net with random weights, whose predictions have the deviation of noise."""
+    """Return the U-Net with random weights; its predictions have the deviation of noise."""
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(**UNET)
-    _spread(unet.conv_out, NOISE_DEVIATION)
+    _scale_output(unet.conv_out, NOISE_DEVIATION)
     return unet
 
 
 def make_vae() -> Any:
-    """Return the autoencoder with random weights, whose pictures have contrast."""
+    """Return the autoencoder with random weights; its pictures have contrast."""
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(**VAE)
-    _spread(vae.decoder.conv_out, PICTURE_DEVIATION)
+    _scale_output(vae.decoder.conv_out, PICTURE_DEVIATION)
     return vae
 
 
@@ -98,10 +98,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _spread(last: torch.nn.Conv2d, deviation: float) -> None:
-    """Scale a last convolution, which comes after a normalisation and a SiLU, so that outputs have this deviation.
+def _scale_output(last: torch.nn.Conv2d, deviation: float) -> None:
+    """Initialise a last convolution, after a normalisation and a SiLU, so that its outputs have this deviation.
 
-    torch's own start gives a third of it at most; pictures would be gray, and two that differ would look the same.
+    With torch's default it is at most a third: pictures would be gray, and different pictures would look the same.
     """
     fan_in = last.weight[0].numel()
     torch.nn.init.normal_(last.weight, std=deviation / (SILU_POWER * fan_in) ** 0.5)

@@ -1,4 +1,4 @@
-"""DDIM in numpy: the sampler that turns noise into latents, step by step.
+"""DDIM in numpy: the sampler that denoises latents step by step.
 
 Source: Song et al. 2020, "Denoising Diffusion Implicit Models", https://arxiv.org/abs/2010.02502,
 section 4, equation 12 with sigma = 0 (eta = 0). Field names and time steps are those of diffusers'
@@ -22,9 +22,9 @@ SUPPORTED = {
     "trained_betas": (None,),
     "thresholding": (False,),
 }
-LEAST_WHOLE_NUMBERS = {"num_train_timesteps": 1, "steps_offset": 0}
+MINIMUM_INTEGERS = {"num_train_timesteps": 1, "steps_offset": 0}
 NUMBERS = ("beta_start", "beta_end", "clip_sample_range")
-CLIPPING_CLASSES = (None, "DDIMScheduler", "DDPMScheduler")  # clip unless told otherwise
+CLIPPING_CLASSES = (None, "DDIMScheduler", "DDPMScheduler")  # clip by default
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class DDIMConfig:
             if value not in supported:
                 names = ", ".join(map(repr, supported))
                 raise ValueError(f"{field} {value!r} is not supported; supported: {names}")
-        for field, least in LEAST_WHOLE_NUMBERS.items():
+        for field, minimum in MINIMUM_INTEGERS.items():
             value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{field} {value!r} is not a whole number of {least} or more")
+            if type(value) is not int or value < minimum:
+                raise ValueError(f"{field} {value!r} is not a whole number of {minimum} or more")
         for field in NUMBERS:
             value = getattr(self, field)
             if type(value) not in (int, float) or not value > 0:
@@ -62,14 +62,14 @@ class DDIMConfig:
 
 
 class DDIMScheduler:
-    """Walks a sample from noise at the last time step to a clean latent at time 0.
+    """Denoises a sample from noise at the last time step to a clean latent at time 0.
 
     >>> scheduler = DDIMScheduler.from_config("tiny/scheduler/scheduler_config.json")
     >>> for timestep in scheduler.set_timesteps(30):
     ...     sample = scheduler.step(denoise(sample, timestep), timestep, sample)
     """
 
-    init_noise_sigma = 1.0  # standard deviation of the noise to start from
+    init_noise_sigma = 1.0  # standard deviation of the initial noise
 
     def __init__(self, config: DDIMConfig) -> None:
         self.config = config
@@ -78,23 +78,23 @@ class DDIMScheduler:
 
     @classmethod
     def from_config(cls, path: str | Path) -> DDIMScheduler:
-        """Read a scheduler_config.json of diffusers, of whichever scheduler class.
+        """Read a scheduler_config.json of any scheduler class of diffusers.
 
-        Fields that only other schedulers know are left out: the noise schedule, which is what the
-        model was trained on, is in the fields they share.
+        Fields of other schedulers are ignored. The noise schedule, with which the model was trained, is in the common
+        fields.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a JSON object, or a field has a value DDIM does not support.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if it is not a JSON object, or a field has a value that DDIM does not support.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: the scheduler's settings are read from it")
+            raise FileNotFoundError(f"{path} is missing: it has the scheduler's settings")
         try:
             content: dict[str, Any] = dict(json.loads(path.read_text("utf-8")))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} holds no JSON object: {error}") from error
-        # Clipping is a default of two classes only; clipping another's latents ruins the picture.
+            raise ValueError(f"{path} does not contain a JSON object: {error}") from error
+        # Only two classes clip by default; clipping would ruin the pictures of the others.
         content.setdefault("clip_sample", content.get("_class_name") in CLIPPING_CLASSES)
         known = DDIMConfig.__dataclass_fields__
         try:
@@ -103,16 +103,16 @@ class DDIMScheduler:
             raise ValueError(f"{path}: {error}") from None
 
     def set_timesteps(self, steps: int) -> NDArray[np.int64]:
-        """Choose the time steps to visit and keep them as `timesteps`.
+        """Choose the time steps, and store them as `timesteps`.
 
         Args:
-            steps: number of calls of the model, 1 to num_train_timesteps.
+            steps: the number of calls of the model, 1 to num_train_timesteps.
 
         Returns:
             (steps,) int64, descending.
 
         Raises:
-            ValueError: too few or too many steps, or steps that the configuration cannot do.
+            ValueError: if there are too few or too many steps, or the configuration does not support them.
 
         Source: Lin et al. 2023, https://arxiv.org/abs/2305.08891, table 2.
         """
@@ -122,13 +122,13 @@ class DDIMScheduler:
         timesteps = self._spaced_timesteps(steps)
         if timesteps[0] >= last:
             raise ValueError(
-                f"{steps} steps with steps_offset {self.config.steps_offset} begin at time step "
-                f"{timesteps[0]}, beyond the last one, {last - 1}; take fewer steps"
+                f"{steps} steps with steps_offset {self.config.steps_offset} start at time step "
+                f"{timesteps[0]}, after the last one, {last - 1}; use fewer steps"
             )
         if self.config.prediction_type == "epsilon" and self.alphas_cumprod[timesteps[0]] == 0:
             raise ValueError(
-                "rescale_betas_zero_snr with prediction_type 'epsilon' cannot begin at pure noise, "
-                "which tells nothing of the picture; take timestep_spacing 'leading'"
+                "rescale_betas_zero_snr with prediction_type 'epsilon' cannot start at pure noise, "
+                "which contains nothing of the picture; use timestep_spacing 'leading'"
             )
         self.timesteps = timesteps
         return timesteps
@@ -146,18 +146,18 @@ class DDIMScheduler:
     def step(
         self, model_output: NDArray[Any], timestep: int | np.integer[Any], sample: NDArray[Any]
     ) -> NDArray[np.float32]:
-        """One step towards the clean latent.
+        """Do one denoising step.
 
         Args:
-            model_output: what the model predicts at `timestep`, any shape.
+            model_output: the model's prediction at `timestep`, any shape.
             timestep: one of `timesteps`.
             sample: the noisy latent at `timestep`, the same shape.
 
         Returns:
-            The latent at the time step before, float32, the same shape.
+            The latent at the previous time step, float32, the same shape.
 
         Raises:
-            ValueError: set_timesteps was not called, or the shapes differ.
+            ValueError: if set_timesteps was not called, or the shapes differ.
         """
         if not self.timesteps.size:
             raise ValueError("call set_timesteps before step")
@@ -173,14 +173,14 @@ class DDIMScheduler:
         return np.asarray(before, np.float32)
 
     def _alpha_before(self, timestep: int) -> float:
-        # The stride is the one of "leading" for every spacing, as in diffusers.
+        # As in diffusers, the stride is that of "leading" for every spacing.
         before = timestep - self.config.num_train_timesteps // len(self.timesteps)
         if before >= 0:
             return float(self.alphas_cumprod[before])
         return 1.0 if self.config.set_alpha_to_one else float(self.alphas_cumprod[0])
 
     def _split(self, output: NDArray[Any], sample: NDArray[Any], alpha: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The clean latent (equation 9) and the noise that the model sees in the sample."""
+        """Return the clean latent (equation 9) and the noise, according to the model's prediction."""
         signal, spread = alpha**0.5, (1 - alpha) ** 0.5
         if self.config.prediction_type == "epsilon":
             return (sample - spread * output) / signal, output
@@ -189,7 +189,7 @@ class DDIMScheduler:
 
 
 def _alphas_cumprod(config: DDIMConfig) -> NDArray[np.float64]:
-    """How much of the clean latent's variance is left at each training time step."""
+    """Return the remaining share of the clean latent's variance, for each training time step."""
     steps = config.num_train_timesteps
     if config.beta_schedule == "scaled_linear":  # of latent diffusion
         betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, steps) ** 2
@@ -198,7 +198,7 @@ def _alphas_cumprod(config: DDIMConfig) -> NDArray[np.float64]:
     alphas = np.cumprod(1 - betas)
     if not config.rescale_betas_zero_snr:
         return np.asarray(alphas)
-    # Shift the square roots so that the last is 0, stretch them so that the first stays:
+    # Shift the square roots so that the last one is 0, and scale them so that the first one is unchanged:
     # https://arxiv.org/abs/2305.08891, algorithm 1.
     roots = np.sqrt(alphas)
     return np.asarray(np.square((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))))

@@ -1,12 +1,12 @@
-"""The pictures the tiny model knows: how they are drawn, how they are called, how they are judged.
+"""The pictures of the tiny model: drawing them, naming them, and recognising them.
 
-A scene is one coloured shape on a plain background, "a red circle on white". Training draws scenes
-with :func:`draw`; checking reads them back from pixels with :func:`recognise`, by number and
-without a trained judge. Needs numpy only.
+A scene is one coloured shape on a plain background, such as "a red circle on white". The training draws scenes with
+:func:`draw`. The check recognises them in pixels with :func:`recognise`, by arithmetic and without a trained
+classifier. Needs numpy only.
 
-Shapes are drawn from signed distances (negative inside, in pixels): one formula per shape gives
-smooth edges while drawing and the templates while checking.
-Source of the formulas: https://iquilezles.org/articles/distfunctions2d/ (maximum is intersection).
+Shapes are drawn from signed distances (negative inside, in pixels). One formula per shape gives smooth edges for
+drawing, and the templates for recognition. Source of the formulas: https://iquilezles.org/articles/distfunctions2d/
+(the maximum is the intersection).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-SIZE = 64  # pixels, both ways
+SIZE = 64  # pixels, in both directions
 COLOURS = {
     "red": (220, 40, 40),
     "green": (40, 170, 70),
@@ -32,13 +32,13 @@ COLOURS = {
 }
 BACKGROUNDS = {"white": (250, 250, 250), "gray": (150, 150, 155), "pink": (250, 190, 205)}
 
-SMALLEST, LARGEST = 0.24, 0.36  # half extent of a shape, as a share of SIZE
-SHIFT = 0.1  # farthest a centre lies from the middle, as a share of SIZE
-BORDER = 2  # pixels no shape reaches: SIZE * (0.5 - LARGEST - SHIFT) = 2.56
+SMALLEST, LARGEST = 0.24, 0.36  # half extent of a shape, relative to SIZE
+SHIFT = 0.1  # largest distance of a centre from the middle, relative to SIZE
+BORDER = 2  # pixels that no shape covers: SIZE * (0.5 - LARGEST - SHIFT) = 2.56
 
 
 class Scene(NamedTuple):
-    """What a picture shows, in the words of its prompt."""
+    """The content of a picture, in the words of its prompt."""
 
     colour: str
     shape: str
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The prompt that asks for this scene."""
+        """The prompt for this scene."""
         return f"a {self.colour} {self.shape} on {self.background}"
 
 
@@ -59,7 +59,7 @@ def _square(x: Array, y: Array, r: Array) -> Array:
 
 
 def _triangle(x: Array, y: Array, r: Array) -> Array:
-    slope = (1.8 * abs(x) - y - r) / np.hypot(1.8, 1.0)  # tip at -r, base of width 2 r at 0.8 r
+    slope = (1.8 * abs(x) - y - r) / np.hypot(1.8, 1.0)  # the tip is at -r, the base of width 2 r at 0.8 r
     return np.asarray(np.maximum(y - 0.8 * r, slope))
 
 
@@ -84,7 +84,7 @@ SCENES = [Scene(c, s, b) for c in COLOURS for s in SHAPES for b in BACKGROUNDS]
 
 
 def coverage(shape: str, x: Array, y: Array, r: Array) -> Array:
-    """How much of each pixel the shape covers, 0..1.
+    """Return how much of each pixel the shape covers, 0..1.
 
     Args:
         shape: a key of SHAPES.
@@ -102,7 +102,7 @@ def coverage(shape: str, x: Array, y: Array, r: Array) -> Array:
 
 
 def draw(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw scenes at random places and sizes.
+    """Draw scenes at random positions and sizes.
 
     Returns:
         Pictures (N, 3, SIZE, SIZE) in -1..1 and the shapes' coverage (N, 1, SIZE, SIZE), float32.
@@ -126,53 +126,49 @@ def to_bytes(pictures: Array) -> NDArray[np.uint8]:
 
 
 def recognise(picture: NDArray[np.uint8]) -> Scene:
-    """Say what a picture shows.
+    """Return the scene in a picture.
 
-    The background is the palette entry nearest to the median of the border; the shape is the
-    template that overlaps best with all pixels unlike the background; the colour is the palette
-    entry nearest to the mean of those pixels, leaving out their half-covered edge.
-
-    Args:
-        picture: (SIZE, SIZE, 3) in 0..255.
+    The background is the palette colour nearest to the median of the border. The shape is the template with the best
+    overlap with all pixels that differ from the background. The colour is the palette colour nearest to the mean of
+    those pixels, without their half-covered edge.
     """
     pixels = picture.astype(np.float32)
     frame = np.ones((SIZE, SIZE), bool)
     frame[BORDER:-BORDER, BORDER:-BORDER] = False
-    background = nearest(np.median(pixels[frame], axis=0), BACKGROUNDS)
+    background = nearest_colour(np.median(pixels[frame], axis=0), BACKGROUNDS)
     distance = np.linalg.norm(pixels - BACKGROUNDS[background], axis=-1)
     mask = distance > np.percentile(distance, 95) / 2  # shapes cover 9 % of a picture or more
     inner = _inside(mask) if _inside(mask).any() else mask
-    colour = nearest(pixels[inner].mean(axis=0), COLOURS)
+    colour = nearest_colour(pixels[inner].mean(axis=0), COLOURS)
     overlaps = {shape: best_overlap(mask, shape) for shape in SHAPES}
     return Scene(colour, max(overlaps, key=lambda shape: overlaps[shape]), background)
 
 
-def nearest(colour: Array, palette: dict[str, tuple[int, int, int]]) -> str:
-    """The name of the palette entry closest to ``colour`` (3,) in red, green and blue."""
+def nearest_colour(colour: Array, palette: dict[str, tuple[int, int, int]]) -> str:
+    """Return the name of the palette colour nearest to ``colour`` (3,) in red, green and blue."""
     return min(palette, key=lambda name: float(np.linalg.norm(colour - palette[name])))
 
 
 def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask whose four neighbours belong to it too."""
+    """Return the pixels of a mask whose four neighbours also belong to it."""
     m = np.pad(mask, 1)
     return mask & m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:]
 
 
 def best_overlap(mask: NDArray[np.bool_], shape: str) -> float:
-    """Intersection over union of a mask and the best fitting template of a shape, 0..1.
+    """Return the intersection over union of a mask and the best template of a shape, 0..1.
 
-    Templates sit at the middle of the mask's bounding box, half a pixel around it, in every size
-    that is drawn.
+    Templates are at the middle of the mask's bounding box, shifted by up to half a pixel, in all sizes that are drawn.
     """
     if not mask.any():
         return 0.0
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     sizes = SIZE * np.linspace(SMALLEST, LARGEST, 25)
-    raised = 0.1 if shape == "triangle" else 0.0  # its box reaches from -r to 0.8 r
+    offset = 0.1 if shape == "triangle" else 0.0  # its bounding box is -r to 0.8 r
     best = 0.0
     for shift_x, shift_y in np.ndindex(3, 3):
         x = np.full(25, (columns[0] + columns[-1] + 1) / 2 + (shift_x - 1) / 2)
-        y = (rows[0] + rows[-1] + 1) / 2 + (shift_y - 1) / 2 + raised * sizes
+        y = (rows[0] + rows[-1] + 1) / 2 + (shift_y - 1) / 2 + offset * sizes
         templates = coverage(shape, x, y, sizes) > 0.5
         union = (templates | mask).sum(axis=(1, 2))
         best = max(best, float(((templates & mask).sum(axis=(1, 2)) / union).max()))

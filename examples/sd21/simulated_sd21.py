@@ -1,7 +1,7 @@
-"""Stand-ins for the three models that only take their time: how work spreads over devices that are not here.
+"""Stand-ins for the three models that only take time, to measure the distribution of work over simulated devices.
 
-The callable engine makes one of each in a worker; the U-Net sleeps ``ms_per_row`` for each row, whatever the batch. The
-sizes are the tiny model's.
+The callable engine creates one of each in a worker. The U-Net sleeps ``ms_per_row`` per row, for any batch. The sizes
+are those of the tiny model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOKENS, WIDTH, SIDE, PIXELS = 77, 48, 8, 64
 
 
 class TextEncoder:
-    """Ids to zeros, at once."""
+    """Ids to zeros, without delay."""
 
     inputs = (("input_ids", "int64", ("batch", TOKENS)),)
 
@@ -40,13 +40,13 @@ class UNet:
         self._s_per_row = ms_per_row / 1e3
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """(N, 4, 8, 8) to the same."""
+        """(N, 4, 8, 8) to the same shape."""
         time.sleep(self._s_per_row * len(inputs["sample"]))
         return {"out_sample": inputs["sample"] * np.float32(0.1)}
 
 
 class Decoder:
-    """Latents to gray, at once."""
+    """Latents to gray, without delay."""
 
     inputs = (("latent_sample", "float32", ("batch", 4, SIDE, SIDE)),)
 
@@ -70,7 +70,7 @@ def make_decoder(device: str, ms_per_row: float) -> Decoder:
     return Decoder()
 
 
-#: What ParallelPredictUtils takes in place of three files.
+#: The models for ParallelPredictUtils, in place of three files.
 MODELS = {
     "text_encoder": f"{Path(__file__).resolve()}:make_text_encoder",
     "unet": f"{Path(__file__).resolve()}:make_unet",

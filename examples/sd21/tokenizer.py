@@ -1,7 +1,7 @@
 """CLIP's tokenizer, as Stable Diffusion exports ship it, through the `tokenizers` library.
 
-Source: Radford et al. 2021, https://github.com/openai/CLIP, clip/simple_tokenizer.py; equal to
-transformers' CLIPTokenizer, which is too large a dependency for reading two text files.
+Source: Radford et al. 2021, https://github.com/openai/CLIP, clip/simple_tokenizer.py. It returns the same ids as
+transformers' CLIPTokenizer, which would be a large dependency for reading two text files.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-CLIP_LENGTH = 77  # tokens per prompt, start and end included, where the folder does not say
-SPECIAL_TOKENS = {  # CLIP's own, where the folder does not say
+CLIP_LENGTH = 77  # tokens per prompt, including start and end; the default if the folder has no settings
+SPECIAL_TOKENS = {  # CLIP's own; the defaults if the folder has no settings
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-# Contractions, runs of letters, single digits, runs of everything else; white space is dropped.
+# Contractions, runs of letters, single digits, runs of everything else; white space is removed.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class ClipTokenizer:
-    """Turns prompts into the fixed-length ids that a CLIP text encoder takes."""
+    """Converts prompts to the fixed-length ids that a CLIP text encoder takes."""
 
     def __init__(self, backend: Tokenizer, special_tokens: dict[str, str], length: int) -> None:
         self.length = length
@@ -39,18 +39,18 @@ class ClipTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ClipTokenizer:
-        """Read vocab.json and merges.txt, and the settings beside them if there are any.
+        """Read vocab.json and merges.txt, and the settings beside them if they exist.
 
         Args:
             folder: the `tokenizer` folder of an exported Stable Diffusion.
 
         Raises:
-            FileNotFoundError: vocab.json or merges.txt is missing.
-            ValueError: a file is not what its name says, or a special token is not in vocab.json.
+            FileNotFoundError: if vocab.json or merges.txt is missing.
+            ValueError: if a file is invalid, or a special token is not in vocab.json.
         """
         folder = Path(folder)
         settings = _read_json(folder / "tokenizer_config.json")
-        # The map wins: Stable Diffusion 2.1 pads with "!" there and names another in the settings.
+        # The map takes precedence: Stable Diffusion 2.1 pads with "!" there, and the settings have another token.
         named = {**settings, **_read_json(folder / "special_tokens_map.json")}
         tokens = {key: named.get(key) or default for key, default in SPECIAL_TOKENS.items()}
         backend = _build_backend(folder, tokens)
@@ -58,10 +58,10 @@ class ClipTokenizer:
         return cls(backend, {key: _text(token) for key, token in tokens.items()}, length)
 
     def encode(self, prompts: list[str]) -> NDArray[np.int64]:
-        """Encode prompts: start, tokens, end, padding; what does not fit is cut, with a warning.
+        """Encode prompts: start, tokens, end, padding; the part that does not fit is cut off, with a warning.
 
         Args:
-            prompts: N texts; an empty one is the "no prompt" of classifier-free guidance.
+            prompts: N texts; the empty text is the "no prompt" of classifier-free guidance.
 
         Returns:
             (N, length) int64 ids.
@@ -82,7 +82,7 @@ def _build_backend(folder: Path, tokens: dict[str, Any]) -> Tokenizer:
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     for path in (vocabulary, merges):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: a CLIP tokenizer folder holds vocab.json and merges.txt")
+            raise FileNotFoundError(f"{path} is missing: a CLIP tokenizer folder has vocab.json and merges.txt")
     try:
         model = models.BPE.from_file(
             str(vocabulary),
@@ -92,7 +92,7 @@ def _build_backend(folder: Path, tokens: dict[str, Any]) -> Tokenizer:
             unk_token=_text(tokens["unk_token"]),
         )
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{vocabulary} and merges.txt beside it do not fit: {error}") from error
+        raise ValueError(f"{vocabulary} and the merges.txt beside it do not fit: {error}") from error
     backend = Tokenizer(model)
     for key, token in tokens.items():
         if backend.token_to_id(_text(token)) is None:
@@ -111,7 +111,7 @@ def _build_backend(folder: Path, tokens: dict[str, Any]) -> Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in an optional settings file; empty where there is no such file."""
+    """Return the object in an optional settings file; {} if the file does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -119,12 +119,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} does not contain a JSON object")
     return content
 
 
 def _text(token: str | dict[str, Any]) -> str:
-    """A special token's text; the files hold either the text or an object around it."""
+    """Return a special token's text; the files contain the text itself, or an object with it."""
     return token if isinstance(token, str) else str(token["content"])
 
 

@@ -1,15 +1,15 @@
-"""Train a tiny model of Stable Diffusion 2.1's architecture and export it to ONNX.
+"""Train a tiny model with Stable Diffusion 2.1's architecture and export it to ONNX.
 
 It learns to draw "a red circle on white": 8 colours, 5 shapes, 3 backgrounds, 64 x 64 pixels. Its
-files have the names, inputs and outputs of a real export, and take 6 MB in place of 5 GB, so that
-examples and tests can run a whole text-to-image pipeline anywhere.
+files have the names, inputs and outputs of a real export. They take 6 MB instead of 5 GB, so that
+examples and tests can run a complete text-to-image pipeline anywhere.
 
     pip install torch diffusers transformers onnx onnxruntime tokenizers numpy
     python examples/sd21/train_tiny.py --output examples/sd21/tiny
     python examples/sd21/check_tiny.py --model examples/sd21/tiny
 
-About 40 minutes on two processor cores. The trained autoencoder is kept in `--work` and used again
-by the next run: delete it to train anew. `--quick` goes through everything in a minute or two, to
+It takes about 40 minutes on two processor cores. The trained autoencoder is saved in `--work` and reused
+by the next run; delete it to train it again. `--quick` runs all stages in a minute or two, to
 try out changes; its pictures are noise.
 """
 
@@ -33,17 +33,17 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 4500, 16
 DENOISER_STEPS, DENOISER_BATCH = 5500, 64
-AUTOENCODER_RATE, DENOISER_RATE = 2e-3, 1.5e-3  # highest learning rates of the cosine schedules
-MEMORY = 0.998  # of the running mean of the weights: the last 500 steps
+AUTOENCODER_RATE, DENOISER_RATE = 2e-3, 1.5e-3  # maximum learning rates of the cosine schedules
+MEMORY = 0.998  # of the running mean of the weights, over about 500 steps
 PICTURES = 12_000  # drawn once for the denoiser: 100 of every scene
-LATENT_NOISE = 0.3  # of the latents' deviation: the decoder learns to forgive the denoiser's errors
-KL_WEIGHT = 2e-4  # keeps the latents from growing without end; more of it blurs the pictures
+LATENT_NOISE = 0.3  # relative to the latents' deviation: makes the decoder robust to the denoiser's errors
+KL_WEIGHT = 2e-4  # limits the size of the latents; a larger weight blurs the pictures
 UNPROMPTED = 0.1  # share of empty prompts, for classifier-free guidance
 TEXT_WIDTH = 48
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """An autoencoder of 64 x 64 pictures to 4 x 8 x 8 latents."""
+    """Return an autoencoder from 64 x 64 pictures to 4 x 8 x 8 latents."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -56,7 +56,7 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """A denoiser with Stable Diffusion 2.1's kinds of blocks, two of them in place of four."""
+    """Return a denoiser with Stable Diffusion 2.1's types of blocks, two instead of four."""
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         layers_per_block=1,
@@ -64,14 +64,14 @@ def new_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(4, 8),  # the number of heads, in spite of its name
+        attention_head_dim=(4, 8),  # in fact, the number of heads
         use_linear_projection=True,
         norm_num_groups=8,
     )
 
 
 def new_text_encoder(vocabulary_size: int) -> CLIPTextModel:
-    """A text encoder of two layers; start and end are the last two ids, "!" (0) is the padding."""
+    """Return a text encoder with two layers; start and end are the last two ids, "!" (0) is the padding."""
     config = CLIPTextConfig(
         vocab_size=vocabulary_size,
         hidden_size=TEXT_WIDTH,
@@ -89,7 +89,7 @@ def new_text_encoder(vocabulary_size: int) -> CLIPTextModel:
 
 
 def train(name: str, model: torch.nn.Module, losses: Iterator[torch.Tensor], steps: int, rate: float) -> None:
-    """Minimise `losses`, drawn once per step, and leave the mean of the last weights in `model`."""
+    """Minimise `losses`, one per step; at the end, `model` has the mean of the last weights."""
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(MEMORY))
@@ -109,14 +109,14 @@ def train(name: str, model: torch.nn.Module, losses: Iterator[torch.Tensor], ste
 
 
 def draw_batch(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """New pictures and their shapes' coverage, for one step of the autoencoder."""
+    """Return new pictures and their shapes' coverage, for one step of the autoencoder."""
     scenes = [SCENES[i] for i in rng.integers(len(SCENES), size=AUTOENCODER_BATCH)]
     pictures, covered = draw(scenes, rng)
     return torch.from_numpy(pictures), torch.from_numpy(covered)
 
 
 def autoencoder_losses(vae: AutoencoderKL, rng: np.random.Generator) -> Iterator[torch.Tensor]:
-    """The autoencoder's loss on ever new pictures."""
+    """Yield the autoencoder's loss on new pictures."""
     while True:
         pictures, covered = draw_batch(rng)
         posterior = vae.encode(pictures).latent_dist
@@ -128,9 +128,9 @@ def autoencoder_losses(vae: AutoencoderKL, rng: np.random.Generator) -> Iterator
 
 
 def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
-    """Mean error of the pixels, with shape and background counting the same.
+    """Return the mean error of the pixels, with equal weights for shape and background.
 
-    However small the shape: else its colour fades.
+    Without the weights, the colour of a small shape fades.
     """
     error = decoded - pictures
     weight = balance(covered) + balance(1 - covered)
@@ -138,12 +138,12 @@ def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor, covered: torch.T
 
 
 def balance(region: torch.Tensor) -> torch.Tensor:
-    """Weights of a region's pixels (N, 1, H, W), with a mean of 1/2 per picture."""
+    """Return weights for a region's pixels (N, 1, H, W), with a mean of 1/2 per picture."""
     return region / region.mean((2, 3), keepdim=True) / 2
 
 
 def captions(scene: Scene) -> list[str]:
-    """The ways a prompt may ask for a scene; the first is the usual one, hence its repetition."""
+    """Return the possible prompts for a scene; the first one is the usual one, and therefore repeated."""
     thing = f"{scene.colour} {scene.shape}"
     article = "an" if scene.colour[0] in "aeiou" else "a"
     return [
@@ -157,9 +157,9 @@ def captions(scene: Scene) -> list[str]:
 
 
 def encode_pictures(vae: AutoencoderKL, rng: np.random.Generator) -> torch.Tensor:
-    """Latents (PICTURES, 4, 8, 8) of the scenes in turn; picture i shows SCENES[i % 120].
+    """Return the latents (PICTURES, 4, 8, 8) of the scenes in turn; picture i shows SCENES[i % 120].
 
-    Sets the autoencoder's scaling factor, which gives them a deviation of 1.
+    Sets the autoencoder's scaling factor so that the latents have a deviation of 1.
     """
     with torch.no_grad():
         latents = torch.cat(
@@ -175,28 +175,28 @@ def encode_pictures(vae: AutoencoderKL, rng: np.random.Generator) -> torch.Tenso
 def denoiser_losses(
     model: torch.nn.ModuleDict, latents: torch.Tensor, folder: Path, rng: np.random.Generator
 ) -> Iterator[torch.Tensor]:
-    """The loss of U-Net and text encoder together: predict v, on captioned and noisy latents.
+    """Yield the common loss of U-Net and text encoder: they predict v for captioned and noisy latents.
 
     Source: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
     """
     tokenizer = ClipTokenizer.from_folder(folder / "tokenizer")
     scheduler = DDIMScheduler.from_config(folder / "scheduler" / "scheduler_config.json")
-    kept = torch.from_numpy(scheduler.alphas_cumprod).float()
+    alphas_cumprod = torch.from_numpy(scheduler.alphas_cumprod).float()
     wordings = torch.from_numpy(
         np.stack([tokenizer.encode(captions(scene)) for scene in SCENES])
     )  # (scene, wording, 77)
-    nothing = torch.from_numpy(tokenizer.encode([""]))
+    empty_ids = torch.from_numpy(tokenizer.encode([""]))
     while True:
-        chosen = torch.from_numpy(rng.integers(len(latents), size=DENOISER_BATCH))
+        indices = torch.from_numpy(rng.integers(len(latents), size=DENOISER_BATCH))
         wording = torch.from_numpy(rng.integers(wordings.shape[1], size=DENOISER_BATCH))
         unprompted = torch.from_numpy(rng.random((DENOISER_BATCH, 1)) < UNPROMPTED)
-        ids = torch.where(unprompted, nothing, wordings[chosen % len(SCENES), wording])
-        # One time step from each of DENOISER_BATCH equal spans: a steadier loss than chance.
+        ids = torch.where(unprompted, empty_ids, wordings[indices % len(SCENES), wording])
+        # One time step from each of DENOISER_BATCH equal intervals: the loss varies less than with random steps.
         spans = (np.arange(DENOISER_BATCH) + rng.random(DENOISER_BATCH)) / DENOISER_BATCH
-        timesteps = torch.from_numpy((spans * len(kept)).astype(np.int64))
-        signal = kept[timesteps].sqrt()[:, None, None, None]
-        spread = (1 - kept[timesteps]).sqrt()[:, None, None, None]
-        clean = latents[chosen]
+        timesteps = torch.from_numpy((spans * len(alphas_cumprod)).astype(np.int64))
+        signal = alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+        spread = (1 - alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+        clean = latents[indices]
         noise = torch.randn_like(clean)
         text = model["text_encoder"](input_ids=ids).last_hidden_state
         predicted = model["unet"](signal * clean + spread * noise, timesteps, text).sample
@@ -204,35 +204,35 @@ def denoiser_losses(
 
 
 def trained_autoencoder(work: Path, steps: int, rng: np.random.Generator) -> AutoencoderKL:
-    """The autoencoder of an earlier run with as many steps, or a newly trained one."""
+    """Return the autoencoder of an earlier run with as many steps, or a newly trained one."""
     vae = new_autoencoder()
-    kept = work / f"autoencoder-{steps}.pt"
-    if kept.is_file():
-        vae.load_state_dict(torch.load(kept))
+    saved = work / f"autoencoder-{steps}.pt"
+    if saved.is_file():
+        vae.load_state_dict(torch.load(saved))
         return vae.eval()
     vae.to(memory_format=torch.channels_last)  # a third faster
     train("autoencoder", vae, autoencoder_losses(vae, rng), steps, AUTOENCODER_RATE)
     vae.to(memory_format=torch.contiguous_format)
     work.mkdir(parents=True, exist_ok=True)
-    torch.save(vae.state_dict(), kept)
+    torch.save(vae.state_dict(), saved)
     return vae
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the exported model")
     parser.add_argument("--work", type=Path, default=Path("build/sd21"), help="intermediate files")
-    parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
-    parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS)
+    parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS, help="training steps")
+    parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS, help="training steps")
     parser.add_argument("--quick", action="store_true", help="20 steps each, to try out changes")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Train the autoencoder, then U-Net and text encoder on its latents, then export all."""
+    """Train the autoencoder, then U-Net and text encoder on its latents; then export all."""
     arguments = parse_arguments()
     if arguments.quick:
         arguments.autoencoder_steps = arguments.denoiser_steps = 20
@@ -241,7 +241,7 @@ def main() -> None:
     write_scheduler(arguments.output / "scheduler", "v_prediction")
     rng = seeded(arguments.seed)
     vae = trained_autoencoder(arguments.work, arguments.autoencoder_steps, rng)
-    rng = seeded(arguments.seed + 1)  # the same, whether the autoencoder was trained or kept
+    rng = seeded(arguments.seed + 1)  # the same, whether the autoencoder was trained or loaded
     latents = encode_pictures(vae, rng)
     model: Any = torch.nn.ModuleDict({"unet": new_unet(), "text_encoder": new_text_encoder(vocabulary_size)})
     losses = denoiser_losses(model, latents, arguments.output, rng)
@@ -250,13 +250,13 @@ def main() -> None:
 
 
 def seeded(seed: int) -> np.random.Generator:
-    """Seed torch, and a generator for the rest."""
+    """Seed torch, and return a generator for numpy."""
     torch.manual_seed(seed)
     return np.random.default_rng(seed)
 
 
 def known_words() -> list[str]:
-    """Every word of the captions, in the order of their first use."""
+    """Return all words of the captions, in the order of their first use."""
     return list(dict.fromkeys(" ".join(c for s in SCENES for c in captions(s)).split()))
 
 

@@ -1,6 +1,6 @@
-"""Move an ONNX file's weights into one file beside it, which engines can map in place of reading it.
+"""Moves an ONNX file's weights to one file beside it, which engines can map instead of reading it.
 
-Needed where the weights are more than the 2 GB that an ONNX file can be; the exporter then leaves hundreds of files.
+Needed for weights above 2 GB, the limit of an ONNX file: the exporter then writes hundreds of files.
 """
 
 from __future__ import annotations
@@ -12,45 +12,45 @@ import onnx
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-SMALLEST_BYTES = 1024  # what is smaller stays inside: sizes, axes, scalars
-PAGE_BYTES = 4096  # each weight begins on a page of its own, so that it can be mapped
+SMALLEST_BYTES = 1024  # smaller tensors stay in the ONNX file: sizes, axes, scalars
+PAGE_BYTES = 4096  # each weight starts on a page boundary, so that it can be mapped
 
 
 def gather_weights(file: Path) -> Path:
-    """Move the weights of an ONNX file, and of the files that it names, into ``FILE_data``.
+    """Move the weights of an ONNX file, and of its external files, to ``FILE_data``.
 
-    Of those in files of their own one is in memory at a time.
+    Only one external weight is in memory at a time.
 
     Args:
-        file: such as ``unet/model.onnx``; written anew. The files that it named are deleted.
+        file: such as ``unet/model.onnx``; it is rewritten. Its external files are deleted.
 
     Returns:
-        The file with the weights: ``unet/model.onnx_data``, the name that optimum gives it.
+        The file with the weights: ``unet/model.onnx_data``, the name that optimum uses.
     """
     model = onnx.load(file, load_external_data=False)
     data = file.with_name(f"{file.name}_data")
-    with data.open("wb") as into:
+    with data.open("wb") as output:
         for tensor in model.graph.initializer:
-            _move(tensor, file.parent, into, data.name)
+            _move(tensor, file.parent, output, data.name)
     onnx.save(model, file)
     return data
 
 
-def _move(tensor: TensorProto, folder: Path, into: BinaryIO, name: str) -> None:
-    """Append one weight, and have its tensor point there."""
+def _move(tensor: TensorProto, folder: Path, output: BinaryIO, name: str) -> None:
+    """Append one weight to the output, and point its tensor to it."""
     if uses_external_data(tensor):
-        piece = folder / ExternalDataInfo(tensor).location
-        content = piece.read_bytes()
-        piece.unlink()
+        weight_file = folder / ExternalDataInfo(tensor).location
+        content = weight_file.read_bytes()
+        weight_file.unlink()
     elif len(tensor.raw_data) >= SMALLEST_BYTES:
         content = tensor.raw_data
     else:
         return
-    into.seek(-into.tell() % PAGE_BYTES, 1)  # the gap is a hole that reads as zeros
-    where = {"location": name, "offset": str(into.tell()), "length": str(len(content))}
-    into.write(content)
+    output.seek(-output.tell() % PAGE_BYTES, 1)  # the gap is a hole in the file that reads as zeros
+    location = {"location": name, "offset": str(output.tell()), "length": str(len(content))}
+    output.write(content)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    for key, value in where.items():
+    for key, value in location.items():
         tensor.external_data.add(key=key, value=value)

@@ -1,4 +1,4 @@
-"""Folders laid out as Stable Diffusion's, with random models of any size, dtypes and names in place of real ones."""
+"""Folders in Stable Diffusion's layout, with random models of any size, dtypes and names instead of real ones."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 13
 IR_VERSION = 8
-VOCABULARY = 600  # more than the tiny tokenizer has
-ENLARGED = 8  # pixels of a picture for one of a latent, as in Stable Diffusion
+VOCABULARY = 600  # more than the tiny tokenizer's
+ENLARGED = 8  # pixels of a picture per pixel of a latent, as in Stable Diffusion
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -36,7 +36,7 @@ def make_folder(
     names=("input_ids", "sample", "timestep", "encoder_hidden_states", "latent_sample"),
     settings=None,
 ):
-    """Write a whole folder; sizes may be words, which leave them open. Returns its path."""
+    """Write a complete folder and return its path; sizes that are strings leave axes open."""
     rng = np.random.default_rng(0)
     shutil.copytree(tokenizer, path / "tokenizer")
     write_json(path / "scheduler" / "scheduler_config.json", SCHEDULER)

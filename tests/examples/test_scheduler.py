@@ -1,4 +1,4 @@
-"""The numpy DDIM sampler walks exactly where diffusers' does, and refuses what it cannot walk."""
+"""The numpy DDIM sampler computes the same as diffusers', and refuses unsupported settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 
 
 def load(folder: Path, **changes: Any) -> DDIMScheduler:
-    """Our scheduler, read from a file with Stable Diffusion 2.1's settings and these changes."""
+    """Return our scheduler, read from a file with Stable Diffusion 2.1's settings and these changes."""
     from scheduler import DDIMScheduler
 
     path = folder / "scheduler_config.json"
@@ -41,12 +41,12 @@ def load(folder: Path, **changes: Any) -> DDIMScheduler:
 
 
 def denoise(sample: NDArray[np.float32], timestep: int) -> NDArray[np.float32]:
-    """Stands in for a U-Net: bounded, and different at every place and time step."""
+    """Replaces a U-Net: bounded, and different for each element and time step."""
     return np.asarray(np.tanh(0.7 * sample + np.sin(timestep)), np.float32)
 
 
-def assert_same_walk(folder: Path, steps: int, **changes: Any) -> None:
-    """Both schedulers visit the same time steps and agree after each of them."""
+def assert_same_samples(folder: Path, steps: int, **changes: Any) -> None:
+    """Assert that both schedulers have the same time steps, and agree after each step."""
     ours = load(folder, **changes)
     fields = {k: v for k, v in (SD21_CONFIG | changes).items() if k != "_class_name"}
     theirs: Any = diffusers.DDIMScheduler(**fields)  # type: ignore[no-untyped-call]
@@ -66,8 +66,8 @@ def assert_same_walk(folder: Path, steps: int, **changes: Any) -> None:
 @pytest.mark.parametrize("steps", [1, 7, 20, 30, 50, 333])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_walks_like_diffusers(tmp_path: Path, prediction_type: str, spacing: str, steps: int) -> None:
-    assert_same_walk(tmp_path, steps, prediction_type=prediction_type, timestep_spacing=spacing)
+def test_samples_equal_diffusers(tmp_path: Path, prediction_type: str, spacing: str, steps: int) -> None:
+    assert_same_samples(tmp_path, steps, prediction_type=prediction_type, timestep_spacing=spacing)
 
 
 @pytest.mark.parametrize("steps", [7, 30, 50])
@@ -75,8 +75,8 @@ def test_walks_like_diffusers(tmp_path: Path, prediction_type: str, spacing: str
     ("prediction_type", "spacing"),
     [*[("v_prediction", spacing) for spacing in SPACINGS], ("epsilon", "leading")],
 )
-def test_zero_snr_walks_like_diffusers(tmp_path: Path, prediction_type: str, spacing: str, steps: int) -> None:
-    assert_same_walk(
+def test_samples_with_zero_snr_equal_diffusers(tmp_path: Path, prediction_type: str, spacing: str, steps: int) -> None:
+    assert_same_samples(
         tmp_path,
         steps,
         prediction_type=prediction_type,
@@ -97,12 +97,14 @@ def test_zero_snr_walks_like_diffusers(tmp_path: Path, prediction_type: str, spa
     ids=str,
 )
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_every_field_walks_like_diffusers(tmp_path: Path, prediction_type: str, changes: dict[str, Any]) -> None:
-    assert_same_walk(tmp_path, 20, prediction_type=prediction_type, **changes)
+def test_samples_with_other_fields_equal_diffusers(
+    tmp_path: Path, prediction_type: str, changes: dict[str, Any]
+) -> None:
+    assert_same_samples(tmp_path, 20, prediction_type=prediction_type, **changes)
 
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "NotYetInvented"])
-def test_reads_the_config_of_other_schedulers(tmp_path: Path, name: str) -> None:
+def test_the_config_of_other_schedulers_is_read(tmp_path: Path, name: str) -> None:
     ours = load(tmp_path, _class_name=name, skip_prk_steps=True, use_karras_sigmas=False)
     np.testing.assert_array_equal(ours.alphas_cumprod, load(tmp_path).alphas_cumprod)
 
@@ -116,7 +118,7 @@ def test_reads_the_config_of_other_schedulers(tmp_path: Path, name: str) -> None
     ],
     ids=str,
 )
-def test_clips_by_default_only_where_the_class_does(tmp_path: Path, content: dict[str, Any], clips: bool) -> None:
+def test_the_class_determines_whether_it_clips_by_default(tmp_path: Path, content: dict[str, Any], clips: bool) -> None:
     from scheduler import DDIMScheduler
 
     path = tmp_path / "scheduler_config.json"
@@ -137,22 +139,22 @@ def test_clips_by_default_only_where_the_class_does(tmp_path: Path, content: dic
     ],
     ids=str,
 )
-def test_names_the_unsupported_field(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_unsupported_field_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tmp_path, **changes)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "not json", '"text"'])
-def test_refuses_a_file_that_holds_no_settings(tmp_path: Path, text: str) -> None:
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
     from scheduler import DDIMScheduler
 
     path = tmp_path / "scheduler_config.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="holds no JSON object"):
+    with pytest.raises(ValueError, match="does not contain a JSON object"):
         DDIMScheduler.from_config(path)
 
 
-def test_names_the_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     from scheduler import DDIMScheduler
 
     with pytest.raises(FileNotFoundError, match=r"scheduler_config\.json is missing"):
@@ -160,17 +162,17 @@ def test_names_the_missing_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_refuses_step_counts_out_of_range(tmp_path: Path, steps: int) -> None:
+def test_step_counts_out_of_range_are_refused(tmp_path: Path, steps: int) -> None:
     with pytest.raises(ValueError, match="steps must be 1 to 1000"):
         load(tmp_path).set_timesteps(steps)
 
 
-def test_refuses_to_begin_beyond_the_last_time_step(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="begin at time step 1000, beyond the last one, 999"):
+def test_a_start_after_the_last_time_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="start at time step 1000, after the last one, 999"):
         load(tmp_path).set_timesteps(1000)
 
 
-def test_refuses_epsilon_at_pure_noise(tmp_path: Path) -> None:
+def test_epsilon_at_pure_noise_is_refused(tmp_path: Path) -> None:
     ours = load(
         tmp_path,
         prediction_type="epsilon",
@@ -181,12 +183,12 @@ def test_refuses_epsilon_at_pure_noise(tmp_path: Path) -> None:
         ours.set_timesteps(20)
 
 
-def test_refuses_to_step_before_set_timesteps(tmp_path: Path) -> None:
+def test_a_step_before_set_timesteps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="call set_timesteps before step"):
         load(tmp_path).step(np.zeros(3, np.float32), 1, np.zeros(3, np.float32))
 
 
-def test_refuses_arrays_that_disagree(tmp_path: Path) -> None:
+def test_arrays_of_different_shapes_are_refused(tmp_path: Path) -> None:
     ours = load(tmp_path)
     ours.set_timesteps(20)
     with pytest.raises(ValueError, match=r"model_output is \(1,\), sample is \(3,\)"):

@@ -1,4 +1,4 @@
-"""export_onnx.py and diffusers_pipeline.py: what diffusers draws from a checkpoint, we draw from its export."""
+"""export_onnx.py and diffusers_pipeline.py: we draw from the export what diffusers draws from the checkpoint."""
 
 import shutil
 import sys
@@ -26,7 +26,7 @@ from networks import OPSET
 from parallel_unet import ParallelUNet
 from PIL import Image
 from pipeline import Request, TextToImage
-from random_sd21 import _spread
+from random_sd21 import _scale_output
 from scheduler import DDIMScheduler
 from tokenizer import ClipTokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -36,12 +36,12 @@ from ascend_parallel import AscendParallelError, DiskError, ParallelPredictUtils
 
 PROMPTS = ["a red circle on white", "a blue square on pink"]
 STEPS = 4
-VOCABULARY = 587  # the tiny tokenizer's
-LEVELS = 1  # of 0..255: a value between two levels may be rounded to the other one
+VOCABULARY = 587  # of the tiny tokenizer
+LEVELS = 1  # the accepted difference in levels of 0..255: a value between two levels may be rounded differently
 
 
 def make_checkpoint(path):
-    """Save a checkpoint as diffusers does, of 2.1's kinds of blocks, too small to draw anything."""
+    """Save a checkpoint with diffusers, with 2.1's types of blocks, but too small to draw anything."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -62,7 +62,7 @@ def make_checkpoint(path):
         norm_num_groups=4,
         sample_size=64,
     )
-    with torch.no_grad():  # or pictures would be gray, and those of different noise alike
+    with torch.no_grad():  # otherwise pictures would be gray, and independent of the noise
         for last in (unet.conv_out, vae.decoder.conv_out):
             last.weight *= 10
     text_encoder = CLIPTextModel(
@@ -125,30 +125,30 @@ def unet(runner, exported):
 
 @pytest.mark.parametrize("scale", [5.0, 1.0])
 def test_diffusers_draws_the_same_with_our_unet(checkpoint, unet, runner, scale):
-    wanted = draw(load(checkpoint), guidance_scale=scale)
+    expected = draw(load(checkpoint), guidance_scale=scale)
     before = [worker["rows"] for worker in runner.stats()["workers"].values()]
-    found = draw(load(checkpoint, unet=unet), guidance_scale=scale)
-    assert wanted.std() > 0.05 and abs(wanted[0] - wanted[1]).max() > 0.1  # they show something, and not the same
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    actual = draw(load(checkpoint, unet=unet), guidance_scale=scale)
+    assert expected.std() > 0.05 and abs(expected[0] - expected[1]).max() > 0.1  # the pictures have content, and differ
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
     done = [now["rows"] - then for now, then in zip(runner.stats()["workers"].values(), before, strict=True)]
-    assert done == [STEPS * len(wanted) * (2 if scale > 1 else 1) / 2] * 2
+    assert done == [STEPS * len(expected) * (2 if scale > 1 else 1) / 2] * 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own code under a newer numpy
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in diffusers' own code with a newer numpy
 def test_other_schedulers_of_diffusers_draw_the_same(checkpoint, unet):
     pipelines = [load(checkpoint), load_pipeline(checkpoint, unet)]
     for pipeline in pipelines:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    wanted, found = (draw(pipeline) for pipeline in pipelines)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    expected, actual = (draw(pipeline) for pipeline in pipelines)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own code under a newer numpy
-def test_fractions_of_time_steps_are_refused(checkpoint, unet):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in diffusers' own code with a newer numpy
+def test_fractional_time_steps_are_refused(checkpoint, unet):
     pipeline = load(checkpoint, unet=unet)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
-    with pytest.raises(UsageError, match="wants time step .*, and the exported U-Net takes whole ones .int64.; choose"):
+    with pytest.raises(UsageError, match="uses time step .*, but the exported U-Net takes whole ones .int64.; choose"):
         draw(pipeline, num_inference_steps=7)
 
 
@@ -158,67 +158,69 @@ def call(unet, *more, timestep=7, dtype=torch.float32, **named):
 
 REFUSED = {
     "attention scale": ((), {"cross_attention_kwargs": {"scale": 0.5}}, "cross_attention_kwargs was given"),
-    "class labels, by place": ((torch.zeros(2),), {}, "class_labels was given"),
+    "class labels, by position": ((torch.zeros(2),), {}, "class_labels was given"),
     "ControlNet": ((), {"mid_block_additional_residual": torch.zeros(1)}, "mid_block_additional_residual was given"),
     "guidance embedding": ((), {"timestep_cond": torch.zeros(2, 8)}, "timestep_cond was given"),
     "IP-Adapter": ((), {"added_cond_kwargs": {"image_embeds": 1}}, "added_cond_kwargs was given"),
-    "an unknown one": ((), {"of_a_newer_version": 1}, "of_a_newer_version was given"),
+    "an unknown argument": ((), {"of_a_newer_version": 1}, "of_a_newer_version was given"),
 }
 
 
 @pytest.mark.parametrize(("others", "named", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_the_exported_unet_would_ignore_is_refused(unet, others, named, message):
-    with pytest.raises(UsageError, match=f"{message}, and the exported U-Net has no such input"):
+def test_arguments_that_the_exported_unet_would_ignore_are_refused(unet, others, named, message):
+    with pytest.raises(UsageError, match=f"{message}, but the exported U-Net has no such input"):
         call(unet, *others, **named)
 
 
-def test_the_unet_takes_and_gives_what_diffusers_own_does(unet, checkpoint):
+def test_the_unet_has_the_inputs_and_outputs_of_diffusers_own(unet, checkpoint):
     own = UNet2DConditionModel.from_pretrained(checkpoint / "unet").eval()
     with torch.no_grad():
-        wanted = call(own).sample
-    for found in (call(unet).sample, call(unet, return_dict=False)[0], call(unet, None, cross_attention_kwargs={})[0]):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        expected = call(own).sample
+    for actual in (call(unet).sample, call(unet, return_dict=False)[0], call(unet, None, cross_attention_kwargs={})[0]):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
     for same in (torch.tensor(7), torch.tensor([7, 7]), torch.tensor(7.0)):
-        torch.testing.assert_close(call(unet, timestep=same).sample, wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(call(unet, timestep=same).sample, expected, atol=1e-5, rtol=1e-4)
     half = call(unet, dtype=torch.float16).sample
     assert half.dtype == torch.float16
-    torch.testing.assert_close(half.float(), wanted, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(half.float(), expected, atol=1e-2, rtol=1e-2)
     assert (unet.dtype, unet.device, unet.config.sample_size) == (torch.float32, torch.device("cpu"), 8)
 
 
-def test_what_cannot_be_is_told(unet, runner, tmp_path):
-    with pytest.raises(ShapeError, match="timestep holds 2 different time steps; the exported U-Net takes one"):
+def test_invalid_uses_are_refused(unet, runner, tmp_path):
+    with pytest.raises(ShapeError, match="timestep has 2 different time steps; the exported U-Net takes one"):
         call(unet, timestep=torch.tensor([7, 8]))
     with pytest.raises(UsageError, match="has no weights to save"):
         unet.save_pretrained(tmp_path / "unet")
     with pytest.raises(UsageError, match="settings have no sample_size; expected its config.json"):
         ParallelUNet(runner, {})
-    with pytest.raises(UsageError, match="is no checkpoint that diffusers can load"):
+    with pytest.raises(UsageError, match="is not a checkpoint that diffusers can load"):
         load_pipeline(tmp_path, unet)
 
 
 def test_the_command_draws_a_picture(checkpoint, exported, tmp_path, monkeypatch, capsys):
     output = tmp_path / "new" / "x.png"
     options = ["--prompt", PROMPTS[0], "--steps", STEPS, "--seed", 3, "--devices", "cpu:0,1", "--output", output]
-    code, said = told([checkpoint, exported, *options], monkeypatch, capsys, diffusers_pipeline)
-    assert code in (0, None), said
+    code, stderr = run_in_process([checkpoint, exported, *options], monkeypatch, capsys, diffusers_pipeline)
+    assert code in (0, None), stderr
     noise = torch.Generator().manual_seed(3)
-    wanted = load(checkpoint)(PROMPTS[0], num_inference_steps=STEPS, generator=noise, output_type="np").images[0]
+    expected = load(checkpoint)(PROMPTS[0], num_inference_steps=STEPS, generator=noise, output_type="np").images[0]
     with Image.open(output) as picture:
-        assert abs(np.asarray(picture) - (wanted * 255).round()).max() <= LEVELS
+        assert abs(np.asarray(picture) - (expected * 255).round()).max() <= LEVELS
 
 
-def test_the_command_refuses_what_is_no_checkpoint(exported, tmp_path, monkeypatch, capsys):
-    code, said = told([tmp_path, exported, "--prompt", "x"], monkeypatch, capsys, diffusers_pipeline)
+def test_the_command_refuses_a_folder_that_is_not_a_checkpoint(exported, tmp_path, monkeypatch, capsys):
+    code, stderr = run_in_process([tmp_path, exported, "--prompt", "x"], monkeypatch, capsys, diffusers_pipeline)
     assert code == UsageError.exit_code_of_cli
-    assert said.startswith("diffusers_pipeline.py: error: ") and "has no model_index.json; expected a folder" in said
+    assert (
+        stderr.startswith("diffusers_pipeline.py: error: ") and "has no model_index.json; expected a folder" in stderr
+    )
 
 
 # ---- the export
 
 
 def draw_ours(models, devices, noise_of=0, **more):
-    """Draw with main.py's loop; return the noise, and pictures as int16."""
+    """Draw with main.py's loop; return the noise, and the pictures as int16."""
     folder = find_models(models, None)
     scheduler = DDIMScheduler.from_config(models / "scheduler" / "scheduler_config.json")
     scheduler.set_timesteps(STEPS)
@@ -235,7 +237,7 @@ def test_main_draws_from_the_export_what_diffusers_draws_from_the_checkpoint(che
     if batch is not None:
         models = tmp_path / "models"
         export_folder(Checkpoint(checkpoint), models, batch)
-    latents, found = draw_ours(models, "cpu:0,1")
+    latents, actual = draw_ours(models, "cpu:0,1")
     pipeline = load(checkpoint)
     images = pipeline(
         PROMPTS,
@@ -244,14 +246,14 @@ def test_main_draws_from_the_export_what_diffusers_draws_from_the_checkpoint(che
         guidance_scale=5.0,
         output_type="np",
     ).images
-    assert abs(found - (images * 255).round()).max() <= LEVELS
+    assert abs(actual - (images * 255).round()).max() <= LEVELS
     session = onnxruntime.InferenceSession(models / "unet" / "model.onnx")
     assert session.get_inputs()[0].shape == [batch or "batch", 4, 8, 8]
     assert session.get_inputs()[1].shape == [1]
 
 
-def test_weights_lie_in_one_file_beside_each_model(exported):
-    assert find_models(exported, None).engine_options  # by which they are mapped
+def test_weights_are_in_one_file_beside_each_model(exported):
+    assert find_models(exported, None).engine_options  # they make the engine map the weights
     for name in MODELS:
         assert sorted(file.name for file in (exported / name).iterdir()) == [
             "config.json",
@@ -267,7 +269,7 @@ def test_weights_lie_in_one_file_beside_each_model(exported):
 
 
 def test_weights_in_many_files_are_gathered(exported, tmp_path):
-    """As the exporter leaves them where they are beyond 2 GB."""
+    """The exporter writes many files for weights above 2 GB."""
     source, file = exported / "unet" / "model.onnx", tmp_path / "model.onnx"
     onnx.save(onnx.load(source), file, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=2048)
     assert len(list(tmp_path.iterdir())) > 10
@@ -278,8 +280,8 @@ def test_weights_in_many_files_are_gathered(exported, tmp_path):
         "timestep": np.array([7]),
         "encoder_hidden_states": np.ones((2, 77, 24), np.float32),
     }
-    found, wanted = (onnxruntime.InferenceSession(path).run(None, feeds)[0] for path in (file, source))
-    np.testing.assert_array_equal(found, wanted)
+    actual, expected = (onnxruntime.InferenceSession(path).run(None, feeds)[0] for path in (file, source))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_half_precision_variant_is_read(checkpoint, tmp_path):
@@ -290,12 +292,12 @@ def test_a_half_precision_variant_is_read(checkpoint, tmp_path):
         file.unlink()
         getattr(pipeline, name).half().save_pretrained(half / name, variant="fp16")
     model = Checkpoint(half).load("unet")
-    whole = Checkpoint(checkpoint).load("unet")
+    reference = Checkpoint(checkpoint).load("unet")
     assert model.dtype == torch.float32
-    torch.testing.assert_close(model.conv_in.weight, whole.conv_in.weight, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(model.conv_in.weight, reference.conv_in.weight, atol=1e-3, rtol=1e-2)
 
 
-def test_random_weights_are_of_the_real_size():
+def test_random_weights_have_the_real_size():
     source = RandomSD21()
     assert sum(parameter.numel() for parameter in source.skeleton("unet").parameters()) == 865_910_724
     assert source.count_parameters() == 865_910_724 + 340_387_840 + 49_490_199
@@ -304,10 +306,10 @@ def test_random_weights_are_of_the_real_size():
 def test_random_outputs_have_the_deviation_of_real_ones():
     torch.manual_seed(0)
     last = torch.nn.Conv2d(64, 3, 3, padding=1)
-    _spread(last, 0.4)
+    _scale_output(last, 0.4)
     with torch.no_grad():
-        made = last(torch.nn.functional.silu(torch.randn(4, 64, 32, 32)))
-    assert made.std() == pytest.approx(0.4, rel=0.15)
+        outputs = last(torch.nn.functional.silu(torch.randn(4, 64, 32, 32)))
+    assert outputs.std() == pytest.approx(0.4, rel=0.15)
 
 
 def without(checkpoint, folder, name):
@@ -323,7 +325,7 @@ def filled(checkpoint, folder, name, content):
     return copy
 
 
-WRONG = {  # what is wrong -> the command's folders, of a checkpoint and the test's own folder, and what is said
+WRONG = {  # what is wrong -> (a checkpoint and the test's folder -> the folders, a part of the message)
     "no folders": (lambda c, p: [], "Missing argument"),
     "no OUT": (lambda c, p: [c], "got 1 folders .*; expected CHECKPOINT_DIR OUT, or --random OUT"),
     "a checkpoint and --random": (lambda c, p: ["--random", c, p / "out"], "got 2 folders .*; expected --random OUT"),
@@ -333,12 +335,12 @@ WRONG = {  # what is wrong -> the command's folders, of a checkpoint and the tes
         lambda c, p: [filled(c, p / "c", "model_index.json", '{"_class_name": "FluxPipeline"}'), p / "out"],
         "is for diffusers' FluxPipeline; expected one for StableDiffusionPipeline",
     ),
-    "no U-Net": (lambda c, p: [without(c, p / "c", "unet"), p / "out"], "has no unet/config.json; expected all that"),
+    "no U-Net": (lambda c, p: [without(c, p / "c", "unet"), p / "out"], "has no unet/config.json; expected all files"),
     "no vocabulary": (
         lambda c, p: [without(c, p / "c", "tokenizer/vocab.json"), p / "out"],
-        "has no tokenizer/vocab.json; expected all that",
+        "has no tokenizer/vocab.json; expected all files",
     ),
-    "settings of no JSON": (
+    "settings that are not JSON": (
         lambda c, p: [filled(c, p / "c", "vae/config.json", "{"), p / "out"],
         "vae/config.json is not a readable JSON file",
     ),
@@ -350,14 +352,14 @@ WRONG = {  # what is wrong -> the command's folders, of a checkpoint and the tes
         lambda c, p: [filled(c, p / "c", "text_encoder/model.safetensors", "no weights"), p / "out"],
         "the weights in .*text_encoder could not be read",
     ),
-    "OUT is full": (lambda c, p: [c, filled(c, p / "c", "x", "").parent], "is there already and is not empty"),
-    "OUT is a file": (lambda c, p: [c, filled(c, p / "c", "x", "") / "x"], "is there already and is no folder"),
+    "OUT is full": (lambda c, p: [c, filled(c, p / "c", "x", "").parent], "exists and is not empty"),
+    "OUT is a file": (lambda c, p: [c, filled(c, p / "c", "x", "") / "x"], "exists and is not a folder"),
     "no rows": (lambda c, p: ["--batch", "0", c, p / "out"], "Invalid value for '--batch'"),
 }
 
 
-def told(arguments, monkeypatch, capsys, command=export_onnx):
-    """Run a command line in this process; return its exit code, and what it says on stderr."""
+def run_in_process(arguments, monkeypatch, capsys, command=export_onnx):
+    """Run a command line in this process; return its exit code and stderr."""
     name = f"{command.__name__}.py"
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
@@ -366,42 +368,42 @@ def told(arguments, monkeypatch, capsys, command=export_onnx):
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_use_is_one_line_and_leaves_nothing(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
-    code, said = told(arguments(checkpoint, tmp_path), monkeypatch, capsys)
-    said = said.splitlines()[-1]
+def test_usage_errors_are_one_line_and_leave_nothing(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    code, stderr = run_in_process(arguments(checkpoint, tmp_path), monkeypatch, capsys)
+    stderr = stderr.splitlines()[-1]
     assert code == UsageError.exit_code_of_cli
-    assert said.startswith("export_onnx.py: error: ")
+    assert stderr.startswith("export_onnx.py: error: ")
     with pytest.raises(ValueError, match=message):
-        raise ValueError(said)
+        raise ValueError(stderr)
     assert {path.name for path in tmp_path.iterdir()} <= {"c"}
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "export_onnx.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 9 * 10**9, 10**9)
     )
     with pytest.raises(
-        DiskError, match=r"out will take 5\.3 GB, and .* has 1\.0 GB free; make room, or choose another"
+        DiskError, match=r"out needs 5\.3 GB, and .* has 1\.0 GB free; free some disk space, or choose another"
     ):
         export_folder(RandomSD21(), tmp_path / "out", None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_reported_with_the_command_to_install_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export_onnx, "NEEDED", {"no_such_torch": "torch"})
-    code, said = told([tmp_path, tmp_path / "out"], monkeypatch, capsys)
+    code, stderr = run_in_process([tmp_path, tmp_path / "out"], monkeypatch, capsys)
     assert code == UsageError.exit_code_of_cli
-    assert "this example needs torch: pip install torch diffusers" in said
+    assert "this example needs torch: pip install torch diffusers" in stderr
 
 
-def test_an_export_that_differs_from_torch_is_refused(checkpoint, tmp_path, monkeypatch):
+def test_an_export_that_differs_from_torch_is_an_error(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "TOLERANCE", 0.0)
-    with pytest.raises(AscendParallelError, match="as exported gives other numbers than in torch: they differ by"):
+    with pytest.raises(AscendParallelError, match="exported .* computes other numbers than torch: they differ by"):
         export_folder(Checkpoint(checkpoint), tmp_path / "out", None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_no_numbers_are_told(checkpoint, tmp_path):
+def test_weights_that_are_not_finite_are_an_error(checkpoint, tmp_path):
     class Broken(Checkpoint):
         def load(self, name):
             model = super().load(name)
@@ -409,6 +411,6 @@ def test_weights_that_are_no_numbers_are_told(checkpoint, tmp_path):
                 torch.nn.init.constant_(model.conv_out.weight, float("nan"))
             return model
 
-    with pytest.raises(AscendParallelError, match="unet gives numbers in torch that are not finite .out_sample."):
+    with pytest.raises(AscendParallelError, match="unet computes numbers in torch that are not finite .out_sample."):
         export_folder(Broken(checkpoint), tmp_path / "out", None)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Which of a folder's models are taken, and where pictures go."""
+"""Which models of a folder are used, and which files pictures are written to."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ascend_parallel.devices import Discovery, FoundDevice
 PICTURE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(1, 4, 5, 3)
 
 
-def found(kind):
+def discovery_of(kind):
     return Discovery([FoundDevice(Device(kind, 0))])
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "engine", "taken", "runs"),
+    ("device", "engine", "suffix", "expected_engine"),
     [
         ("cpu", None, ".onnx", "onnxruntime"),
         ("ascend", None, ".mindir", "mslite"),
@@ -39,12 +39,12 @@ def folder(tmp_path):
         ("ascend", "onnxruntime", ".onnx", "onnxruntime"),
     ],
 )
-def test_of_both_kinds_the_one_that_fits_the_machine_is_taken(folder, monkeypatch, device, engine, taken, runs):
-    monkeypatch.setattr("ascend_parallel.devices.discovery.discover", lambda: found(device))
+def test_of_both_kinds_the_one_for_the_machine_is_used(folder, monkeypatch, device, engine, suffix, expected_engine):
+    monkeypatch.setattr("ascend_parallel.devices.discovery.discover", lambda: discovery_of(device))
     add_mindir(folder)
     models = find_models(folder, engine)
-    assert {file.suffix for file in models.files.values()} == {taken}
-    assert (models.engine, models.needs_conversion) == (runs, False)
+    assert {file.suffix for file in models.files.values()} == {suffix}
+    assert (models.engine, models.needs_conversion) == (expected_engine, False)
 
 
 def test_mindir_files_alone_are_for_mindspore_lite(folder):
@@ -57,12 +57,12 @@ def test_mindir_files_alone_are_for_mindspore_lite(folder):
 
 
 def test_onnx_files_alone_are_converted_for_mindspore_lite(folder):
-    add_mindir(folder, ["unet"])  # not all three: the set is taken that is whole
+    add_mindir(folder, ["unet"])  # not all three: the complete set is used
     assert find_models(folder, "mslite").needs_conversion
     assert find_models(folder, None).engine == "onnxruntime"
 
 
-def test_names_the_file_that_is_missing_of_the_set_that_was_meant(folder):
+def test_a_missing_file_of_the_nearly_complete_set_is_named(folder):
     add_mindir(folder, ["text_encoder", "unet"])
     for name in ("text_encoder", "vae_decoder"):
         (folder / name / "model.onnx").unlink()
@@ -104,15 +104,15 @@ def test_names_of_pictures(tmp_path, monkeypatch, output, prompts, names):
 
 
 @pytest.mark.parametrize("content", [b"my notes", b"\x89PNG\r\n", b"GIF89a"])
-def test_never_writes_over_what_is_no_png(tmp_path, content):
+def test_a_file_that_is_not_a_png_is_never_overwritten(tmp_path, content):
     file = tmp_path / "x.png"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match=r"x\.png is there already and is no PNG file; it is not written over"):
+    with pytest.raises(UsageError, match=r"x\.png exists and is not a PNG file; it is not overwritten"):
         choose_files(file, ["a"])
     assert file.read_bytes() == content
 
 
-def test_an_empty_file_and_a_png_may_be_written_over(tmp_path):
+def test_an_empty_file_and_a_png_are_overwritten(tmp_path):
     (tmp_path / "x.png").touch()
     for _ in range(2):
         save(PICTURE, choose_files(tmp_path / "x.png", ["a"]))
@@ -120,15 +120,15 @@ def test_an_empty_file_and_a_png_may_be_written_over(tmp_path):
 
 def test_a_folder_with_a_pictures_name_is_refused(tmp_path):
     (tmp_path / "x.png").mkdir()
-    with pytest.raises(UsageError, match=r"x\.png is a folder; expected a name for a PNG file"):
+    with pytest.raises(UsageError, match=r"x\.png is a folder; expected the name of a PNG file"):
         choose_files(tmp_path / "x.png", ["a"])
 
 
-def test_a_disk_that_is_full_leaves_no_half_picture(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_picture(tmp_path, monkeypatch):
     def fill(picture, file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures, "_save_whole", fill)
+    monkeypatch.setattr(pictures, "_save_atomically", fill)
     with pytest.raises(DiskError, match=r"x\.png could not be written: No space left on device"):
         save(PICTURE, [tmp_path / "x.png"])
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The commands that make the README's figures run, and measure what they say."""
+"""The commands that measure the README's figures run, and measure what they should."""
 
 import os
 import subprocess
@@ -26,13 +26,13 @@ def run(module, *arguments):
 
 
 def test_steps_of_each_layout_are_measured():
-    said = run(measure_steps, TINY, "--steps", 3, "--rounds", 1)
+    output = run(measure_steps, TINY, "--steps", 3, "--rounds", 1)
     for layout in measure_steps.LAYOUTS:
-        assert layout.name in said
-    assert "largest difference of a pixel between them: " in said
+        assert layout.name in output
+    assert "largest difference of a pixel between the pictures: " in output
 
 
-def test_a_step_is_the_engine_s_time_and_ours():
+def test_a_step_is_the_engine_s_time_and_the_overhead():
     class Runner:
         def __init__(self):
             self.workers = {"cpu:0": {"busy_s": 0.0}, "cpu:1": {"busy_s": 0.0}}
@@ -47,18 +47,18 @@ def test_a_step_is_the_engine_s_time_and_ours():
     watch.note()
     (step,) = watch.steps()
     assert step.busy_s == 0.5
-    assert step.took_s > 0
+    assert step.step_s > 0
 
 
-def test_memory_is_read_of_a_process():
-    held = np.ones(50 << 20, np.uint8)
+def test_the_memory_of_a_process_is_read():
+    allocated = np.ones(50 << 20, np.uint8)
     memory = measure_steps.read_memory(os.getpid())
-    assert held.nbytes < memory.anonymous <= memory.rss < 100 * held.nbytes
+    assert allocated.nbytes < memory.anonymous <= memory.rss < 100 * allocated.nbytes
     assert memory.pss <= memory.rss
 
 
-def test_ways_to_spread_pictures_take_the_rows_that_they_say():
-    """On simulated devices: a picture has two rows a step, which a device takes one after the other."""
+def test_methods_to_distribute_pictures_predict_the_expected_rows():
+    """On simulated devices: a picture has two rows per step, which one device computes one after the other."""
     case = measure_pictures.own_cases()[0]
     with open_pipeline(case, "cpu:0,1", 2) as both, open_pipeline(case, "cpu:0", 2) as one:
         started_s = time.perf_counter()
@@ -71,7 +71,7 @@ def test_ways_to_spread_pictures_take_the_rows_that_they_say():
 
 
 def test_pictures_of_a_folder_are_measured():
-    said = run(measure_pictures, TINY, "--steps", 1, "--rounds", 1, "--pictures", 1, "--pictures", 3)
-    assert "s to the first picture / to all" in said
-    assert Path(TINY).name in said
-    assert all(way in said for way in ("one by one", "together", "apart"))
+    output = run(measure_pictures, TINY, "--steps", 1, "--rounds", 1, "--pictures", 1, "--pictures", 3)
+    assert "s to the first picture / to all" in output
+    assert Path(TINY).name in output
+    assert all(method in output for method in ("one by one", "together", "apart"))

@@ -1,4 +1,4 @@
-"""ONNX files made into MINDIR files on the spot: the same numbers, nothing twice or half; then the same pictures."""
+"""ONNX files converted to MINDIR files by main.py: nothing twice, nothing partial, and the same pictures."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ from standins import make_folder
 from ascend_parallel import AscendParallelError, DiskError, UsageError
 
 MAIN = Path(convert_for_cpu.__file__).with_name("main.py")
-#: Levels of 0..255 between ONNX Runtime's pictures and MindSpore Lite's. Measured over 240 pictures: 2.
+#: The accepted difference between ONNX Runtime's and MindSpore Lite's pictures, in levels of 0..255. Measured: 2.
 LEVELS = 3
 TOKENS = 77
 
 
-# ---- with a converter made for the test
+# ---- with a stand-in for the converter
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def cache(tmp_path, monkeypatch):
 def fake(tmp_path):
     """Return a function: shell commands -> an "interpreter" that runs them as its converter.
 
-    They find the ONNX file in $model, and the result's path without its suffix in $output.
+    In the commands, $model is the ONNX file, and $output is the result's path without its suffix.
     """
 
     def make(commands, version="9.9"):
@@ -80,7 +80,7 @@ def test_nothing_is_converted_twice(folder, cache, fake, capsys):
     assert not first.needs_conversion
     manifests = [file.with_name(f"{file.name}.json") for file in first.files.values()]
     assert sorted(cache.iterdir()) == sorted([*first.files.values(), *manifests])
-    assert capsys.readouterr().err.count("converting ") == 3  # said once for each model
+    assert capsys.readouterr().err.count("converting ") == 3  # printed once per model
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_nothing_is_converted_twice(folder, cache, fake, capsys):
     ],
     ids=["rows", "version", "model"],
 )
-def test_what_changed_is_converted_again(folder, cache, fake, change, again):
+def test_a_change_causes_another_conversion(folder, cache, fake, change, again):
     python = fake(COPY)
     convert(folder, python)
     changed, python, rows = change(folder, fake)
@@ -121,8 +121,8 @@ def test_a_failed_conversion_leaves_nothing(folder, cache, fake, commands, messa
     assert not convert(folder, fake(COPY)).needs_conversion
 
 
-def hear_ctrl_c():
-    """Undo what a shell does to programs in its background, of which these tests may be one."""
+def restore_ctrl_c():
+    """Restore the handling of SIGINT: a shell disables it for background programs, such as maybe these tests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, cache, fake, folder)
     python = fake(f'echo half > "$output.mindir"; echo $$ > {started}; exec sleep 100')
     command = [sys.executable, str(MAIN), "--models", str(folder.path), "--prompt", "x", "--engine", "mslite"]
     process = subprocess.Popen(
-        [*command, "--worker-python", python], cwd=tmp_path, stderr=subprocess.DEVNULL, preexec_fn=hear_ctrl_c
+        [*command, "--worker-python", python], cwd=tmp_path, stderr=subprocess.DEVNULL, preexec_fn=restore_ctrl_c
     )
     watch = procs.Watch([int(started.read_text())])
     process.send_signal(signal.SIGINT)
@@ -141,14 +141,14 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, cache, fake, folder)
     watch.wait_gone(5)
 
 
-def test_a_cache_that_cannot_be_made_is_told(folder, monkeypatch, tmp_path, fake):
+def test_a_cache_that_cannot_be_created_is_an_error(folder, monkeypatch, tmp_path, fake):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DiskError, match="is to hold converted models: set XDG_CACHE_HOME"):
+    with pytest.raises(DiskError, match="is the folder for converted models: set XDG_CACHE_HOME"):
         convert(folder, fake(COPY))
 
 
-def test_a_file_that_is_no_onnx_is_told(folder, cache, fake):
+def test_a_file_that_is_not_an_onnx_file_is_refused(folder, cache, fake):
     folder.files["unet"].write_bytes(b"text")
     with pytest.raises(UsageError, match=r"unet/model\.onnx is not a readable ONNX file"):
         convert(folder, fake(COPY))
@@ -168,21 +168,21 @@ def draw(output, *arguments):
 @pytest.mark.mslite
 def test_mindspore_lite_draws_the_same_pictures(tmp_path, cache):
     options = ["--engine", "mslite", "--worker-python", mslite_python()]
-    made, done = draw(tmp_path / "made", *options)
+    pictures, done = draw(tmp_path / "made", *options)
     assert done.stdout.startswith("mslite on cpu:0, cpu:1, 30 steps")
     assert done.stderr.count("converting ") == 3
-    wanted, _ = draw(tmp_path / "wanted")
-    assert made.shape == wanted.shape == (4, 64, 64, 3)
-    assert abs(made - wanted).max() <= LEVELS
+    expected, _ = draw(tmp_path / "wanted")
+    assert pictures.shape == expected.shape == (4, 64, 64, 3)
+    assert abs(pictures - expected).max() <= LEVELS
     again, done = draw(tmp_path / "again", *options)
     assert "converting" not in done.stderr
-    np.testing.assert_array_equal(again, made)
+    np.testing.assert_array_equal(again, pictures)
 
 
 @pytest.mark.mslite
 def test_mindspore_lite_draws_without_guidance_and_on_one_device(tmp_path, cache):
     options = ["--prompt", "a red circle on white", "--guidance-scale", "1", "--steps", "5", "--seed", "3"]
-    wanted, _ = draw(tmp_path / "wanted", *options)
+    expected, _ = draw(tmp_path / "wanted", *options)
     options += ["--engine", "mslite", "--worker-python", mslite_python(), "--devices", "cpu:0"]
-    made, _ = draw(tmp_path / "made", *options)
-    assert abs(made - wanted).max() <= LEVELS
+    pictures, _ = draw(tmp_path / "made", *options)
+    assert abs(pictures - expected).max() <= LEVELS

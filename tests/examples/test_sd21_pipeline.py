@@ -20,13 +20,13 @@ from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageErro
 TOKENIZER = TINY / "tokenizer"
 PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray"]
 STEPS = 6
-#: Levels of 0..255. ONNX Runtime sums in another order for another number of rows, so that a value that lies
-#: between two levels may be rounded to the other one.
+#: The accepted difference, in levels of 0..255. ONNX Runtime sums in another order for another number of rows, so a
+#: value between two levels may be rounded differently.
 LEVELS = 1
 
 
 def draw(path, devices="cpu:0", *, prompts=PROMPTS, negative="", scale=4.0, seed=0, steps=STEPS):
-    """Return the pictures, (N, height, width, 3) as int16, so that they can be subtracted."""
+    """Return the pictures, (N, height, width, 3), as int16 for subtraction."""
     folder = find_models(path, "onnxruntime")
     scheduler = DDIMScheduler.from_config(path / "scheduler" / "scheduler_config.json")
     scheduler.set_timesteps(steps)
@@ -42,14 +42,14 @@ def difference(these, those):
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("scale", [4.0, 1.0])
-def test_two_devices_draw_what_one_draws(count, scale):
+def test_two_devices_draw_the_same_as_one(count, scale):
     one = draw(TINY, "cpu:0", prompts=PROMPTS[:count], scale=scale)
     two = draw(TINY, "cpu:0,1", prompts=PROMPTS[:count], scale=scale)
     assert difference(one, two) <= LEVELS
 
 
-def test_draws_what_a_plain_loop_draws():
-    """``check_tiny.py`` has a loop of its own, on ONNX Runtime alone."""
+def test_the_pictures_are_those_of_a_plain_loop():
+    """``check_tiny.py`` has its own loop, on ONNX Runtime alone."""
     from check_tiny import OnnxPipeline
 
     noise = np.stack([np.random.default_rng(7 + i).standard_normal((4, 8, 8), np.float32) for i in range(3)])
@@ -57,7 +57,7 @@ def test_draws_what_a_plain_loop_draws():
     assert difference(draw(TINY, "cpu:0,1", seed=7), plain) <= LEVELS
 
 
-def test_each_picture_has_a_seed_of_its_own():
+def test_each_picture_has_its_own_seed():
     together = draw(TINY, seed=5, prompts=[PROMPTS[0], PROMPTS[0]])
     alone = draw(TINY, seed=6, prompts=[PROMPTS[0]])
     assert difference(together[1:], alone) <= LEVELS
@@ -77,16 +77,16 @@ def test_each_text_is_encoded_once():
     np.testing.assert_allclose(again, once[[0, 0, 2, 1, 2]], atol=1e-5)
 
 
-def test_without_guidance_the_negative_prompt_does_nothing():
+def test_without_guidance_the_negative_prompt_has_no_effect():
     assert Request(PROMPTS, "gray", 1.0, 0).texts == PROMPTS
     assert Request(PROMPTS, "gray", 1.1, 0).texts == ["gray"] * 3 + PROMPTS
     plain = draw(TINY, scale=1.0)
     np.testing.assert_array_equal(draw(TINY, scale=0.0, negative="a gray ring"), plain)
-    # A scale that is hardly more than one goes the other way, through both halves, to the same picture.
+    # A scale slightly above one predicts both halves, with the same result.
     assert difference(draw(TINY, scale=1 + 1e-6), plain) <= LEVELS
 
 
-def test_with_guidance_the_negative_prompt_counts():
+def test_with_guidance_the_negative_prompt_has_an_effect():
     assert difference(draw(TINY, negative="a gray ring"), draw(TINY)) > 10 * LEVELS
 
 
@@ -98,12 +98,12 @@ def test_guidance_leads_away_from_the_first_half():
 
 @functools.cache
 def draw_plain(tokens, scale):
-    """The pictures of a stand-in that takes any batch, on one device."""
+    """The pictures of a stand-in that accepts any batch, on one device."""
     with tempfile.TemporaryDirectory() as folder:
         return draw(make_folder(Path(folder) / "plain", TOKENIZER, tokens=tokens), scale=scale)
 
 
-EXPORTS = {  # how exports differ -> arguments of make_folder
+EXPORTS = {  # what is special about the export -> arguments of make_folder
     "any batch": {},
     "batch 1": {"batch": 1},
     "batch 2": {"batch": 2},
@@ -111,8 +111,8 @@ EXPORTS = {  # how exports differ -> arguments of make_folder
     "0-d float time step": {"timestep": TensorProto.FLOAT, "timestep_shape": ()},
     "0-d int64 time step": {"timestep_shape": (), "batch": 1},
     "open time step": {"timestep_shape": ("steps",)},
-    "time step a row": {"timestep_shape": ("batch",)},
-    "time step a fixed row": {"timestep_shape": (2,), "batch": 2},
+    "time step per row": {"timestep_shape": ("batch",)},
+    "time step per fixed row": {"timestep_shape": (2,), "batch": 2},
     "int32": {"ids": TensorProto.INT32, "timestep": TensorProto.INT32},
     "other names": {"names": ("ids", "x", "t", "context", "z")},
     "13 tokens": {"tokens": 13},
@@ -135,10 +135,10 @@ def test_sizes_and_dtypes_come_from_the_models(tmp_path, export, scale):
     assert pictures.shape == (3, 6 * ENLARGED, 10 * ENLARGED, 3)
     length = export["tokens"] if isinstance(export.get("tokens"), int) else 77
     assert difference(pictures, draw_plain(length, scale)) <= LEVELS
-    assert difference(pictures[:1], pictures[1:2]) > 10 * LEVELS  # nothing was lost or repeated on the way
+    assert difference(pictures[:1], pictures[1:2]) > 10 * LEVELS  # no row is lost or repeated
 
 
-def test_takes_the_scaling_factor_of_the_folder(tmp_path):
+def test_the_folder_s_scaling_factor_is_used(tmp_path):
     plain = make_folder(tmp_path / "plain", TOKENIZER)
     same = make_folder(tmp_path / "same", TOKENIZER, settings={"vae_decoder": {"scaling_factor": 0.18215}})
     other = make_folder(tmp_path / "other", TOKENIZER, settings={"vae": {"scaling_factor": 0.5}})
@@ -153,23 +153,23 @@ def test_takes_the_scaling_factor_of_the_folder(tmp_path):
         ({"timestep_shape": (1, 1)}, r"unet takes sample\[.*\], timestep\[1, 1\].*another kind of model"),
     ],
 )
-def test_refuses_models_that_are_of_another_kind(tmp_path, changes, message):
+def test_models_of_another_kind_are_refused(tmp_path, changes, message):
     path = make_folder(tmp_path / "models", TOKENIZER, **changes)
     with pytest.raises(UsageError, match=message):
         draw(path)
 
 
-def test_refuses_models_of_two_exports(tmp_path):
+def test_models_of_different_exports_are_refused(tmp_path):
     path = make_folder(tmp_path / "models", TOKENIZER)
     make_folder(tmp_path / "larger", TOKENIZER, latent=(4, 8, 8))
     (tmp_path / "larger" / "vae_decoder" / "model.onnx").replace(path / "vae_decoder" / "model.onnx")
     with pytest.raises(
-        UsageError, match=r"makes latents \(4, 6, 10\), the decoder takes .*8, 8\]: they are not of one"
+        UsageError, match=r"outputs latents \(4, 6, 10\), but the decoder takes .*8, 8\]: they are from different"
     ):
         draw(path)
 
 
-def test_says_when_the_models_give_no_numbers(tmp_path):
+def test_numbers_that_are_not_finite_are_an_error(tmp_path):
     path = make_folder(tmp_path / "models", TOKENIZER)
     file = path / "vae_decoder" / "model.onnx"
     model = onnx.load(file)

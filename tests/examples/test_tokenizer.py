@@ -1,4 +1,4 @@
-"""The example's tokenizer gives the same ids as transformers' CLIPTokenizer."""
+"""The example's tokenizer returns the same ids as transformers' CLIPTokenizer."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def ours() -> ClipTokenizer:
 
 
 def theirs(prompts: list[str]) -> Any:
-    """The ids of transformers, as the Stable Diffusion pipeline asks for them."""
+    """Return the ids of transformers, with the arguments of the Stable Diffusion pipeline."""
     reference = CLIPTokenizer.from_pretrained(str(TINY))
     return reference(prompts, padding="max_length", max_length=77, truncation=True)["input_ids"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the tiny tokenizer, to spoil."""
+    """A copy of the tiny tokenizer, to modify."""
     return Path(shutil.copytree(TINY, tmp_path / "tokenizer"))
 
 
@@ -68,7 +68,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_equals_transformers(ours: ClipTokenizer, prompt: str) -> None:
+def test_ids_equal_transformers(ours: ClipTokenizer, prompt: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ids = ours.encode([prompt])
@@ -76,13 +76,13 @@ def test_equals_transformers(ours: ClipTokenizer, prompt: str) -> None:
 
 
 @pytest.mark.parametrize("prompt", LONG_PROMPTS, ids=lambda prompt: prompt[:8])
-def test_cuts_long_prompts_like_transformers(ours: ClipTokenizer, prompt: str) -> None:
+def test_long_prompts_are_cut_off_like_in_transformers(ours: ClipTokenizer, prompt: str) -> None:
     with pytest.warns(UserWarning, match="longer than 75 tokens; cut off"):
         ids = ours.encode([prompt])
     assert ids.tolist() == theirs([prompt])
 
 
-def test_names_the_words_cut_off(ours: ClipTokenizer) -> None:
+def test_the_warning_names_the_words_that_are_cut_off(ours: ClipTokenizer) -> None:
     with pytest.warns(UserWarning, match="cut off: 'blue square'"):
         ours.encode(["a " * 75 + "blue square"])
 
@@ -96,7 +96,7 @@ def test_a_prompt_that_just_fits_is_not_cut(ours: ClipTokenizer) -> None:
 
 def test_known_words_are_one_token_each(ours: ClipTokenizer) -> None:
     ids = ours.encode(["a red circle on white"])[0]
-    assert np.count_nonzero(ids) == 5 + 2  # start and end; the padding "!" is id 0
+    assert np.count_nonzero(ids) == 5 + 2  # and start and end; the padding "!" is id 0
 
 
 def test_a_batch_is_one_array_of_int64(ours: ClipTokenizer) -> None:
@@ -105,7 +105,7 @@ def test_a_batch_is_one_array_of_int64(ours: ClipTokenizer) -> None:
     assert ours.encode([]).shape == (0, 77)
 
 
-def test_reads_length_and_padding_from_the_folder(folder: Path) -> None:
+def test_length_and_padding_are_read_from_the_folder(folder: Path) -> None:
     from tokenizer import ClipTokenizer
 
     edit(folder / "tokenizer_config.json", model_max_length=9)
@@ -115,7 +115,7 @@ def test_reads_length_and_padding_from_the_folder(folder: Path) -> None:
     assert (ids[3:] == ids[3]).all()
 
 
-def test_needs_no_settings(folder: Path) -> None:
+def test_settings_are_optional(folder: Path) -> None:
     from tokenizer import ClipTokenizer
 
     (folder / "tokenizer_config.json").unlink()
@@ -126,7 +126,7 @@ def test_needs_no_settings(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_names_the_missing_file(folder: Path, name: str) -> None:
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     from tokenizer import ClipTokenizer
 
     (folder / name).unlink()
@@ -141,10 +141,10 @@ def test_names_the_missing_file(folder: Path, name: str) -> None:
         ("vocab.json", "{}", r"vocab\.json .* do not fit"),
         ("merges.txt", "#version: 0.2\nq x\n", r"merges\.txt .* do not fit"),
         ("tokenizer_config.json", "{", "is not JSON"),
-        ("tokenizer_config.json", "[]", "holds no JSON object"),
+        ("tokenizer_config.json", "[]", "does not contain a JSON object"),
     ],
 )
-def test_names_the_spoilt_file(folder: Path, name: str, text: str, message: str) -> None:
+def test_an_invalid_file_is_named(folder: Path, name: str, text: str, message: str) -> None:
     from tokenizer import ClipTokenizer
 
     (folder / name).write_text(text)
@@ -152,7 +152,7 @@ def test_names_the_spoilt_file(folder: Path, name: str, text: str, message: str)
         ClipTokenizer.from_folder(folder)
 
 
-def test_names_a_special_token_the_vocabulary_lacks(folder: Path) -> None:
+def test_a_special_token_that_is_not_in_the_vocabulary_is_named(folder: Path) -> None:
     from tokenizer import ClipTokenizer
 
     edit(folder / "special_tokens_map.json", pad_token="<|padding|>")
