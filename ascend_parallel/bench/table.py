@@ -1,4 +1,4 @@
-"""The figures as tables of text."""
+"""The figures as text tables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.table import Table
 from . import figures
 from .report import Report, Row
 
-PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
+PIPE_WIDTH_COLUMNS = 200  # a pipe has no width: each row gets one line, which can be searched with grep
 _SETTING = ("devices", "batch", "instances", "in flight")
 _UNKNOWN = "-"
-#: What a column holds, where its title does not say it; more is in the command's help.
+#: The meaning of columns whose title is not sufficient; the command's help says more.
 _LEGEND = {
     "batch": "rows of a call, over all devices",
     "±": "half the difference between the longest of five rounds and the shortest",
@@ -26,7 +26,7 @@ _LEGEND = {
 
 
 def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
-    """Print the figures of all rows, and what is to be known of them."""
+    """Print the figures of all rows, with a legend and warnings."""
     rows = in_order(report.rows)
     console = _console(file)
     console.print(f"{report.model} with {report.engine}; a call: {inputs}", soft_wrap=True)
@@ -43,7 +43,7 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
 
 
 def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
-    """Print where the time went, of the rows of which it is known."""
+    """Print the breakdown of the rows that have one."""
     rows = [row for row in in_order(report.rows) if row.breakdown is not None]
     if not rows:
         return
@@ -59,7 +59,7 @@ def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
 
 
 def show_best(rows: Sequence[Row], file: TextIO = sys.stdout) -> None:
-    """Print settings as options, best first."""
+    """Print settings as command line options, best first."""
     console = _console(file)
     console.print("", "Best settings:", sep="\n")
     for row in rows:
@@ -69,7 +69,7 @@ def show_best(rows: Sequence[Row], file: TextIO = sys.stdout) -> None:
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Return rows in the order of a reader: the numbers of devices of one setting below each other."""
+    """Return the rows sorted by setting, with the numbers of devices of a setting below each other."""
     return sorted(
         rows,
         key=lambda row: (row.setting.batch_size, row.setting.instances, row.setting.in_flight, row.setting.devices),
@@ -108,7 +108,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Return four digits of a number, all before the point."""
+    """Return a number with four significant digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -118,7 +118,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """Return what makes figures worth less than they look."""
+    """Return warnings about figures that are less reliable than they look."""
     notes = []
     for row in rows:
         told = row.setting.in_words()

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and how their text is read."""
+"""Arguments that several commands share, and the parsing of their text."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ Model = Annotated[
 ]
 Devices = Annotated[
     str | None,
-    typer.Option(help="Such as ascend:0,1, gpu:0-3 or cpu:0,1; by default all of the machine's best type."),
+    typer.Option(
+        help="Devices, such as ascend:0,1, gpu:0-3 or cpu:0,1. [default: all devices of the machine's best type]"
+    ),
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="mslite, onnxruntime, callable or simulated; by default by suffix.")
+    str | None,
+    typer.Option("--engine", help="mslite, onnxruntime, callable or simulated. [default: by the model's suffix]"),
 ]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--engine-option", metavar="NAME=VALUE", help="An option of the engine, such as threads=2; repeatable."
-    ),
+    typer.Option("--engine-option", metavar="NAME=VALUE", help="Option of the engine, such as threads=2; repeatable."),
 ]
 WorkerPython = Annotated[
-    Path | None, typer.Option(help="The workers' Python, where the engine needs another than this one.")
+    Path | None, typer.Option(help="Python interpreter of the workers, if the engine needs another one.")
 ]
 ShareWeights = Annotated[
     bool,
-    typer.Option("--share-weights", help="CPU workers map one set of weights, kept prepared in the user's cache."),
+    typer.Option("--share-weights", help="CPU workers share one set of weights, prepared once in the user's cache."),
 ]
 
 
 def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -> dict[str, Any]:
-    """Read ``NAME=VALUE`` texts; values are YAML: ``2``, ``true``, ``{a: 1}`` or plain words.
+    """Parse ``NAME=VALUE`` texts; values are YAML: ``2``, ``true``, ``{a: 1}`` or plain words.
 
     Raises:
-        UsageError: a text has no ``=``, or its value is not YAML.
+        UsageError: if a text has no ``=``, or its value is not YAML.
     """
     import yaml
 
@@ -56,10 +57,10 @@ def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -
 
 
 def read_batch_axes(texts: Sequence[str] | None) -> dict[str, int | None]:
-    """Read ``NAME=AXIS`` texts; the axis is a number, or ``none``.
+    """Parse ``NAME=AXIS`` texts; the axis is a number, or ``none``.
 
     Raises:
-        UsageError: a text is not of that form.
+        UsageError: if a text is malformed.
     """
     axes: dict[str, int | None] = {}
     for text in texts or ():

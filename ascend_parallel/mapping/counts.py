@@ -1,4 +1,4 @@
-"""What a run over files has done so far: counts, rate and time left."""
+"""The progress of a run: counts, rate and remaining time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .outcome import Outcome
 
 __all__ = ["RunCounts", "show_rate", "show_time"]
 
-#: The rate that is shown is that of the last seconds, so that a slow start does not spoil it.
+#: The rate is that of the last seconds, so that a slow start does not affect it.
 _RATE_WINDOW_S = 20.0
 
 
 class RunCounts:
-    """What was counted so far.
+    """The counts so far.
 
     Attributes:
-        total: files of the run, with those that an earlier run has done.
-        before: those.
-        ok: done well, in this run.
-        failed: set aside, in this run.
-        of_device: device -> files dealt with.
+        total: the number of files, including those that an earlier run has processed.
+        before: the number of files that an earlier run has processed.
+        ok: the number of files that succeeded in this run.
+        failed: the number of files that failed in this run.
+        of_device: device -> number of files processed.
     """
 
     def __init__(self, total: int, before: int) -> None:
@@ -36,16 +36,16 @@ class RunCounts:
 
     @property
     def dealt_with(self) -> int:
-        """Files of this run that are done or set aside."""
+        """The number of files that were processed in this run, with or without success."""
         return self.ok + self.failed
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start."""
+        """Seconds since the start of the run."""
         return time.monotonic() - self.started_s
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Count some more."""
+        """Count more outcomes."""
         good = sum(outcome.ok for outcome in outcomes)
         self.ok += good
         self.failed += len(outcomes) - good
@@ -55,17 +55,17 @@ class RunCounts:
             self._recent.popleft()
 
     def rate(self) -> float:
-        """Return files per second of late."""
+        """Return the files per second over the last seconds."""
         (since_s, before), (now_s, now) = self._recent[0], self._recent[-1]
         return (now - before) / (now_s - since_s) if now_s > since_s else 0.0
 
     def left_s(self) -> float | None:
-        """Return how long the rest will take; None where that cannot be told yet."""
+        """Return the remaining time; None as long as it is unknown."""
         rate = self.rate()
         return (self.total - self.before - self.dealt_with) / rate if rate else None
 
     def describe(self) -> str:
-        """Return the rate, the failures and the time left in words."""
+        """Return the rate, the failures and the remaining time as text."""
         left_s = self.left_s()
         words = [f"{show_rate(self.rate())} files/s", f"{self.failed:,} failed"]
         if left_s is not None and self.dealt_with < self.total - self.before:
@@ -73,12 +73,12 @@ class RunCounts:
         return ", ".join(words)
 
     def describe_devices(self) -> str:
-        """Return what each device has done in words."""
+        """Return the number of files per device as text."""
         return ", ".join(f"{device} {count:,}" for device, count in sorted(self.of_device.items()))
 
 
 def show_rate(rate: float) -> str:
-    """Return a rate with as many digits as mean something."""
+    """Return a rate as text, with its significant digits."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 

@@ -1,4 +1,4 @@
-"""The picture at the end of a run: throughput over time, work of each device, slowest files."""
+"""The report of a run: throughput over time, work per device, slowest files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .outcome import Outcome
 __all__ = ["Report", "check_report"]
 
 _SUFFIXES = (".html", ".png")
-#: Points of the curve of throughput at most, and files among the slowest.
+#: The maximum number of points of the throughput curve, and the number of slowest files.
 _MAX_BINS = 120
 _SLOWEST = 15
 _LABEL_CHARS = 40
@@ -33,7 +33,7 @@ _FAILURES_SHOWN = 500
 
 
 def check_report(path: str | os.PathLike[str]) -> None:
-    """Check, before anything is started, that a report can be drawn and written there; raises UsageError."""
+    """Check, before anything is started, that a report can be drawn and written; raises UsageError."""
     target = Path(path)
     if target.suffix not in _SUFFIXES:
         raise UsageError(f"--report {path} does not end in .html or .png")
@@ -44,7 +44,7 @@ def check_report(path: str | os.PathLike[str]) -> None:
 
 
 class Report:
-    """Collects what happens in a run, and draws it."""
+    """Collects the outcomes of a run, and draws them."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
@@ -54,7 +54,7 @@ class Report:
         self._files: list[str] = []
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Note some files that were dealt with just now."""
+        """Record the outcomes of some files."""
         now_s = time.monotonic() - self._started_s
         self._finished_s.extend([now_s] * len(outcomes))
         self._seconds.extend([outcome.seconds for outcome in outcomes])
@@ -62,16 +62,16 @@ class Report:
         self._files.extend([outcome.file for outcome in outcomes])
 
     def write(self, path: str | os.PathLike[str], title: str, counts: RunCounts, failures: Mapping[str, str]) -> None:
-        """Draw the report and write it, whole or not at all.
+        """Draw the report and write it atomically.
 
         Args:
-            path: ends in .html or .png.
+            path: a file that ends in .html or .png.
             title: the pipeline.
-            counts: the numbers of the run.
-            failures: name -> reason of all files that failed.
+            counts: the counts of the run.
+            failures: name -> reason, of all files that failed.
 
         Raises:
-            DiskError: it could not be written.
+            DiskError: if it could not be written.
         """
         picture = self._draw(title)
         target = Path(path)
@@ -137,7 +137,7 @@ def _shorten(name: str) -> str:
 
 
 def _page(title: str, counts: RunCounts, failures: Mapping[str, str], picture: bytes) -> str:
-    """Return the report as a page that holds its picture."""
+    """Return the report as an HTML page that contains the picture."""
     rows = "".join(
         f"<tr><td>{_text(name)}</td><td>{_text(reason)}</td></tr>"
         for name, reason in list(failures.items())[:_FAILURES_SHOWN]

@@ -1,4 +1,4 @@
-"""What a run is asked for."""
+"""The settings of a run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTPUT_FORMATS", "MapSettings"]
 
-#: One file for each result, or one line of ``results.jsonl`` for each input.
+#: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
 OUTPUT_FORMATS = ("files", "jsonl")
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """What a run is asked for, but for the files; see :func:`ascend_parallel.parallel_map`.
+    """The settings of a run, without its files; see :func:`ascend_parallel.parallel_map`.
 
     Attributes:
-        max_ahead: how many files may be begun beyond the first that is not dealt with; None: any number.
-        input_dir: the folder that files' names are relative to, where there is one: a run is taken up only with it.
+        max_ahead: how many files may be started beyond the first unfinished file; None: no limit.
+        input_dir: the folder that the names of files are relative to, if there is one; a run can be resumed only with
+            the same folder.
     """
 
     pipeline: str
@@ -44,7 +45,7 @@ class MapSettings:
     input_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check what nothing else checks; raises UsageError."""
+        """Check the settings that nothing else checks; raises UsageError."""
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise UsageError(f"batch_size is {self.batch_size!r}; expected a whole number, at least 1")
         if type(self.instances_per_device) is not int or self.instances_per_device < 1:
@@ -56,13 +57,13 @@ class MapSettings:
         if self.output_format not in OUTPUT_FORMATS:
             raise UsageError(f"output_format is {self.output_format!r}; expected {' or '.join(OUTPUT_FORMATS)}")
         if self.output_dir is None and (self.resume or self.output_format != "files"):
-            raise UsageError("resume and output_format need an output_dir: without one, results are handed back")
+            raise UsageError("resume and output_format need an output_dir: without one, results are returned")
         if self.retry_failed and not self.resume:
-            raise UsageError("retry_failed is said without resume; it is for files that failed in an earlier run")
+            raise UsageError("retry_failed needs resume: it applies to files that failed in an earlier run")
 
     @property
     def keep(self) -> str:
-        """What becomes of results: "files", "lines" of one file, or "values" for the caller."""
+        """How results are kept: "files", "lines" of one file, or "values" for the caller."""
         if self.output_dir is None:
             return "values"
         return "files" if self.output_format == "files" else "lines"

@@ -65,7 +65,7 @@ MISTAKES = {
     "devices": ([DESCRIBE, *USUAL[:-1], "tpu:0"], "unknown device type 'tpu'"),
     "format": ([DESCRIBE, *USUAL, "--output-format", "xml"], "--output-format is 'xml'; expected files or jsonl"),
     "nothing to resume": ([DESCRIBE, *USUAL, "--resume"], "there is nothing to resume in out"),
-    "retry without resume": ([DESCRIBE, *USUAL, "--retry-failed"], "--retry-failed is said without resume"),
+    "retry without resume": ([DESCRIBE, *USUAL, "--retry-failed"], "--retry-failed needs resume"),
     "another's manifest": ([DESCRIBE, *USUAL, "--output-dir", "theirs"], "not a manifest of this program"),
     "another's results": (
         [DESCRIBE, *USUAL, "--output-dir", "lines", "--output-format", "jsonl"],
