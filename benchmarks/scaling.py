@@ -214,10 +214,10 @@ def draw(curves: list[list[Point]], path: str) -> None:
 def main() -> None:
     """Print the table and draw the curves."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--devices", default=DEVICES, help=f"numbers of devices (default {DEVICES})")
-    parser.add_argument("--ms", default=MS_PER_ROW, help=f"compute times per row (default {MS_PER_ROW})")
-    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement (default 2)")
-    parser.add_argument("--steps", type=int, default=100, help="steps of guidance on two devices (default 100)")
+    parser.add_argument("--devices", default=DEVICES, help=f"numbers of devices (default: {DEVICES})")
+    parser.add_argument("--ms", default=MS_PER_ROW, help=f"compute times per row (default: {MS_PER_ROW})")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement (default: 2)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of guidance on two devices (default: 100)")
     parser.add_argument("--plot", metavar="PNG", help="draw the curves to this file")
     arguments = parser.parse_args()
     devices = [int(word) for word in arguments.devices.split(",")]

@@ -129,7 +129,7 @@ def measure(size_bytes: int, times: int, rounds: int) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="alternating rounds per size (default 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="alternating rounds per size (default: 9)")
     rounds = parser.parse_args().rounds
     table = Table(
         title=f"one call on {WORKERS} workers, identity, median ms ({os.cpu_count()} cores, "

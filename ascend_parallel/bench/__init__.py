@@ -49,11 +49,11 @@ def bench(
         model: as for :class:`ParallelPredictUtils`.
         batch_size: rows per call, over all devices; None: enough to keep every instance of every device busy.
         instances: how many times each device runs the model at the same time.
-        in_flight: calls in flight: 1 calls ``predict`` again and again, more use ``submit``.
+        in_flight: calls in flight. 1: ``predict``, one call after the other; more: ``submit``.
         duration_s: seconds per setting; None: five, or more if calls are slow.
         requests: measured calls per setting, instead of a duration.
         warmup: calls before the measurement; None: five, or two per call in flight if that is more.
-        input_shape: shapes of inputs with open axes, such as ``"x:?,3,224,224;y:8"``; ``?`` stands for the rows.
+        input_shape: shapes of inputs with open axes, such as ``"x:?,3,224,224;y:8"``; ``?`` stands for the row count.
         data: "random", "zero", or arrays by name.
         percentiles: percentiles of the latency, in percent.
         trace: a .json file to write: a timeline of some calls of each setting, recorded after the measurement.

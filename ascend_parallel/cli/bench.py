@@ -37,7 +37,7 @@ InFlight = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,...",
-        help="Calls in flight: 1 calls predict again and again, more use submit. [default: 1]",
+        help="Calls in flight. 1: predict, one call after the other; more: submit. [default: 1]",
     ),
 ]
 Duration = Annotated[
@@ -52,7 +52,7 @@ InputShape = Annotated[
     str | None,
     typer.Option(
         metavar="NAME:SIZE,...;...",
-        help="Shapes of inputs with open axes, such as 'x:?,3,224,224;y:8'; ? stands for the rows.",
+        help="Shapes of inputs with open axes, such as 'x:?,3,224,224;y:8'; ? stands for the row count.",
     ),
 ]
 Data = Annotated[

@@ -1,4 +1,4 @@
-"""``ascend-parallel convert``: convert an ONNX file to MINDIR files for the batch of each device."""
+"""``ascend-parallel convert``: convert an ONNX file to MINDIR files for the devices."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def convert(
     verify: Verify = False,
     tolerance: Tolerance = None,
 ) -> None:
-    """Convert an ONNX file to MINDIR files for the batch of each device.
+    """Convert an ONNX file to MINDIR files for the devices.
 
-    The batch is divided by the number of devices.
+    By default, the batch size of a MINDIR file is the whole batch divided by the number of devices.
 
     The converter is converter_lite if it is on the PATH, else mindspore_lite's Python Converter in --worker-python. Its
     commands are printed. A result is written to a hidden folder first and renamed when it is complete. The file

@@ -130,14 +130,14 @@ def _find_ascend(run: Run, environ: Mapping[str, str], dev_dir: Path) -> Discove
     variable = "ASCEND_RT_VISIBLE_DEVICES"
     # CANN treats an empty variable as unset.
     visible = parse_visible_ascend(environ[variable]) if environ.get(variable) else None
-    found, problem = _ask_npu_smi(run)
-    complete = bool(found)
-    found = [replace(one, note=problem) for one in found or _davinci_nodes(dev_dir)]
+    devices, problem = _ask_npu_smi(run)
+    complete = bool(devices)
+    devices = [replace(device, note=problem) for device in devices or _davinci_nodes(dev_dir)]
     missing = problem.endswith("not on the PATH")  # true on most machines: not worth a warning
-    warnings = [problem] if problem and not missing and not found else []
+    warnings = [problem] if problem and not missing and not devices else []
     if visible is None:
-        return Discovery(found, warnings, frozenset({"ascend"} if complete else ()))
-    restricted, ignored = _restrict("ascend", found, list(map(str, visible)), variable, complete)
+        return Discovery(devices, warnings, frozenset({"ascend"} if complete else ()))
+    restricted, ignored = _restrict("ascend", devices, list(map(str, visible)), variable, complete)
     return Discovery(restricted, warnings + ignored, frozenset({"ascend"}))
 
 
@@ -152,10 +152,10 @@ def _ask_npu_smi(run: Run) -> tuple[list[FoundDevice], str]:
             problems.append(str(error))
             if isinstance(error, FileNotFoundError | TimeoutError):
                 break  # the second call would fail too, and two timeouts take twice as long
-    found = _merge(parse_npu_smi_mapping(outputs[0]), parse_npu_smi_info(outputs[-1]))
-    if not found and not problems:
+    devices = _merge(parse_npu_smi_mapping(outputs[0]), parse_npu_smi_info(outputs[-1]))
+    if not devices and not problems:
         problems.append(f"npu-smi printed no device ids: {_shorten(''.join(outputs))}")
-    return found, "; ".join(problems)
+    return devices, "; ".join(problems)
 
 
 def _merge(mapped: list[NpuChip], listed: list[NpuChip]) -> list[FoundDevice]:
@@ -185,12 +185,12 @@ def _find_gpus(run: Run, environ: Mapping[str, str]) -> Discovery:
         output = run(["nvidia-smi", NVIDIA_QUERY, "--format=csv,noheader,nounits"])
     except OSError as error:
         return Discovery([], [] if isinstance(error, FileNotFoundError) else [str(error)])
-    found = parse_nvidia_smi(output)
-    if not found:
+    devices = parse_nvidia_smi(output)
+    if not devices:
         return Discovery([], [f"nvidia-smi printed no GPUs: {_shorten(output)}"])
     if visible is None:
-        return Discovery(found, [], frozenset({"gpu"}))
-    restricted, ignored = _restrict("gpu", found, visible.split(","), variable, complete=True)
+        return Discovery(devices, [], frozenset({"gpu"}))
+    restricted, ignored = _restrict("gpu", devices, visible.split(","), variable, complete=True)
     return Discovery(restricted, ignored, frozenset({"gpu"}))
 
 
@@ -215,13 +215,13 @@ def _restrict(
 
 def parse_nvidia_smi(text: str) -> list[FoundDevice]:
     """Parse the output of ``nvidia-smi`` for :data:`NVIDIA_QUERY` as csv; memory is in MiB."""
-    found = []
+    devices = []
     for line in text.splitlines():
         row = re.fullmatch(r"\s*(\d+), (.+), ([^,]+), ([^,]+), ([^,]+?)\s*", line)
         if row:
             fields = (row[2], None, _int(row[3]), _int(row[4]), row[5])
-            found.append(FoundDevice(Device("gpu", int(row[1])), *fields, source="nvidia-smi"))
-    return found
+            devices.append(FoundDevice(Device("gpu", int(row[1])), *fields, source="nvidia-smi"))
+    return devices
 
 
 def parse_npu_smi_mapping(text: str) -> list[NpuChip]:

@@ -178,14 +178,14 @@ class RunManifest:
 
     def _kept_results(self) -> bytes:
         """Return the lines of results whose files the manifest lists as done, without duplicates."""
-        wanted = self.done - self.failures.keys()
+        names = self.done - self.failures.keys()
         kept = []
         path = self.folder / RESULTS
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             if line.endswith(b"\n"):
                 name = json.loads(line)["file"]
-                if name in wanted:
-                    wanted.discard(name)
+                if name in names:
+                    names.discard(name)
                     kept.append(line)
         return b"".join(kept)
 

@@ -100,9 +100,9 @@ def main() -> int:
     """Draw, check, print; return 0 if every goal is reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of the exported model")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"denoising steps (default {STEPS})")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
-    parser.add_argument("--seeds", type=int, default=8, help="number of seeds, from 0 on (default 8)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"denoising steps (default: {STEPS})")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default: {GUIDANCE:g})")
+    parser.add_argument("--seeds", type=int, default=8, help="number of seeds, from 0 on (default: 8)")
     parser.add_argument("--sheet", type=Path, help="file for the pictures of seed 0, as one picture")
     arguments: Any = parser.parse_args()
     pipeline = OnnxPipeline(arguments.model)

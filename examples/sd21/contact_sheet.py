@@ -1,4 +1,4 @@
-"""Combine pictures to one, side by side and enlarged; it created this folder's demo.png.
+"""Combine pictures into one, side by side and enlarged; it created this folder's demo.png.
 
 python examples/sd21/main.py
 python examples/sd21/contact_sheet.py out/pictures/*.png --output examples/sd21/demo.png
@@ -30,9 +30,9 @@ def make_sheet(files: Sequence[Path], enlarge: int) -> Image.Image:
 def main() -> None:
     """Parse the command line and write the sheet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pictures", type=Path, nargs="+")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--enlarge", type=int, default=3, help="factor, in both directions (default 3)")
+    parser.add_argument("pictures", type=Path, nargs="+", help="picture files")
+    parser.add_argument("--output", type=Path, required=True, help="file for the combined picture")
+    parser.add_argument("--enlarge", type=int, default=3, help="factor, in both directions (default: 3)")
     arguments = parser.parse_args()
     make_sheet(arguments.pictures, arguments.enlarge).save(arguments.output, optimize=True)
 

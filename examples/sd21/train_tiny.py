@@ -227,7 +227,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS, help="training steps")
     parser.add_argument("--quick", action="store_true", help="20 steps each, to try out changes")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
     return parser.parse_args()
 
 

@@ -98,7 +98,7 @@ ERRORS = {
 
 @pytest.mark.parametrize(("words", "code", "message"), ERRORS.values(), ids=ERRORS)
 def test_errors_are_one_line_with_an_exit_code(tmp_path, double_onnx, inputs, words, code, message):
-    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is no model")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is not a model")
     (tmp_path / "m.mindir").write_bytes(b"\n\x05MindSpore")
     np.savez(tmp_path / "wrong.npz", z=inputs)
     done = command(*words, cwd=tmp_path)
@@ -128,7 +128,7 @@ def test_errors_use_the_names_of_command_line_options(tmp_path, double_onnx, inp
 
 
 def test_debug_shows_both_tracebacks(tmp_path, inputs):
-    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is no model")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is not a model")
     done = command("--debug", "run", "broken.onnx", *USAGE, cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.count("Traceback (most recent call last)") >= 2

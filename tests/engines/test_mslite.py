@@ -52,8 +52,8 @@ def test_sizes_may_change_between_calls(make):
         with make(path, chunk_size=4) as runner:
             for rows in (1, 9, 2, 4, 9, 30, 1, 3):
                 x = normal(rows, *tail, seed=rows)
-                wanted = models.run_onnx(path, {"x": x})["y"]
-                np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=2e-6)
+                expected = models.run_onnx(path, {"x": x})["y"]
+                np.testing.assert_allclose(runner.predict({"x": x})["y"], expected, rtol=0, atol=2e-6)
 
 
 def test_all_axes_may_be_open(make):
@@ -65,33 +65,33 @@ def test_all_axes_may_be_open(make):
                 "timestep": np.array([2], np.float32),
                 "ctx": normal(rows, 3, 4),
             }
-            wanted = models.run_onnx(path, feeds)["out"]
-            np.testing.assert_allclose(runner.predict(feeds)["out"], wanted, rtol=0, atol=2e-6)
+            expected = models.run_onnx(path, feeds)["out"]
+            np.testing.assert_allclose(runner.predict(feeds)["out"], expected, rtol=0, atol=2e-6)
 
 
 def test_layer_norm_of_few_elements_is_right_by_default(make):
     """With more threads, 2.0.0 computes only some of its rows; therefore the default is one thread."""
     path = models.layer_norm_node()
     x = normal(6, 5, 8)
-    wanted = np.concatenate([models.run_onnx(path, {"x": x[i : i + 2]})["y"] for i in (0, 2, 4)])
+    expected = np.concatenate([models.run_onnx(path, {"x": x[i : i + 2]})["y"] for i in (0, 2, 4)])
     with make(path) as runner:  # 1e-4: 2.0.0 ignores the node's epsilon of 1e-5
-        np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(runner.predict({"x": x})["y"], expected, rtol=0, atol=1e-4)
     for batch in (1, 2, "batch"):
         path = models.layer_norm(batch)
         with make(path) as runner:
             for rows in (1, 2, 7):
                 x = normal(rows, 5, 8, seed=rows)
-                wanted = models.run_onnx(models.layer_norm(), {"x": x})["y"]
-                np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=2e-6)
+                expected = models.run_onnx(models.layer_norm(), {"x": x})["y"]
+                np.testing.assert_allclose(runner.predict({"x": x})["y"], expected, rtol=0, atol=2e-6)
 
 
 def test_threads_of_one_worker_do_not_mix_up_their_results(make):
     inputs = [normal(2, 8, seed=seed) for seed in range(100)]
-    wanted = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
+    expected = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
     with make(models.linear(), devices="cpu", instances=3, chunk_size=1) as runner:
         assert len(runner.stats()["workers"]) == 1
         for _ in range(3):
-            for future, want in zip([runner.submit([x]) for x in inputs], wanted, strict=True):
+            for future, want in zip([runner.submit([x]) for x in inputs], expected, strict=True):
                 np.testing.assert_allclose(future.result(30)[0], want, rtol=0, atol=2e-6)
 
 
@@ -110,9 +110,9 @@ def test_instances_share_a_worker_and_compute_the_same_as_one_instance(make):
             assert len(two.stats()["workers"]) == 1
             assert two.inputs == one.inputs
             for _ in range(3):
-                wanted, got = one.predict(feeds), two.predict(feeds)
-                assert wanted.keys() == got.keys()
-                for name, array in wanted.items():
+                expected, got = one.predict(feeds), two.predict(feeds)
+                assert expected.keys() == got.keys()
+                for name, array in expected.items():
                     np.testing.assert_array_equal(array, got[name])
             assert two.outputs == one.outputs
             name = next(iter(feeds))
@@ -123,10 +123,10 @@ def test_instances_share_a_worker_and_compute_the_same_as_one_instance(make):
 def test_instances_with_sizes_that_change_between_calls(make):
     """The threads of a pool resize the same Models concurrently."""
     inputs = [normal(1 + seed % 7, 8, seed=seed) for seed in range(100)]
-    wanted = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
+    expected = [models.run_onnx(models.linear(), {"x": x})["y"] for x in inputs]
     with make(models.linear(), devices="cpu", instances=3, chunk_size=9) as runner:
         kept = [future.result(30)[0] for future in [runner.submit([x]) for x in inputs]]
-        for got, want in zip(kept, wanted, strict=True):
+        for got, want in zip(kept, expected, strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
@@ -140,8 +140,8 @@ def test_results_are_not_overwritten_by_the_next_predict(make):
     with make(models.linear(2), devices="cpu") as runner:
         kept = [runner.predict([normal(2, 8, seed=i)])[0] for i in range(10)]
         for i, y in enumerate(kept):
-            wanted = models.run_onnx(models.linear(), {"x": normal(2, 8, seed=i)})["y"]
-            np.testing.assert_allclose(y, wanted, rtol=0, atol=2e-6)
+            expected = models.run_onnx(models.linear(), {"x": normal(2, 8, seed=i)})["y"]
+            np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6)
 
 
 def test_a_wrong_shape_with_as_many_bytes_is_refused(make):

@@ -171,7 +171,7 @@ def test_mindspore_lite_draws_the_same_pictures(tmp_path, cache):
     pictures, done = draw(tmp_path / "made", *options)
     assert done.stdout.startswith("mslite on cpu:0, cpu:1, 30 steps")
     assert done.stderr.count("converting ") == 3
-    expected, _ = draw(tmp_path / "wanted")
+    expected, _ = draw(tmp_path / "expected")
     assert pictures.shape == expected.shape == (4, 64, 64, 3)
     assert abs(pictures - expected).max() <= LEVELS
     again, done = draw(tmp_path / "again", *options)
@@ -182,7 +182,7 @@ def test_mindspore_lite_draws_the_same_pictures(tmp_path, cache):
 @pytest.mark.mslite
 def test_mindspore_lite_draws_without_guidance_and_on_one_device(tmp_path, cache):
     options = ["--prompt", "a red circle on white", "--guidance-scale", "1", "--steps", "5", "--seed", "3"]
-    expected, _ = draw(tmp_path / "wanted", *options)
+    expected, _ = draw(tmp_path / "expected", *options)
     options += ["--engine", "mslite", "--worker-python", mslite_python(), "--devices", "cpu:0"]
     pictures, _ = draw(tmp_path / "made", *options)
     assert abs(pictures - expected).max() <= LEVELS

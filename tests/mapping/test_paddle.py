@@ -26,19 +26,19 @@ OPTIONS = {"model_name": models.ORIENTATION, "model_dir": MODEL, "engine": "onnx
 #: Code that opens a library's pipeline in a single process.
 _OPEN = {
     "paddlex": "from paddlex import create_pipeline\n"
-    "made = create_pipeline(pipeline='models/doc_preprocessor.yaml', device='cpu')\n",
+    "pipeline = create_pipeline(pipeline='models/doc_preprocessor.yaml', device='cpu')\n",
     "paddleocr": "from paddleocr import DocImgOrientationClassification\n"
-    f"made = DocImgOrientationClassification(device='cpu', **{OPTIONS})\n",
+    f"pipeline = DocImgOrientationClassification(device='cpu', **{OPTIONS})\n",
 }
 _PREDICT = """
 import json, sys, tempfile
-found = {}
+results = {}
 for path in json.load(sys.stdin):
-    for result in made.predict([path]):
+    for result in pipeline.predict([path]):
         with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
             result.save_to_json(file.name)
-            found.setdefault(path, []).append(json.load(file))
-print("found:" + json.dumps(found))
+            results.setdefault(path, []).append(json.load(file))
+print("results:" + json.dumps(results))
 """
 
 
@@ -82,7 +82,7 @@ def alone(python, folder):
             timeout=100,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.rpartition("found:")[2])
+        return json.loads(done.stdout.rpartition("results:")[2])
 
     return compute
 
@@ -101,14 +101,14 @@ def test_a_pipeline_returns_the_same_results_as_alone(python, folder, alone):
     done = run_map(python, folder, *words)
     assert done.returncode == 0, folders.stderr_of(done)
     paths = inputs(folder)
-    wanted = alone("paddlex", paths)
-    assert len(wanted) == PICTURES
-    assert len(Counter(results[0]["angle"] for results in wanted.values())) == len(models.ANGLES)  # no constant
+    expected = alone("paddlex", paths)
+    assert len(expected) == PICTURES
+    assert len(Counter(results[0]["angle"] for results in expected.values())) == len(models.ANGLES)  # no constant
     saved = {
         f"in/{path.relative_to(folder / 'out')}".removesuffix(".json"): [json.loads(path.read_text())]
         for path in (folder / "out").rglob("*.png.json")
     }
-    assert saved == wanted
+    assert saved == expected
     lines = folders.manifest(folder / "out")
     assert lines.keys() == {path.removeprefix("in/") for path in paths}
     assert {line["status"] for line in lines.values()} == {"ok"}
@@ -122,8 +122,8 @@ def test_a_class_returns_the_same_results_as_alone(python, folder, alone):
     assert done.returncode == 0, folders.stderr_of(done)
     lines = [json.loads(text) for text in (folder / "lines/results.jsonl").read_text().splitlines()]
     assert len(lines) == PICTURES
-    wanted = alone("paddleocr", inputs(folder))
-    assert {f"in/{line['file']}": line["results"] for line in lines} == wanted
+    expected = alone("paddleocr", inputs(folder))
+    assert {f"in/{line['file']}": line["results"] for line in lines} == expected
     assert {line["device"] for line in folders.manifest(folder / "lines").values()} == {"cpu:0", "cpu:1"}
 
 
@@ -144,11 +144,11 @@ def test_bad_pictures_and_pages(python, folder, alone):
     assert "text.png" in lines["text.png"]["reason"]
     assert "there is no file" in lines["missing.png"]["reason"]
     assert lines["two.pdf"]["outputs"] == ["two.pdf_0.json", "two.pdf_1.json"]
-    wanted = alone("paddlex", [*good, "two.pdf"])
+    expected = alone("paddlex", [*good, "two.pdf"])
     for name in (*good, "two.pdf"):
         saved = [json.loads((folder / "some" / output).read_text()) for output in lines[name]["outputs"]]
-        assert saved == wanted[name]
-    assert [page["page_index"] for page in wanted["two.pdf"]] == [0, 1]
+        assert saved == expected[name]
+    assert [page["page_index"] for page in expected["two.pdf"]] == [0, 1]
 
 
 @pytest.mark.parametrize(
