@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
+from ascend_parallel.waiting import get_next
 from ascend_parallel.worker.pipelines.payload import (
     BROKEN,
     BUNDLE_LIMIT_S,
@@ -125,7 +125,7 @@ class Mapper:
         """
         self._fill()
         while self._in_flight:
-            bundle = self._await_answer()
+            bundle = get_next(self._answers)
             self._in_flight -= 1
             done = self._settle(bundle)
             if self._full is None:
@@ -179,13 +179,6 @@ class Mapper:
         self._in_flight += 1
         bundle = _Bundle(positions, future)
         future.add_done_callback(lambda _: self._answers.put(bundle))
-
-    def _await_answer(self) -> _Bundle:
-        while True:
-            try:
-                return self._answers.get(timeout=SIGNAL_LATENCY_S)
-            except Empty:  # time to see a Ctrl-C
-                continue
 
     # ---- from the workers
 

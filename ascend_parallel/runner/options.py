@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel.backends.processes.worker_process import WorkerSpec
+from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.files import check_writable
@@ -26,6 +26,9 @@ THREAD_VARIABLES = (
     "PADDLE_PDX_CPU_NUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
 )
+
+DEFAULT_MAX_RETRIES = 2
+DEFAULT_MAX_RESTARTS = 3
 
 
 def name_models(model: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
@@ -236,7 +239,7 @@ def make_worker_specs(
     worker_specs = []
     for device in devices:
         for instance in range(per_device):
-            order = {
+            request = {
                 "engine": engine.name,
                 "models": {name: _absolute(path, engine) for name, path in models.items()},
                 "device": (device.type, device.id),
@@ -246,7 +249,7 @@ def make_worker_specs(
                 "import_path": import_path(),
             }
             label = str(device) if per_device == 1 else f"{device}#{instance}"
-            worker_specs.append(WorkerSpec(str(device), label, python, environment(threads), order))
+            worker_specs.append(WorkerSpec(str(device), label, python, environment(threads), request))
     return worker_specs
 
 
@@ -318,3 +321,27 @@ def choose_devices(
         check_devices_exist(chosen, discover())
     check_devices(chosen, engine)
     return chosen
+
+
+def make_limits(
+    build_timeout_s: float, predict_timeout_s: float, max_retries: int | None, max_restarts: int | None
+) -> Limits:
+    """Return the limits of worker processes; raises UsageError."""
+    retries = DEFAULT_MAX_RETRIES if max_retries is None else max_retries
+    restarts = DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts
+    check_counts(0, max_retries=retries, max_restarts=restarts)
+    return Limits(build_timeout_s, predict_timeout_s, retries, restarts)
+
+
+def check_counts(at_least: int, **counts: Any) -> None:
+    """Check that arguments are whole numbers of at least so much; raises UsageError."""
+    for name, value in counts.items():
+        if type(value) is not int or value < at_least:
+            raise UsageError(f"{name} is {value!r}; expected a whole number, at least {at_least}")
+
+
+def check_seconds(**seconds: Any) -> None:
+    """Check that arguments are seconds, more than 0; raises UsageError."""
+    for name, value in seconds.items():
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")

@@ -14,12 +14,12 @@ import numpy as np
 from .engines import ENGINES
 from .engines.base import Arrays, Engine, TensorSpec
 from .memory import MappedSegments, SharedArray
-from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, encode_reply
+from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages whose arrays are kept, as they return with the blocks that they name. A map over 256 devices has
-#: 513 calls in flight, each in two blocks; fewer than these, and every part would be made anew.
+#: Parts of messages, and chunks, whose arrays are kept: the same come again with the same blocks of memory. A map over
+#: 256 devices has 513 calls in flight, each in two blocks. With fewer than these, every part would be mapped anew.
 MAX_KEPT_PARTS = 2048
 
 Engines = Dict[str, Engine]
@@ -82,10 +82,9 @@ def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
     return zeros or None
 
 
-class Request(NamedTuple):
-    """One PREDICT message, its arrays mapped."""
+class Chunk(NamedTuple):
+    """What a PREDICT asks for, its arrays mapped."""
 
-    task: int
     model: str
     names: Optional[Sequence[str]]
     inputs: Sequence[np.ndarray]
@@ -101,71 +100,85 @@ class Server:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._leaving = False
+        self._chunks: Dict[bytes, Chunk] = {}
         self._inputs: Dict[bytes, Tuple[str, Any, Sequence[SharedArray]]] = {}
         self._destinations: Dict[bytes, Dict[str, SharedArray]] = {}
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
         while True:
-            request = self._next_request()
-            if request is None:
+            task, chunk = self._receive()
+            if chunk is None:
                 return
+            # Views of its own for each call: a model that changes a shape in place changes no later call's.
+            inputs = [array.view() for array in chunk.inputs]
+            destinations = dict(chunk.destinations)
             results: Arrays = {}
             started_ns = time.perf_counter_ns()
             try:
-                results = engines[request.model].predict(request.names, request.inputs, request.destinations)
-                placed = write_to_destinations(results, request.destinations)
+                results = engines[chunk.model].predict(chunk.names, inputs, destinations)
+                placed = write_to_destinations(results, chunk.destinations)
             except Exception as error:
-                self._send((ERROR, request.task) + describe_error(error))
+                self._send((ERROR, task) + describe_error(error))
             else:
-                self._reply(request.task, None if placed else results, started_ns)
-            del request, results  # the next wait must not hold this request's memory
+                self._reply(task, None if placed else results, started_ns)
+            del chunk, inputs, destinations, results  # the next wait must not hold this chunk's memory
 
     def serve_or_die(self, engines: Engines) -> None:
         """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
         try:
             self.serve(engines)
         except EOFError:
-            pass  # the master is gone: the main thread and the lifeline see it too
+            pass  # the master is gone: the main thread and the parent watch see it too
         except BaseException:
             traceback.print_exc()
             os._exit(1)
 
-    def _next_request(self) -> Optional[Request]:
+    def _receive(self) -> Tuple[int, Optional[Chunk]]:
+        """Wait for the next PREDICT; return its task and chunk. The chunk is None at EXIT."""
         with self._receiving:
             if self._leaving:
-                return None
+                return 0, None
             message = self._channel.receive()
             if message[0] == EXIT:
                 self._leaving = True
-                return None
-            return self._open(message)
+                return 0, None
+            _, task, encoded, retired = message
+            if retired:
+                self._forget(retired)
+            return task, self._chunks.get(encoded) or self._map_chunk(encoded)
 
-    def _open(self, message: Any) -> Request:
-        _, task, inputs, destinations, start, rows, retired = message
-        if retired or len(self._inputs) + len(self._destinations) > MAX_KEPT_PARTS:
-            self._inputs.clear()
-            self._destinations.clear()
-            self._memory.forget(retired)
+    def _map_chunk(self, encoded: bytes) -> Chunk:
+        inputs, destinations, start, rows = decode_chunk(encoded)
+        if max(len(self._chunks), len(self._inputs) + len(self._destinations)) >= MAX_KEPT_PARTS:
+            self._forget(())
         found = self._inputs.get(inputs)
         if found is None:
-            model, names, references = decode(inputs)
-            found = self._inputs[inputs] = (model, names, [self._memory.shared_array(r, False) for r in references])
-        where = self._destinations.get(destinations)
-        if where is None:
-            where = {name: self._memory.shared_array(reference, True) for name, reference in decode(destinations)}
-            self._destinations[destinations] = where
+            model, names, descriptors = decode(inputs)
+            found = self._inputs[inputs] = (model, names, [self._memory.shared_array(d, False) for d in descriptors])
+        targets = self._destinations.get(destinations)
+        if targets is None:
+            targets = {name: self._memory.shared_array(d, True) for name, d in decode(destinations)}
+            self._destinations[destinations] = targets
         model, names, shared_arrays = found
         arrays = [shared_array.rows(start, rows) for shared_array in shared_arrays]
-        return Request(task, model, names, arrays, {name: where[name].rows(start, rows) for name in where})
+        chunk = Chunk(model, names, arrays, {name: array.rows(start, rows) for name, array in targets.items()})
+        self._chunks[encoded] = chunk
+        return chunk
+
+    def _forget(self, retired: Sequence[int]) -> None:
+        """Drop all that was kept, and unmap the segments that the master has given up."""
+        self._chunks.clear()
+        self._inputs.clear()
+        self._destinations.clear()
+        self._memory.forget(retired)
 
     def _reply(self, task: int, results: Optional[Arrays], started_ns: int) -> None:
         finished_ns = time.perf_counter_ns()
         with self._sending:
             outputs = None
             if results is not None:
-                references = self._memory.publish(list(results.values()))
-                outputs = list(zip(results, references))
+                outputs = list(zip(results, self._memory.publish(list(results.values()))))
             self._channel.send_frame(encode_reply(task, outputs, started_ns, finished_ns))
 
     def _send(self, message: Any) -> None:
@@ -177,13 +190,13 @@ def write_to_destinations(results: Arrays, destinations: Arrays) -> bool:
     """Copy results to where they are wanted; False where destinations do not fit them, or there are none."""
     if results.keys() != destinations.keys():
         return False
-    for name, made in results.items():
+    for name, result in results.items():
         destination = destinations[name]
-        if made is destination:
+        if result is destination:
             continue
-        if made.shape != destination.shape or made.dtype != destination.dtype:
+        if result.shape != destination.shape or result.dtype != destination.dtype:
             return False
-        np.copyto(destination, made)
+        np.copyto(destination, result)
     return True
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ascend_parallel import ParallelPredictUtils, RunnerClosedError, ShapeError, UsageError
 from ascend_parallel.backends.processes.backend import ProcessBackend
-from ascend_parallel.backends.processes.scatter import find_allocation
+from ascend_parallel.backends.processes.placement import find_allocation
 
 
 def make(path, **options):
@@ -51,9 +51,9 @@ def test_workers_are_heard_while_the_rows_of_a_long_call_are_written(monkeypatch
     answered = []
     wait = ProcessBackend.wait
 
-    def note(supervisor, call, told):
-        answered.append(supervisor.seats[0].stats()["tasks"])
-        return wait(supervisor, call, told)
+    def note(backend, call):
+        answered.append(backend._pool.slots[0].stats()["tasks"])
+        return wait(backend, call)
 
     monkeypatch.setattr(ProcessBackend, "wait", note)
     with ParallelPredictUtils("simulated", devices="simulated:0", chunk_size=1, engine="simulated") as runner:
