@@ -18,7 +18,7 @@ class Placement(ABC):
 
     @abstractmethod
     def write(self, index: int) -> None:
-        """Make the inputs of one chunk ready for a worker."""
+        """Make the inputs of one chunk ready for a worker; the chunks come in order."""
 
     @abstractmethod
     def place_outputs(self) -> None:
@@ -65,8 +65,9 @@ class Call:
         on_done: called when it is completed, in a thread of the backend's; None where the caller waits.
         error: why it failed; None while it did not.
         is_open: whether anything is still owed.
+        is_led: whether its caller receives its replies itself, and looks at ``is_open`` after each.
         is_recorded: whether it takes :meth:`note_written` and :meth:`note_reply`; see ``runner/trace.py``.
-        timeout_s: how long each task may run; None: as the runner says.
+        timeout_s: how long each task may run; None: as the runner says, which the backend sets.
     """
 
     is_recorded = False
@@ -78,6 +79,7 @@ class Call:
         self.error: Exception | None = None
         self.timeout_s: float | None = None
         self.is_open = True
+        self.is_led = False
         self._missing = len(plan.chunks)
         self._results: list[dict[str, Array] | None] | None = None
         self._done = threading.Lock()

@@ -229,7 +229,7 @@ def make_worker_specs(
     python: str,
     warmup: int,
 ) -> list[WorkerSpec]:
-    """Return one post a worker.
+    """Return the spec of each worker.
 
     A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
     instance.

@@ -149,7 +149,10 @@ class Channel:
     def send_frame(self, frame: bytes) -> None:
         """Send a message that is encoded already; raises OSError likewise."""
         if not self.unsent:
-            written = self._write(frame)
+            try:
+                written = os.write(self.fd, frame)
+            except BlockingIOError:
+                written = 0
             if written == len(frame):
                 return
             frame = frame[written:]
@@ -158,11 +161,11 @@ class Channel:
 
     def flush(self) -> None:
         """Write what an earlier send left over, as far as the pipe takes it."""
-        while self.unsent:
-            written = self._write(self.unsent)
-            if written == 0:
-                return
-            del self.unsent[:written]
+        try:
+            while self.unsent:
+                del self.unsent[: os.write(self.fd, self.unsent)]
+        except BlockingIOError:
+            pass
 
     def receive(self) -> Any:
         """Wait for the next message; raises EOFError where the other end is closed."""
@@ -183,12 +186,6 @@ class Channel:
         messages = self._ready
         self._ready = []
         return messages
-
-    def _write(self, data: Any) -> int:
-        try:
-            return os.write(self.fd, data)
-        except BlockingIOError:
-            return 0
 
     def _read(self) -> int:
         """Read what is there, as far as one read goes, and take the whole messages out of it; return its size."""

@@ -18,8 +18,8 @@ def group():
     is_unattended = threading.Event()
     near, far = os.pipe()
 
-    def receive(fds):
-        assert fds == [near]
+    def receive(events):
+        assert [fd for fd, _ in events] == [near]
         os.read(near, 1)
         is_unattended.clear()
         received.set()
@@ -35,7 +35,7 @@ def group():
 
 
 class Done:
-    is_open = False
+    is_open = is_led = False
 
 
 def send_and_wait(group):

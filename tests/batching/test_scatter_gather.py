@@ -14,7 +14,7 @@ from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.model import Model
 from ascend_parallel.worker.loop import write_to_destinations
 from ascend_parallel.worker.memory import ALIGNMENT_BYTES, SharedArray
-from ascend_parallel.worker.protocol import decode
+from ascend_parallel.worker.protocol import decode, decode_chunk
 
 DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
 
@@ -37,7 +37,7 @@ def scatter(model, inputs, pool, *, in_place=False):
     chunks = range(len(plan.chunks))
     for index in chunks:
         scattered.write(index)
-    _, _, references = decode(scattered.inputs)
+    _, _, references = decode(decode_chunk(scattered.encoded_chunk(0))[0])
     stretches = [look(pool, reference) for reference in references]
     places = {name: look(pool, reference) for name, reference in decode(scattered.destinations)}
     fed = []
@@ -212,7 +212,7 @@ def test_arrays_begin_at_multiples_of_the_alignment():
     pool = Allocator()
     model = make_model([("a", "uint8", ["batch"]), ("b", "uint8", ["batch"])])
     plan, arrays = model.plan({"a": some((3,), "uint8"), "b": some((3,), "uint8")})
-    references = decode(SharedPlacement(plan, arrays, pool, in_place=False).inputs)[2]
+    references = decode(decode_chunk(SharedPlacement(plan, arrays, pool, in_place=False).encoded_chunk(0))[0])[2]
     assert [reference[1] % ALIGNMENT_BYTES for reference in references] == [0, 0]
 
 

@@ -164,9 +164,14 @@ class Allocator:
             allocated = sum(s.used * self._block_bytes[s] for s in self._segments.values())
             return allocated, sum(segment.size_bytes for segment in self._segments.values())
 
+    @property
+    def has_unmapped(self) -> bool:
+        """Whether there is a worker for which :meth:`take_unmapped` returns something."""
+        return bool(self._unmap)
+
     def take_unmapped(self, worker: int) -> list[int]:
         """Return the segments that a worker can unmap, once."""
-        return self._unmap.pop(worker, []) if self._unmap else []
+        return self._unmap.pop(worker, [])
 
     def close(self) -> None:
         """Give all free memory back; arrays that a caller still holds stay valid."""

@@ -78,34 +78,38 @@ class ProcessBackend(Backend):
         return SharedPlacement(plan, arrays, self._allocator, in_place=in_place)
 
     def enqueue(self, call: Call) -> None:
-        """Write inputs and send tasks: each at once, or as soon as a worker has room.
-
-        Writing the rows of a long call takes a while, in which workers reply and want their next tasks.
-        """
+        """Write inputs and send tasks: each at once, or as soon as a worker has room."""
         try:
             plan = call.plan
             if plan.input_bytes <= _SMALL_CALL_BYTES and len(plan.chunks) <= _SMALL_CALL_TASKS:
-                self._enqueue_all(call)
+                self._enqueue_together(call)
             else:
                 self._enqueue_in_turn(call)
+            call.placement.outputs()  # made now, while the workers compute
             if call.on_done is not None:
                 self._mark_unattended(call)
         except BaseException:
             self.cancel(call)
             raise
 
-    def _enqueue_all(self, call: Call) -> None:
+    def _enqueue_together(self, call: Call) -> None:
+        """Send the tasks of a small call together, once all of its inputs are written."""
+        placement = call.placement
         tasks = []
         for index in range(len(call.plan.chunks)):
-            call.placement.write(index)
-            call.note_written(index)
+            placement.write(index)
+            if call.is_recorded:
+                call.note_written(index)
             tasks.append(Task(call, index))
         with self._lock:
             self.check_open()
-            for task in tasks:
-                self._pool.enqueue(task)
+            self._pool.enqueue(tasks)
 
     def _enqueue_in_turn(self, call: Call) -> None:
+        """Send each task as soon as its inputs are written.
+
+        Writing the rows of a long call takes a while, in which workers reply and want their next tasks.
+        """
         polled_s = time.monotonic()
         for index in range(len(call.plan.chunks)):
             call.placement.write(index)
@@ -114,7 +118,7 @@ class ProcessBackend(Backend):
                 self.check_open()
                 if call.error is not None:
                     return
-                self._pool.enqueue(Task(call, index))
+                self._pool.enqueue([Task(call, index)])
             if time.monotonic() - polled_s > _POLL_S and not self._is_own_thread():
                 self.poll()
                 polled_s = time.monotonic()
@@ -175,9 +179,10 @@ class ProcessBackend(Backend):
 
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
-        if self._is_own_thread():
+        caller = threading.get_ident()
+        if caller in (self._thread.ident, self._leader.background):
             raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
-        if self._leader.leader == threading.get_ident():
+        if caller == self._leader.leader:
             raise UsageError(
                 f"{method} was called in the handler of a signal, and would wait for the call that this hit"
             )
@@ -223,10 +228,12 @@ class ProcessBackend(Backend):
 
     # ---- the leader
 
-    def _receive(self, fds: Sequence[int]) -> None:
-        """Act on what has come through some pipes."""
+    def _receive(self, events: Sequence[tuple[int, int]]) -> None:
+        """Act on what has come through some pipes; called by the leader."""
         with self._lock:
-            self._pool.receive(fds)
+            self._pool.receive(events)
+            if len(self._completed) == 1 and self._completed[0].is_led:
+                self._completed.clear()  # the leader's own call: it needs no notification
         if self._completed:
             self._notify()
 

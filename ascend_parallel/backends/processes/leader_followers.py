@@ -26,10 +26,15 @@ from ascend_parallel.waiting import SIGNAL_LATENCY_S
 _STEP_DOWN_GRACE_S = 5.0
 
 
+#: (descriptor, event) of each pipe that is ready, as epoll reports them.
+Events = Sequence[tuple[int, int]]
+
+
 class Awaited(Protocol):
     """What a leader waits for: a call."""
 
     is_open: bool
+    is_led: bool
 
 
 class LeaderFollowers:
@@ -38,16 +43,20 @@ class LeaderFollowers:
     Attributes:
         epoll: where workers register their pipes.
         leader: the thread that polls now; None where none does. Guarded by the backend's lock.
+        background: the background thread.
     """
 
     def __init__(
-        self, lock: threading.Lock, receive: Callable[[Sequence[int]], None], has_unattended: Callable[[], bool]
+        self,
+        lock: threading.Lock,
+        receive: Callable[[Sequence[tuple[int, int]]], None],
+        has_unattended: Callable[[], bool],
     ) -> None:
         """Start the background thread; there is no leader yet.
 
         Args:
             lock: guards ``leader`` and the state that ``has_unattended`` looks at.
-            receive: called with the descriptors of pipes that have something to read; takes the lock itself.
+            receive: called with (descriptor, event) of the pipes that have something to read; takes the lock itself.
             has_unattended: whether replies are owed that no thread waits for; called with the lock held.
         """
         self.epoll = select.epoll()
@@ -63,11 +72,7 @@ class LeaderFollowers:
         self._stepped_down = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel-leader", daemon=True)
         self._thread.start()
-
-    @property
-    def background(self) -> int | None:
-        """The background thread."""
-        return self._thread.ident
+        self.background = self._thread.ident
 
     # ---- for threads that wait
 
@@ -76,6 +81,7 @@ class LeaderFollowers:
         if not self._become_leader():
             return False
         try:
+            call.is_led = True
             while call.is_open:
                 self._poll(SIGNAL_LATENCY_S)
         finally:
@@ -166,9 +172,11 @@ class LeaderFollowers:
                 self._request.set()
 
     def _poll(self, timeout_s: float) -> None:
-        fds = [fd for fd, _ in self.epoll.poll(timeout_s)]
-        if self._wake_fd in fds:
-            os.eventfd_read(self._wake_fd)
-            fds.remove(self._wake_fd)
-        if fds:
-            self._receive(fds)
+        events = self.epoll.poll(timeout_s)
+        for event in events:
+            if event[0] == self._wake_fd:
+                os.eventfd_read(self._wake_fd)
+                events.remove(event)
+                break
+        if events:
+            self._receive(events)

@@ -12,17 +12,56 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan, Region
 from ascend_parallel.batching.rows import copy_rows
 from ascend_parallel.worker.memory import SharedArray
-from ascend_parallel.worker.protocol import encode_part
+from ascend_parallel.worker.protocol import encode_chunk, encode_part
 
 from .allocator import Allocation, Allocator
 
 #: Where an input lies that is in shared memory already: the block, and the offset in it.
 _Shared = tuple[Allocation, int]
-#: What a plan's inputs are in one block: what is copied, by its position among the inputs, and the descriptors.
-_InputLayout = tuple[list[tuple[int, SharedArray]], bytes]
 #: Layouts that a plan keeps: those of all blocks that are in use in turn, as the worker does (see ``worker/loop.py``).
 _MAX_LAYOUTS = 2048
 _NO_DESTINATIONS = encode_part([])
+
+
+class _InputLayout:
+    """What a plan's inputs are in one block.
+
+    Attributes:
+        targets: what is copied there: the position among the inputs, and the array.
+        descriptors: the encoding of all inputs; see ``worker/protocol.py``.
+        chunks: destinations -> the encoding of each chunk.
+    """
+
+    __slots__ = ("chunks", "descriptors", "targets")
+
+    def __init__(self, plan: Plan, block: Allocation | None, shared: Sequence[_Shared | None]) -> None:
+        self.targets: list[tuple[int, SharedArray]] = []
+        self.chunks: dict[bytes, list[bytes]] = {}
+        descriptors = []
+        for position, region in enumerate(plan.inputs):
+            found = shared[position]
+            allocation, offset = found or (block, region.offset)
+            assert allocation is not None
+            segment, at = allocation.at(offset)
+            shape = region.whole_shape(plan.span)
+            descriptors.append((segment, at, region.dtype, shape, region.axis))
+            if found is None:
+                target = SharedArray(allocation.segment.map, at, region.dtype, shape, region.axis, True)
+                self.targets.append((position, target))
+        self.descriptors = encode_part((plan.model_name, plan.names, descriptors))
+
+    def encode_chunks(self, plan: Plan, destinations: bytes) -> list[bytes]:
+        """Return the encoding of each chunk."""
+        starts = [(start, plan.fed_rows(index)) for index, (start, _) in enumerate(plan.chunks)]
+        chunks = [encode_chunk(self.descriptors, destinations, start, rows) for start, rows in starts]
+        if len(self.chunks) >= _MAX_CHUNK_LISTS:
+            self.chunks.clear()
+        self.chunks[destinations] = chunks
+        return chunks
+
+
+#: Blocks of outputs with which the chunks of one block of inputs are kept encoded.
+_MAX_CHUNK_LISTS = 8
 
 
 class SharedPlacement(Placement):
@@ -30,7 +69,6 @@ class SharedPlacement(Placement):
 
     Attributes:
         allocations: every block that the call's tasks name.
-        inputs: the descriptors of the inputs; see ``worker/protocol.py``.
         destinations: the descriptors of the outputs' destinations.
     """
 
@@ -47,15 +85,16 @@ class SharedPlacement(Placement):
         self._plan = plan
         self._arrays = arrays
         self._allocator = allocator
-        self._whole: dict[str, Array] = {}
+        self._whole: dict[str, Array] | None = None
         self._regions: list[Region] = []
         self._results: Allocation | None = None
+        self._chunks: list[bytes] | None = None
         self.destinations = _NO_DESTINATIONS
         shared = _find_all_shared(plan, arrays, in_place)
         if shared is None:
             block = allocator.allocate(plan.input_bytes)
             self.allocations = [block]
-            self._targets, self.inputs = _find_input_layout(plan, block)
+            self._layout = _find_input_layout(plan, block)
         else:
             self._use_shared(shared)
         self.place_outputs()
@@ -65,19 +104,28 @@ class SharedPlacement(Placement):
         self.allocations = [found[0] for found in shared if found is not None]
         if block is not None:
             self.allocations.append(block)
-        self._targets, self.inputs = _make_input_layout(self._plan, block, shared)
+        self._layout = _InputLayout(self._plan, block, shared)
 
     def write(self, index: int) -> None:
         """Copy the rows of one chunk; with the first, the inputs that are not sliced."""
         plan = self._plan
         start, stop = plan.chunks[index]
         rows = plan.batch.fixed_rows or stop - start
-        for position, target in self._targets:
+        for position, target in self._layout.targets:
             axis = plan.inputs[position].axis
-            if axis is not None or index == 0:
+            if axis == 0 and rows == stop - start:
+                target.whole[start:stop] = self._arrays[position][start:stop]
+            elif axis is not None or index == 0:
                 copy_rows(target.rows(start, rows), self._arrays[position], axis, start, stop)
         if index == len(plan.chunks) - 1:
             self._arrays = ()
+
+    def encoded_chunk(self, index: int) -> bytes:
+        """Return the encoding of a chunk for a message; see ``worker/protocol.py``."""
+        if self._chunks is None:
+            layout = self._layout
+            self._chunks = layout.chunks.get(self.destinations) or layout.encode_chunks(self._plan, self.destinations)
+        return self._chunks[index]
 
     def place_outputs(self) -> None:
         """Take memory for the outputs of the tasks from now on, if their shapes are known by now."""
@@ -86,11 +134,14 @@ class SharedPlacement(Placement):
             self._regions = regions
             self._results = self._allocator.allocate(size_bytes)
             self.allocations.append(self._results)
-            self.destinations = _find_output_layout(self._plan, regions, self._results)
+            self.destinations = _find_destinations(self._plan, regions, self._results)
+            self._chunks = None
 
     def outputs(self) -> dict[str, Array]:
         """Return the arrays into which the results of all chunks are written, by name; none if shapes are not known."""
-        if not self._whole and self._results is not None:
+        if self._results is None:
+            return {}
+        if self._whole is None:
             buffer = np.asarray(self._results)
             self._whole = {r.name: np.ndarray(r.shape, r.dtype, buffer, r.offset) for r in self._regions}
         return self._whole
@@ -101,28 +152,12 @@ def _find_input_layout(plan: Plan, block: Allocation) -> _InputLayout:
     key = (block.segment.number, block.offset)
     layout: _InputLayout | None = plan.layouts.get(key)
     if layout is None:
-        layout = _make_input_layout(plan, block, [None] * len(plan.inputs))
+        layout = _InputLayout(plan, block, [None] * len(plan.inputs))
         _keep(plan, key, layout)
     return layout
 
 
-def _make_input_layout(plan: Plan, block: Allocation | None, shared: Sequence[_Shared | None]) -> _InputLayout:
-    targets = []
-    descriptors = []
-    for position, region in enumerate(plan.inputs):
-        found = shared[position]
-        allocation, offset = found or (block, region.offset)
-        assert allocation is not None
-        segment, at = allocation.at(offset)
-        shape = region.whole_shape(plan.span)
-        descriptors.append((segment, at, region.dtype, shape, region.axis))
-        if found is None:
-            target = SharedArray(allocation.segment.map, at, region.dtype, shape, region.axis, True)
-            targets.append((position, target))
-    return targets, encode_part((plan.model_name, plan.names, descriptors))
-
-
-def _find_output_layout(plan: Plan, regions: Sequence[Region], block: Allocation) -> bytes:
+def _find_destinations(plan: Plan, regions: Sequence[Region], block: Allocation) -> bytes:
     """Return the descriptors of a plan's outputs in a block, likewise."""
     key = (block.segment.number, block.offset, "outputs")
     known: tuple[Sequence[Region], bytes] | None = plan.layouts.get(key)

@@ -5,8 +5,10 @@ Workers pull tasks, so slow and fast devices even out.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import OrderedDict, deque
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.batching.batch import Array
@@ -43,11 +45,15 @@ class Scheduler:
         self._max_retries = max_retries
         self._queue: deque[Task] = deque()
         self._ready: set[Worker] = set()
-        self._idle: OrderedDict[Worker, None] = OrderedDict()
-        self._spare: OrderedDict[Worker, None] = OrderedDict()
+        self._idle: dict[Worker, None] = {}  # in the order in which they became so
+        self._spare: dict[Worker, None] = {}
         self._best_seconds_per_row: dict[str, float] = {}
 
     @property
+    def has_queued(self) -> bool:
+        """Whether a task waits for a worker with room."""
+        return bool(self._queue)
+
     def has_unattended(self) -> bool:
         """Whether a reply is owed that nobody waits for, or that lets a queued task go.
 
@@ -62,10 +68,13 @@ class Scheduler:
 
     # ---- to the workers
 
-    def enqueue(self, task: Task) -> None:
-        """Queue a task, and send it if a worker has room."""
-        self.open_calls.add(task.call)
-        self._queue.append(task)
+    def enqueue(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks of one call, and send those for which a worker has room."""
+        call = tasks[0].call
+        if call.timeout_s is None:
+            call.timeout_s = self._predict_timeout_s
+        self.open_calls.add(call)
+        self._queue.extend(tasks)
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -76,31 +85,34 @@ class Scheduler:
                 return
             task = self._queue.popleft()
             if task.call.is_open:
+                retired = self._allocator.take_unmapped(worker.number) if self._allocator.has_unmapped else ()
                 task.deadline_s = float("inf")
-                worker.send(task, self._allocator.take_unmapped(worker.number))
-                self._start_clock(worker)
+                worker.send(task, retired)
+                if len(worker.in_flight) <= worker.capacity:
+                    _start_clock(task)
                 self.update(worker)
 
-    def update(self, worker: Worker) -> None:
-        """Put a worker where it belongs, after anything about it changed."""
-        if not worker.is_ready:
+    def set_ready(self, worker: Worker, is_ready: bool) -> None:
+        """Note that a worker can take tasks, or that it gets no more."""
+        worker.is_ready = is_ready
+        if is_ready:
+            self._ready.add(worker)
+            self.update(worker)
+        else:
             self._ready.discard(worker)
             self._idle.pop(worker, None)
             self._spare.pop(worker, None)
-            return
-        self._ready.add(worker)
-        in_flight = len(worker.in_flight)
-        if in_flight < worker.capacity:
-            self._spare.pop(worker, None)
-            self._idle[worker] = None
-            self._idle.move_to_end(worker)
-        elif in_flight < 2 * worker.capacity:
-            self._idle.pop(worker, None)
-            self._spare[worker] = None
-            self._spare.move_to_end(worker)
-        else:
-            self._idle.pop(worker, None)
-            self._spare.pop(worker, None)
+
+    def update(self, worker: Worker) -> None:
+        """Put a worker where it belongs, after the number of its tasks in flight changed."""
+        self._idle.pop(worker, None)
+        self._spare.pop(worker, None)
+        if worker.is_ready:
+            in_flight = len(worker.in_flight)
+            if in_flight < worker.capacity:
+                self._idle[worker] = None
+            elif in_flight < 2 * worker.capacity:
+                self._spare[worker] = None
 
     def _choose_spare(self) -> Worker | None:
         """Return the worker that gets a second task; None where the next task had better wait."""
@@ -117,9 +129,16 @@ class Scheduler:
     def complete(self, worker: Worker, number: int, outputs: dict[str, Array] | None, busy_ns: int) -> None:
         """Take the reply to a task; ``outputs`` is None where they were written to their destinations."""
         task = self._pop(worker, number)
-        self._note_pace(worker, task, busy_ns / 1e9)
-        if task.call.complete(task, outputs):
-            self._end(task.call)
+        call = task.call
+        model = call.plan.model_name
+        seconds = busy_ns / 1e9 / task.rows
+        before = worker.seconds_per_row.get(model, seconds)
+        worker.seconds_per_row[model] = seconds = before + _SMOOTHING * (seconds - before)
+        # The best is forgotten slowly, so that one lucky task does not make all others look slow for ever.
+        best = self._best_seconds_per_row.get(model, seconds) * (1 + _SMOOTHING / 10)
+        self._best_seconds_per_row[model] = seconds if seconds < best else best
+        if call.complete(task, outputs):
+            self._end(call)
 
     def fail_task(self, worker: Worker, number: int, error: WorkerError) -> None:
         """Take an engine's error: the call fails, as another attempt would raise the same."""
@@ -154,19 +173,10 @@ class Scheduler:
         task = worker.in_flight.pop(number)
         if self._cancelled:
             self._cancelled.discard(task)
-        if worker.in_flight:
-            self._start_clock(worker)
+        if len(worker.in_flight) >= worker.capacity:  # the last of those that it runs now has just begun
+            _start_clock(next(itertools.islice(worker.in_flight.values(), worker.capacity - 1, None)))
         self.update(worker)
         return task
-
-    def _note_pace(self, worker: Worker, task: Task, compute_s: float) -> None:
-        model = task.call.plan.model_name
-        seconds = compute_s / task.rows
-        before = worker.seconds_per_row.get(model, seconds)
-        worker.seconds_per_row[model] = seconds = before + _SMOOTHING * (seconds - before)
-        # The best is forgotten slowly, so that one lucky task does not make all others look slow for ever.
-        best = self._best_seconds_per_row.get(model, seconds) * (1 + _SMOOTHING / 10)
-        self._best_seconds_per_row[model] = seconds if seconds < best else best
 
     # ---- deadlines
 
@@ -174,25 +184,16 @@ class Scheduler:
         """Return when the next reply of a worker is overdue (``time.monotonic``); inf where it owes none."""
         return min((task.deadline_s for task in worker.in_flight.values()), default=float("inf"))
 
-    def limit_s(self, worker: Worker, now_s: float) -> float:
-        """Return how long the overdue task of a worker was given."""
-        return min(self._timeout_s(task) for task in worker.in_flight.values() if task.deadline_s <= now_s)
+    def time_out(self, worker: Worker, now_s: float, make_error: Callable[[float], WorkerTimeout]) -> WorkerTimeout:
+        """Fail the calls whose tasks have run for too long; return the error, made from the time that they had."""
+        overdue = [task for task in worker.in_flight.values() if task.deadline_s <= now_s]
+        error = make_error(min(task.call.timeout_s or 0.0 for task in overdue))
+        for task in overdue:
+            self.fail(task.call, error)
+        return error
 
-    def time_out(self, worker: Worker, now_s: float, error: WorkerTimeout) -> None:
-        """Fail the calls whose tasks have run for too long."""
-        for task in list(worker.in_flight.values()):
-            if task.deadline_s <= now_s:
-                self.fail(task.call, error)
 
-    def _timeout_s(self, task: Task) -> float:
-        timeout_s = task.call.timeout_s
-        return self._predict_timeout_s if timeout_s is None else timeout_s
-
-    def _start_clock(self, worker: Worker) -> None:
-        """Start the time of the task that is the last of those that the worker runs, if it just became so."""
-        running = min(len(worker.in_flight), worker.capacity)
-        for place, task in enumerate(worker.in_flight.values(), 1):
-            if place == running:
-                if task.deadline_s == float("inf"):
-                    task.deadline_s = time.monotonic() + self._timeout_s(task)
-                return
+def _start_clock(task: Task) -> None:
+    """Start the time of a task that a worker has just begun to run."""
+    assert task.call.timeout_s is not None
+    task.deadline_s = time.monotonic() + task.call.timeout_s

@@ -6,6 +6,7 @@ This is plain state, without threads of its own. It is not thread-safe: its owne
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import deque
@@ -102,20 +103,20 @@ class WorkerPool:
 
     def has_unattended(self) -> bool:
         """Whether a worker will send something that no thread waits for."""
-        return self.scheduler.has_unattended or bool(self._building)
+        return bool(self._building) or self.scheduler.has_unattended()
 
     # ---- to the workers
 
-    def enqueue(self, task: Task) -> None:
-        """Queue a task, and send it if a worker has room."""
+    def enqueue(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks of one call, and send those for which a worker has room."""
         try:
             if self.is_inconsistent:
                 self.recover()
-            self.scheduler.enqueue(task)
-            timeout_s = task.call.timeout_s
+            timeout_s = tasks[0].call.timeout_s
             if timeout_s is not None and timeout_s < self._check_every_s:
                 self._check_every_s = timeout_s
                 self._wake()
+            self.scheduler.enqueue(tasks)
         except BaseException as error:
             self._note_inconsistency(error)
             raise
@@ -146,17 +147,18 @@ class WorkerPool:
 
     # ---- from the workers
 
-    def receive(self, fds: Sequence[int]) -> None:
-        """Act on the messages that have come through some pipes."""
+    def receive(self, events: Sequence[tuple[int, int]]) -> None:
+        """Act on the messages that have come through some pipes: (descriptor, event) of each."""
         try:
             if self.is_inconsistent:
                 self.recover()
-            for fd in fds:
+            for fd, _ in events:
                 slot = self._slot_of.get(fd)
                 if slot is not None and slot.worker is not None:
                     self._receiving_from = slot.worker
                     self._receive_from(slot, slot.worker)
-            self.scheduler.dispatch()
+            if self.scheduler.has_queued:
+                self.scheduler.dispatch()
         except BaseException as error:
             self._note_inconsistency(error)
             raise
@@ -166,9 +168,8 @@ class WorkerPool:
             messages = worker.receive()
         except (EOFError, OSError):  # a worker that disconnects is of no use any more; its exit will say why it did
             worker.disconnect()
-            worker.is_ready = False
+            self.scheduler.set_ready(worker, False)
             worker.deadline_s = time.monotonic() + _DISCONNECT_GRACE_S
-            self.scheduler.update(worker)
             self.next_deadline_s = min(self.next_deadline_s, worker.deadline_s)
             self._wake()
             return
@@ -179,7 +180,10 @@ class WorkerPool:
             self._kill(worker, WorkerError(text, device=slot.spec.device))
             return
         for message in messages:
-            self._act_on(slot, worker, message)
+            if message[0] == REPLY:  # one frame fewer
+                self._take_reply(slot, worker, message)
+            else:
+                self._act_on(slot, worker, message)
 
     def _act_on(self, slot: WorkerSlot, worker: Worker, message: Any) -> None:
         kind = message[0]
@@ -193,11 +197,10 @@ class WorkerPool:
             self.scheduler.fail_task(worker, message[1], engine_error(slot.spec, "predicting", *message[2:]))
 
     def _take_build(self, worker: Worker, descriptions: dict[str, Any]) -> None:
-        worker.is_ready = True
         worker.deadline_s = float("inf")
         self._wake()  # the next deadlines are those of predicts, which may be much shorter than a build's
         self._building.discard(worker)
-        self.scheduler.update(worker)
+        self.scheduler.set_ready(worker, True)
         self.descriptions = self.descriptions or descriptions
         if all(slot.worker is not None and slot.worker.is_ready for slot in self.slots):
             self.built.set()
@@ -245,7 +248,7 @@ class WorkerPool:
 
     def _kill(self, worker: Worker, failure: WorkerError | None) -> None:
         worker.kill(failure)
-        self.scheduler.update(worker)
+        self.scheduler.set_ready(worker, False)
 
     def reap(self) -> None:
         """Take the workers whose processes have ended out of their slots, and send their tasks elsewhere."""
@@ -260,10 +263,9 @@ class WorkerPool:
                 worker.output.ended.wait(_TAIL_GRACE_S)
             failure = worker.failure or self._death(slot, worker)
             self._building.discard(worker)
-            worker.is_ready = False
             if worker.in_flight and not self._limits.blames_device:
                 worker.counts_against_device = False
-            self.scheduler.update(worker)
+            self.scheduler.set_ready(worker, False)
             worker.close()
             slot.worker = None
             self.scheduler.reassign(worker, failure)
@@ -321,11 +323,7 @@ class WorkerPool:
             text += "longer, raise build_timeout_s"
             self._kill(worker, WorkerTimeout(text + quote(list(worker.output.tail)), device=spec.device))
         elif worker.is_ready and self.scheduler.due_s(worker) <= now_s:
-            limit_s = self.scheduler.limit_s(worker, now_s)
-            text = f"the worker of {spec.label} did not answer in {limit_s:g} s and was killed; if a predict may take "
-            error = WorkerTimeout(text + "longer, raise predict_timeout_s", device=spec.device)
-            self.scheduler.time_out(worker, now_s, error)
-            self._kill(worker, error)
+            self._kill(worker, self.scheduler.time_out(worker, now_s, functools.partial(_overdue, spec)))
 
     def _due_times(self) -> Iterator[float]:
         for slot in self.slots:
@@ -344,3 +342,8 @@ class WorkerPool:
         self.shutdown = Shutdown(self.workers)
         self.next_deadline_s = min(self.next_deadline_s, self.shutdown.due_s)
         self.fail_all(RunnerClosedError("the runner was closed while this call was under way"))
+
+
+def _overdue(spec: WorkerSpec, limit_s: float) -> WorkerTimeout:
+    text = f"the worker of {spec.label} did not answer in {limit_s:g} s and was killed; if a predict may take longer, "
+    return WorkerTimeout(text + "raise predict_timeout_s", device=spec.device)

@@ -25,7 +25,7 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import WorkerError
 from ascend_parallel.worker import __main__ as program
 from ascend_parallel.worker.memory import receive_segment, send_segment
-from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_chunk, encode_predict
+from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
 from .allocator import Segment
 from .log_pump import LogPump
@@ -119,8 +119,7 @@ class Worker:
                 self._announce(allocation.segment)
         task.number = number = next(_task_numbers)
         self.in_flight[number] = task
-        chunk = encode_chunk(placement.inputs, placement.destinations, task.start, task.fed_rows)
-        self._send(encode_predict(number, chunk, retired))
+        self._send(encode_predict(number, placement.encoded_chunk(task.index), retired))
 
     def receive(self) -> list[Any]:
         """Return the messages that have arrived; raises EOFError or OSError where the worker has disconnected."""
@@ -170,7 +169,6 @@ class Worker:
 
     def kill(self, failure: WorkerError | None = None) -> None:
         """End the process at once; its tasks are held until its exit is seen."""
-        self.is_ready = False
         self.deadline_s = float("inf")
         self.failure = self.failure or failure
         self.signal(signal.SIGKILL)
