@@ -15,6 +15,8 @@ from models import FOLDER_PREFIX
 
 
 LEFT = pytest.StashKey[list[str]]()
+#: Tests may leave the models that all of them share, and the folder that importing parts of torch makes.
+ALLOWED = (FOLDER_PREFIX, "torchinductor_")
 
 
 def pytest_configure():
@@ -28,8 +30,8 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)  # after the ends of the session's fixtures
 def pytest_sessionfinish(session):
-    """Fail the session if tests have left anything but their models, which are shared by all of them."""
-    left = [path.name for path in Path(tempfile.gettempdir()).iterdir() if not path.name.startswith(FOLDER_PREFIX)]
+    """Fail the session if tests have left anything in the folder."""
+    left = [path.name for path in Path(tempfile.gettempdir()).iterdir() if not path.name.startswith(ALLOWED)]
     session.config.stash[LEFT] = sorted(left)
     if left and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
