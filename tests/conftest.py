@@ -24,6 +24,7 @@ def pytest_configure():
 
     pytest's own folders stay where they are kept after failures: pytest-of-USER, of which it keeps three.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime from 1.29 on writes a file .ses there, and uploads
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="ascend-parallel-tests-")
 
