@@ -128,10 +128,10 @@ class _Job:
         self._run = run
         self._manifest = run.manifest
         self._title = settings.pipeline
-        self._report = (Report(), report) if report is not None else None
         self._quiet = quiet
         self._verbose = verbose
         self._counts = RunCounts(run.total, run.total - len(run.files))
+        self._report = (Report(self._counts), report) if report is not None else None
         self._failures = dict(run.failures)
 
     def run(self) -> None:
@@ -174,7 +174,7 @@ class _Job:
         if not self._counts.dealt_with:
             self._say(f"nothing was done in this run, so that there is no report: {path} was not written")
             return
-        report.write(path, self._title, self._counts, self._failures)
+        report.write(path, self._title, self._failures)
         self._say(f"the report is in {path}")
 
     # ---- what is said
@@ -198,10 +198,9 @@ class _Job:
 
     def _say_end(self) -> None:
         counts = self._counts
-        rate = _rate(counts)
         before = f"; {counts.before:,} were done before" if counts.before else ""
         if counts.dealt_with:
-            self._say(f"{counts.dealt_with:,} files in {rate}: {counts.describe_devices()}{before}")
+            self._say(f"{counts.describe_run()}: {counts.describe_devices()}{before}")
         else:
             self._say(f"nothing is left to be done of {counts.total:,} files")
         self._say(f"outputs are in {self._manifest.folder}")
@@ -229,12 +228,6 @@ def open_view(counts: RunCounts, *, quiet: bool) -> ProgressView:
     from ascend_parallel.mapping.progress_bar import ProgressBar  # rich takes a while to import
 
     return ProgressBar(counts)
-
-
-def _rate(counts: RunCounts) -> str:
-    from ascend_parallel.mapping.counts import show_rate, show_time
-
-    return f"{show_time(counts.elapsed_s)} ({show_rate(counts.dealt_with / counts.elapsed_s)} files/s)"
 
 
 def _show(name: str) -> str:
