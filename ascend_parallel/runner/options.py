@@ -14,8 +14,10 @@ from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.files import check_writable
 from ascend_parallel.model_manifest import check_manifest
-from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
+
+from .outside_engine import is_outside_engine, load_outside_engine
 
 #: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
 THREAD_VARIABLES = (
@@ -50,23 +52,36 @@ def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
     """Return the engine that the user named, or that the models' suffixes tell.
 
     Raises:
-        UsageError: the engine is unknown, cannot be told, or does not take a model's kind of file.
+        UsageError: the engine is unknown, cannot be told, cannot be loaded, or does not take a model's kind of file.
     """
-    chosen = {engine or _engine_of(model) for model in models}
+    chosen = [engine] if engine else sorted({_engine_of(model) for model in models})
     if len(chosen) > 1:
-        told = " and ".join(sorted(chosen))
+        told = " and ".join(chosen)
         raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
-    name = chosen.pop()
-    if name not in ENGINES:
-        raise UsageError(f"engine {name!r} is unknown; expected one of {', '.join(ENGINES)}")
+    engine_class = load_engine(chosen[0])
     for model in models:
-        _check_suffix(model, ENGINES[name])
-    return ENGINES[name]
+        _check_suffix(model, engine_class)
+    return engine_class
+
+
+def load_engine(name: str) -> type[Engine]:
+    """Return the engine of this name: one of ours, or the class that ``package.module:EngineClass`` names.
+
+    Raises:
+        UsageError: there is none, or it cannot be loaded.
+    """
+    if isinstance(name, str) and name in ENGINES:
+        return ENGINES[name]
+    if isinstance(name, str) and is_outside_engine(name):
+        return load_outside_engine(name, import_path())
+    raise UsageError(
+        f"engine {name!r} is unknown; expected one of {', '.join(PUBLIC_ENGINES)}, or 'package.module:EngineClass'"
+    )
 
 
 def _engine_of(model: str) -> str:
     for name, engine in ENGINES.items():
-        if model.endswith(engine.suffixes or ("\0",)):
+        if model.endswith(engine.suffixes):
             return name
     if ":" in model:
         return "callable"
@@ -79,8 +94,10 @@ def _engine_of(model: str) -> str:
 def _check_suffix(model: str, engine: type[Engine]) -> None:
     if engine.name == "callable" and not all(model.rpartition(":")[::2]):
         raise UsageError(f"{model!r} does not name a callable; expected 'module:factory' or 'path/to/file.py:factory'")
+    if model.endswith(engine.suffixes):
+        return  # an engine from outside may take the files of another, too
     for other in ENGINES.values():
-        if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
+        if engine.suffixes and model.endswith(other.suffixes):
             raise UsageError(
                 f"{model} is a model for the engine {other.name}, not for {engine.name}: leave engine out, or "
                 f"convert the model to {' or '.join(engine.suffixes)}"
@@ -147,7 +164,7 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
         if known is not None and option not in known:
             told = ", ".join(known) or "none"
             raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
-        if known is not None and (not isinstance(value, known[option]) or isinstance(value, bool)):
+        if known is not None and not _is_of_type(value, known[option]):
             kinds = " or ".join(kind.__name__ for kind in known[option])
             raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
     try:
@@ -157,6 +174,11 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
             f"engine_options cannot be sent to a worker ({error}); use plain numbers, strings, lists and dicts"
         ) from None
     return dict(options)
+
+
+def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types; True and False are no numbers."""
+    return type(value) in types if isinstance(value, bool) else isinstance(value, types)
 
 
 def add_share_weights(
