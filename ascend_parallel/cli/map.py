@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ascend_parallel.checks import check_folder
 from ascend_parallel.errors import AscendParallelError, UsageError, WorkerError
 from ascend_parallel.mapping.settings import MapSettings
 
@@ -93,8 +94,8 @@ def list_inputs(
 
     if input_list is None and input_dir is None:
         raise UsageError("there are no inputs: say --input-dir DIR or --input-list FILE")
-    if input_dir is not None and not input_dir.is_dir():
-        raise UsageError(f"--input-dir {input_dir}: there is no such folder (in {Path.cwd()})")
+    if input_dir is not None:
+        check_folder("--input-dir", input_dir)
     if input_list is not None:
         if recursive or pattern is not None:
             raise UsageError("--recursive and --input-glob-pattern go with a folder; --input-list names each file")

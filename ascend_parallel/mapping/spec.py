@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from ascend_parallel.checks import check_file
 from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import check_files, check_options
 from ascend_parallel.worker.engines import ENGINES
@@ -53,11 +53,10 @@ def read_pipeline(
     if not colon or not library or not rest:
         raise UsageError(f"the pipeline {text!r} is of no known kind; expected {_EXPECTED}")
     if library == "paddlex" and rest.endswith((".yaml", ".yml")):
-        if not Path(rest).is_file():
-            raise UsageError(f"there is no configuration {rest} (in {Path.cwd()}) for paddlex")
+        check_file("configuration", rest, " for paddlex")
         text = f"paddlex:{os.path.abspath(rest)}"
-    if library.endswith(".py") and not Path(library).is_file():
-        raise UsageError(f"there is no file {library} (in {Path.cwd()}) for the pipeline {text}")
+    if library.endswith(".py"):
+        check_file("file", library, f" for the pipeline {text}")
     return PipelineSpec(text, "pipeline", {"pipeline_options": _plain(options)})
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ascend_parallel.backends.processes.worker_process import WorkerSpec
+from ascend_parallel.checks import (
+    check_bool,
+    check_file,
+    check_path,
+    check_type,
+    check_whole_number,
+    check_writable,
+)
+from ascend_parallel.checks import find_python as find_python  # the runner has all of its checks from here
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
-from ascend_parallel.files import check_writable
 from ascend_parallel.model_manifest import check_manifest
 from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
@@ -114,10 +121,9 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
         return
     for model in models:
         path = Path(model)
-        if not path.exists():
-            raise UsageError(f"there is no model file {model} (in {Path.cwd()})")
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
+        check_file("model file", model)
         if not os.access(path, os.R_OK):
             raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
         if path.stat().st_size == 0:
@@ -157,8 +163,7 @@ def check_manifests(
 
 def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the engine's options, each known and of its type; raises UsageError."""
-    if not isinstance(options, Mapping):
-        raise UsageError(f"engine_options is {options!r}; expected a dict of option -> value")
+    check_type("engine_options", options, Mapping, "a dict of option -> value")
     for option, value in options.items():
         known = engine.options
         if known is not None and option not in known:
@@ -193,8 +198,7 @@ def add_share_weights(
     Raises:
         UsageError: it is wanted, and these models' weights cannot be shared between processes; or no yes or no.
     """
-    if not isinstance(share_weights, bool):
-        raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
+    check_bool("share_weights", share_weights)
     if not share_weights:
         return dict(options)
     reason = engine.why_not_shareable(models, [device.type for device in devices], dict(options))
@@ -205,8 +209,7 @@ def add_share_weights(
 
 def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
     """Return it as a dict of name -> whole number or None; raises UsageError."""
-    if not isinstance(batch_axes, Mapping):
-        raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
+    check_type("batch_axes", batch_axes, Mapping, "a dict such as {'x': 1, 'timestep': None}")
     for name, axis in batch_axes.items():
         if axis is not None and type(axis) is not int:
             raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
@@ -217,26 +220,10 @@ def check_trace(trace: str | os.PathLike[str] | None, models: Iterable[str]) -> 
     """Return where a trace is to be written at the end, and its title; raises UsageError where it cannot be."""
     if trace is None:
         return None
-    if not isinstance(trace, (str, os.PathLike)):
-        raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
+    check_path("trace", trace, "a .json file that is to be written")
     check_writable("trace", Path(trace), [".json"])
     # It is written at the end, maybe after a chdir.
     return Path(os.path.abspath(trace)), ", ".join(map(os.path.basename, models))
-
-
-def find_python(worker_python: str | os.PathLike[str] | None) -> str:
-    """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
-    if worker_python is None:
-        return sys.executable
-    if not isinstance(worker_python, (str, os.PathLike)):
-        raise UsageError(f"worker_python is {worker_python!r}; expected the path of a Python interpreter")
-    found = shutil.which(os.fspath(worker_python))
-    if found is None:
-        raise UsageError(
-            f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
-            "as /path/to/venv/bin/python"
-        )
-    return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
 
 
 def make_worker_specs(
@@ -326,8 +313,8 @@ def choose_devices(
 
     if devices is not None and device_num is not None:
         raise UsageError("device_num and devices were both given; say which devices with devices alone")
-    if device_num is not None and (type(device_num) is not int or device_num < 1):
-        raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
+    if device_num is not None:
+        check_whole_number("device_num", device_num, 1, "a number of devices")
     if devices is not None:
         chosen = parse_devices(devices)
     elif device_num is not None and engine.name == "mslite":
