@@ -24,6 +24,7 @@ class MapSettings:
     """What a run is asked for, but for the files; see :func:`ascend_parallel.parallel_map`.
 
     Attributes:
+        engine: of a model file; None: by its suffix.
         max_ahead: how many files may be begun beyond the first that is not dealt with; None: any number.
         input_dir: the folder that files' names are relative to, where there is one: a run is taken up only with it.
     """
@@ -43,6 +44,7 @@ class MapSettings:
     worker_python: str | os.PathLike[str] | None = None
     max_ahead: int | None = None
     input_dir: str | os.PathLike[str] | None = None
+    engine: str | None = None
 
     def __post_init__(self) -> None:
         """Check what nothing else checks; raises UsageError."""

@@ -39,7 +39,12 @@ def register_package() -> None:
 
 
 def main(argv: List[str]) -> None:
-    """Run one worker until its master is done with it."""
+    """Run one worker until its master is done with it; or tell whether an engine can be imported (see probe.py)."""
+    if argv[0] == "probe":
+        from ascend_parallel.worker import probe
+
+        probe.main(argv[1:])
+        return
     pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
     for fd in (pipe_fd, side_fd):
         os.set_inheritable(fd, False)  # a child of the engine's must not keep the pipe open

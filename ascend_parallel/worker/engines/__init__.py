@@ -6,7 +6,7 @@ from typing import Any, Dict, Tuple, Type
 
 from .base import HEAD_BYTES, Engine, TensorSpec
 from .callable import CallableEngine
-from .modelfile import ModelFileEngine
+from .modelfile import ModelFileEngine, ProcessModelFileEngine
 from .mslite import MSLiteEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .outside import CheckedEngine, load_engine
@@ -24,6 +24,7 @@ ENGINES: Dict[str, Type[Engine]] = {
         SimulatedEngine,
         PipelineEngine,
         ModelFileEngine,
+        ProcessModelFileEngine,
     )
 }
 #: Those that a user picks by name; the others belong to ``map``.
