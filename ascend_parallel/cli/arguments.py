@@ -18,7 +18,11 @@ Devices = Annotated[
     typer.Option(help="Such as ascend:0,1, gpu:0-3 or cpu:0,1; by default all of the machine's best type."),
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="mslite, onnxruntime, callable or simulated; by default by suffix.")
+    str | None,
+    typer.Option(
+        "--engine",
+        help="mslite, onnxruntime, callable, simulated or package.module:EngineClass; by default by suffix.",
+    ),
 ]
 EngineOptions = Annotated[
     list[str] | None,

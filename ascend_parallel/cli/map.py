@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ascend_parallel.checks import check_folder
 from ascend_parallel.errors import AscendParallelError, UsageError, WorkerError
 from ascend_parallel.mapping.settings import MapSettings
 
@@ -39,6 +40,7 @@ def map_command(
     input_list: opt.InputList = None,
     input_glob_pattern: opt.Pattern = None,
     recursive: opt.Recursive = False,
+    engine: opt.MapEngine = None,
     devices: opt.MapDevices = None,
     instances_per_device: opt.Instances = 1,
     batch_size: opt.BatchSize = 1,
@@ -61,21 +63,18 @@ def map_command(
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=read_options(option, "--option"),
-        preprocess=preprocess,
-        postprocess=postprocess,
-        output_dir=output_dir,
-        output_format=output_format,
-        resume=resume,
-        retry_failed=retry_failed,
         timeout_s=timeout_s,
         worker_python=worker_python,
         input_dir=input_dir,
+        **told,
     )
     files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
     _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
@@ -93,8 +92,8 @@ def list_inputs(
 
     if input_list is None and input_dir is None:
         raise UsageError("there are no inputs: say --input-dir DIR or --input-list FILE")
-    if input_dir is not None and not input_dir.is_dir():
-        raise UsageError(f"--input-dir {input_dir}: there is no such folder (in {Path.cwd()})")
+    if input_dir is not None:
+        check_folder("--input-dir", input_dir)
     if input_list is not None:
         if recursive or pattern is not None:
             raise UsageError("--recursive and --input-glob-pattern go with a folder; --input-list names each file")

@@ -23,6 +23,12 @@ InputList = Annotated[
 ]
 Pattern = Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of --input-dir, such as '*.jpg'.")]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Those in sub-folders, too.")]
+MapEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="For a model file: mslite, onnxruntime or package.module:EngineClass; by default by suffix."
+    ),
+]
 MapDevices = Annotated[
     str | None,
     typer.Option(

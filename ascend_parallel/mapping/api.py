@@ -25,6 +25,7 @@ def parallel_map(
     pipeline: str,
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
+    engine: str | None = None,
     devices: str | Iterable[str | Device] | None = None,
     instances_per_device: int = 1,
     batch_size: int = 1,
@@ -56,6 +57,7 @@ def parallel_map(
             with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
             ``"paddleocr:ClassName"``, or an .onnx or .mindir file.
         inputs: a folder, or paths (or any strings that the pipeline takes).
+        engine: of a model file: "mslite", "onnxruntime", or ``"package.module:EngineClass"``; None: by its suffix.
         devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.
         instances_per_device: workers on each device; of a model file, threads over one set of weights.
         batch_size: files that the pipeline is given at a time.
@@ -83,22 +85,19 @@ def parallel_map(
         DiskError: the output folder takes no more files.
     """
     files = _list(inputs, pattern, recursive, output_dir)
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=options,
-        preprocess=preprocess,
-        postprocess=postprocess,
-        output_dir=output_dir,
-        output_format=output_format,
-        resume=resume,
-        retry_failed=retry_failed,
         timeout_s=timeout_s,
         worker_python=worker_python,
         max_ahead=_MAX_AHEAD if ordered else None,
         input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,
+        **told,
     )
     run = MapRun(files, settings)
     return _in_order(run) if ordered else _as_they_come(run)

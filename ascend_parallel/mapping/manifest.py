@@ -16,6 +16,7 @@ from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Any
 
+from ascend_parallel.checks import check_may_be_made
 from ascend_parallel.errors import DiskError, UsageError
 from ascend_parallel.worker.pipelines.saving import PARTIAL
 
@@ -54,17 +55,8 @@ class RunManifest:
         self._settings = dict(settings)
         self._with_results = with_results
         self._fds: dict[str, int] = {}
-        self._check_writable()
+        check_may_be_made("the output folder", self.folder)
         self._kept = b""
-
-    def _check_writable(self) -> None:
-        above = self.folder
-        while not above.exists() and above != above.parent:
-            above = above.parent
-        if not above.is_dir():
-            raise UsageError(f"the output folder {self.folder} cannot be made: {above} is not a folder")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise UsageError(f"the output folder {self.folder} cannot be written: check the permissions of {above}")
 
     def read(self, *, resume: bool, retry_failed: bool = False) -> None:
         """Read what earlier runs have done.

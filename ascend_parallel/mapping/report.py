@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import io
 import os
 from array import array
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.checks import check_installed, check_writable
 from ascend_parallel.files import write_whole
 
 from .counts import RunCounts, show_rate, show_time
@@ -33,13 +32,8 @@ _FAILURES_SHOWN = 500
 
 def check_report(path: str | os.PathLike[str]) -> None:
     """Check, before anything is started, that a report can be drawn and written there; raises UsageError."""
-    target = Path(path)
-    if target.suffix not in _SUFFIXES:
-        raise UsageError(f"--report {path} does not end in .html or .png")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK) or target.is_dir():
-        raise UsageError(f"--report {path} cannot be written: {target.parent} is no folder, or not writable")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--report needs matplotlib, which is not installed: pip install 'ascend-parallel[plot]'")
+    check_writable("--report", Path(path), _SUFFIXES)
+    check_installed("--report", "matplotlib", "pip install 'ascend-parallel[plot]'")
 
 
 class Report:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
+from ascend_parallel.checks import (
+    check_bool,
+    check_file,
+    check_path,
+    check_type,
+    check_whole_number,
+    check_writable,
+)
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
-from ascend_parallel.files import check_writable
 from ascend_parallel.model_manifest import check_manifest
-from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
+
+from .outside_engine import is_outside_engine, load_outside_engine
 
 #: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
 THREAD_VARIABLES = (
@@ -53,23 +61,36 @@ def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
     """Return the engine that the user named, or that the models' suffixes tell.
 
     Raises:
-        UsageError: the engine is unknown, cannot be told, or does not take a model's kind of file.
+        UsageError: the engine is unknown, cannot be told, cannot be loaded, or does not take a model's kind of file.
     """
-    chosen = {engine or _engine_of(model) for model in models}
+    chosen = [engine] if engine else sorted({_engine_of(model) for model in models})
     if len(chosen) > 1:
-        told = " and ".join(sorted(chosen))
+        told = " and ".join(chosen)
         raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
-    name = chosen.pop()
-    if name not in ENGINES:
-        raise UsageError(f"engine {name!r} is unknown; expected one of {', '.join(ENGINES)}")
+    engine_class = load_engine(chosen[0])
     for model in models:
-        _check_suffix(model, ENGINES[name])
-    return ENGINES[name]
+        _check_suffix(model, engine_class)
+    return engine_class
+
+
+def load_engine(name: str) -> type[Engine]:
+    """Return the engine of this name: one of ours, or the class that ``package.module:EngineClass`` names.
+
+    Raises:
+        UsageError: there is none, or it cannot be loaded.
+    """
+    if isinstance(name, str) and name in ENGINES:
+        return ENGINES[name]
+    if isinstance(name, str) and is_outside_engine(name):
+        return load_outside_engine(name, import_path())
+    raise UsageError(
+        f"engine {name!r} is unknown; expected one of {', '.join(PUBLIC_ENGINES)}, or 'package.module:EngineClass'"
+    )
 
 
 def _engine_of(model: str) -> str:
     for name, engine in ENGINES.items():
-        if model.endswith(engine.suffixes or ("\0",)):
+        if model.endswith(engine.suffixes):
             return name
     if ":" in model:
         return "callable"
@@ -82,8 +103,10 @@ def _engine_of(model: str) -> str:
 def _check_suffix(model: str, engine: type[Engine]) -> None:
     if engine.name == "callable" and not all(model.rpartition(":")[::2]):
         raise UsageError(f"{model!r} does not name a callable; expected 'module:factory' or 'path/to/file.py:factory'")
+    if model.endswith(engine.suffixes):
+        return  # an engine from outside may take the files of another, too
     for other in ENGINES.values():
-        if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
+        if engine.suffixes and model.endswith(other.suffixes):
             raise UsageError(
                 f"{model} is a model for the engine {other.name}, not for {engine.name}: leave engine out, or "
                 f"convert the model to {' or '.join(engine.suffixes)}"
@@ -100,10 +123,9 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
         return
     for model in models:
         path = Path(model)
-        if not path.exists():
-            raise UsageError(f"there is no model file {model} (in {Path.cwd()})")
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
+        check_file("model file", model)
         if not os.access(path, os.R_OK):
             raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
         if path.stat().st_size == 0:
@@ -143,14 +165,13 @@ def check_manifests(
 
 def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the engine's options, each known and of its type; raises UsageError."""
-    if not isinstance(options, Mapping):
-        raise UsageError(f"engine_options is {options!r}; expected a dict of option -> value")
+    check_type("engine_options", options, Mapping, "a dict of option -> value")
     for option, value in options.items():
         known = engine.options
         if known is not None and option not in known:
             told = ", ".join(known) or "none"
             raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
-        if known is not None and (not isinstance(value, known[option]) or isinstance(value, bool)):
+        if known is not None and not _is_of_type(value, known[option]):
             kinds = " or ".join(kind.__name__ for kind in known[option])
             raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
     try:
@@ -160,6 +181,11 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
             f"engine_options cannot be sent to a worker ({error}); use plain numbers, strings, lists and dicts"
         ) from None
     return dict(options)
+
+
+def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types; True and False are no numbers."""
+    return type(value) in types if isinstance(value, bool) else isinstance(value, types)
 
 
 def add_share_weights(
@@ -174,8 +200,7 @@ def add_share_weights(
     Raises:
         UsageError: it is wanted, and these models' weights cannot be shared between processes; or no yes or no.
     """
-    if not isinstance(share_weights, bool):
-        raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
+    check_bool("share_weights", share_weights)
     if not share_weights:
         return dict(options)
     reason = engine.why_not_shareable(models, [device.type for device in devices], dict(options))
@@ -186,8 +211,7 @@ def add_share_weights(
 
 def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
     """Return it as a dict of name -> whole number or None; raises UsageError."""
-    if not isinstance(batch_axes, Mapping):
-        raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
+    check_type("batch_axes", batch_axes, Mapping, "a dict such as {'x': 1, 'timestep': None}")
     for name, axis in batch_axes.items():
         if axis is not None and type(axis) is not int:
             raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
@@ -198,26 +222,10 @@ def check_trace(trace: str | os.PathLike[str] | None, models: Iterable[str]) -> 
     """Return where a trace is to be written at the end, and its title; raises UsageError where it cannot be."""
     if trace is None:
         return None
-    if not isinstance(trace, (str, os.PathLike)):
-        raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
+    check_path("trace", trace, "a .json file that is to be written")
     check_writable("trace", Path(trace), [".json"])
     # It is written at the end, maybe after a chdir.
     return Path(os.path.abspath(trace)), ", ".join(map(os.path.basename, models))
-
-
-def find_python(worker_python: str | os.PathLike[str] | None) -> str:
-    """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
-    if worker_python is None:
-        return sys.executable
-    if not isinstance(worker_python, (str, os.PathLike)):
-        raise UsageError(f"worker_python is {worker_python!r}; expected the path of a Python interpreter")
-    found = shutil.which(os.fspath(worker_python))
-    if found is None:
-        raise UsageError(
-            f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
-            "as /path/to/venv/bin/python"
-        )
-    return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
 
 
 def make_worker_specs(
@@ -307,8 +315,8 @@ def choose_devices(
 
     if devices is not None and device_num is not None:
         raise UsageError("device_num and devices were both given; say which devices with devices alone")
-    if device_num is not None and (type(device_num) is not int or device_num < 1):
-        raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
+    if device_num is not None:
+        check_whole_number("device_num", device_num, 1, "a number of devices")
     if devices is not None:
         chosen = parse_devices(devices)
     elif device_num is not None and engine.name == "mslite":
@@ -329,19 +337,6 @@ def make_limits(
     """Return the limits of worker processes; raises UsageError."""
     retries = DEFAULT_MAX_RETRIES if max_retries is None else max_retries
     restarts = DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts
-    check_counts(0, max_retries=retries, max_restarts=restarts)
+    check_whole_number("max_retries", retries, 0)
+    check_whole_number("max_restarts", restarts, 0)
     return Limits(build_timeout_s, predict_timeout_s, retries, restarts)
-
-
-def check_counts(at_least: int, **counts: Any) -> None:
-    """Check that arguments are whole numbers of at least so much; raises UsageError."""
-    for name, value in counts.items():
-        if type(value) is not int or value < at_least:
-            raise UsageError(f"{name} is {value!r}; expected a whole number, at least {at_least}")
-
-
-def check_seconds(**seconds: Any) -> None:
-    """Check that arguments are seconds, more than 0; raises UsageError."""
-    for name, value in seconds.items():
-        if not isinstance(value, (int, float)) or not value > 0:
-            raise UsageError(f"{name} is {value!r}; expected seconds, more than 0")

@@ -21,13 +21,13 @@ from ascend_parallel.backends.call import Call
 from ascend_parallel.backends.processes.backend import ProcessBackend
 from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.batching.model import Model
+from ascend_parallel.checks import check_seconds, check_whole_number, find_python
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
-from . import options as checks
+from . import options as asked
 from .futures import resolve
-from .options import check_counts, check_seconds
 from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
@@ -112,23 +112,25 @@ class ParallelPredictUtils:
         Raises:
             UsageError: an argument is wrong; the message says which, and what is expected.
         """
-        check_counts(1, instances=instances, chunk_size=1 if chunk_size is None else chunk_size)
-        check_counts(0, warmup=warmup)
-        check_seconds(build_timeout_s=build_timeout_s, predict_timeout_s=predict_timeout_s)
-        self._batch_axes = checks.check_batch_axes(batch_axes or {})
-        models = checks.name_models(model)
-        self._engine = checks.choose_engine(models.values(), engine)
-        checks.check_files(models.values(), self._engine)
-        options = checks.check_options(self._engine, engine_options or {})
-        self.devices = checks.choose_devices(devices, device_num, self._engine)
-        options = checks.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
-        self._manifest_axes = checks.check_manifests(models, self.devices, self._engine)
+        check_whole_number("instances", instances, 1)
+        check_whole_number("chunk_size", 1 if chunk_size is None else chunk_size, 1)
+        check_whole_number("warmup", warmup, 0)
+        check_seconds("build_timeout_s", build_timeout_s)
+        check_seconds("predict_timeout_s", predict_timeout_s)
+        self._batch_axes = asked.check_batch_axes(batch_axes or {})
+        models = asked.name_models(model)
+        self._engine = asked.choose_engine(models.values(), engine)
+        asked.check_files(models.values(), self._engine)
+        options = asked.check_options(self._engine, engine_options or {})
+        self.devices = asked.choose_devices(devices, device_num, self._engine)
+        options = asked.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
+        self._manifest_axes = asked.check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
-        self._trace_file = checks.check_trace(trace, models.values())
-        self._specs = checks.make_worker_specs(
-            models, self._engine, self.devices, options, instances, checks.find_python(worker_python), warmup
+        self._trace_file = asked.check_trace(trace, models.values())
+        self._specs = asked.make_worker_specs(
+            models, self._engine, self.devices, options, instances, find_python(worker_python), warmup
         )
-        self._limits = checks.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
+        self._limits = asked.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances
 
@@ -222,7 +224,7 @@ class ParallelPredictUtils:
         """
         backend = self._built()
         if timeout_s is not None:
-            check_seconds(timeout_s=timeout_s)
+            check_seconds("timeout_s", timeout_s)
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         call = self._open(backend, inputs, model, in_place=False, on_done=functools.partial(resolve, future))

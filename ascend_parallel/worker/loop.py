@@ -11,7 +11,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .engines import ENGINES
+from .engines import build_engine, find_engine
 from .engines.base import Arrays, Engine, TensorSpec
 from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
@@ -45,9 +45,11 @@ def run(channel: Channel, memory: MappedSegments) -> None:
 def build(request: Dict[str, Any]) -> Engines:
     """Return the engines of a build request, by model name."""
     sys.path.extend(path for path in request["import_path"] if path not in sys.path)
-    engine_class = ENGINES[request["engine"]]
+    engine_class = find_engine(request["engine"])
     device = tuple(request["device"])
-    return {name: engine_class(path, device, request["options"]) for name, path in request["models"].items()}
+    return {
+        name: build_engine(engine_class, path, device, request["options"]) for name, path in request["models"].items()
+    }
 
 
 def describe(engine: Engine, warmup: int) -> Dict[str, Any]:

@@ -169,7 +169,7 @@ WRONG = {  # what is wrong -> arguments, of the test's own folder, and what is s
     ),
     "no interpreter": (
         lambda p: ["--engine", "mslite", "--worker-python", p / "python"],
-        "--worker-python .*/python is no executable",
+        "--worker-python='.*/python' is not an executable",
     ),
     "no interpreter for ONNX": (lambda p: ["--worker-python", p / "python"], "is not an executable"),
     "devices of no kind": (lambda p: ["--devices", "cqu:0"], "unknown device type 'cqu'"),

@@ -77,7 +77,10 @@ MISTAKES = {
     "output below a file": ([DESCRIBE, *USUAL, "--output-dir", "model.onnx/x"], "model.onnx is not a folder"),
     "quiet and verbose": ([DESCRIBE, *USUAL, "--quiet", "--verbose"], "choose one"),
     "report suffix": ([DESCRIBE, *USUAL, "--report", "r.pdf"], "does not end in .html or .png"),
-    "report folder": ([DESCRIBE, *USUAL, "--report", "no/r.png"], "--report no/r.png cannot be written"),
+    "report folder": (
+        [DESCRIBE, *USUAL, "--report", "no/r.png"],
+        "--report no/r.png: there is no folder no; make",
+    ),
 }
 
 

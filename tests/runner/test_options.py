@@ -114,7 +114,7 @@ def test_a_file_that_may_not_be_read(onnx, monkeypatch):
 
 def test_an_unknown_engine(onnx):
     refused(
-        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, pipeline, modelfile",
+        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, or 'package.module",
         onnx,
         engine="tensorflow",
     )

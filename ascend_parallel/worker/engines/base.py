@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -34,31 +35,63 @@ class TensorSpec(NamedTuple):
 class Engine:
     """A model on one device; a subclass is one runtime.
 
-    An instance serves one thread. Building may take minutes and happens in ``__init__``; every reason why it
-    cannot be built is raised from there, in a sentence a user can act on.
+    Users derive their own engines from it, too, and name them ``engine="package.module:EngineClass"``: ``from
+    ascend_parallel import Engine`` is this class in the master and in every worker.
+
+    The master imports a subclass's module and reads its class attributes; it never makes an instance. A worker makes
+    one for each model and serves it from one thread; so a module imports its runtime in ``__init__``.
     """
 
-    #: The name a user picks it by.
+    #: The name a user picks it by; an engine from outside is picked by its place and needs none.
     name = ""
-    #: File suffixes of its models; the engine is chosen by them.
+    #: Suffixes of its models' files, such as ``(".onnx",)``; the files are checked before anything is started. Without
+    #: any, ``model`` is any text, and goes to the engine as it is.
     suffixes: Tuple[str, ...] = ()
-    #: Device types that it runs on.
+    #: Device types that it runs on, of "ascend", "gpu", "cpu" and "simulated"; where the machine has no device of them,
+    #: the last is the default.
     device_types: Tuple[str, ...] = ()
     #: What ``engine_options`` may hold: option -> accepted types. None: anything, the model's own affair.
     options: Optional[Dict[str, Tuple[type, ...]]] = {}
-    #: Whether several threads of one process can serve one set of weights, through :meth:`share`.
+    #: Whether several threads of one process can serve one set of weights, through :meth:`share`; else each of a
+    #: device's ``instances`` is a process.
     can_share = False
     #: Whether it must know when it is built how many threads will share it, through the option ``instances``.
     needs_instances = False
     #: Whether its default is to use the worker's share of the cores, through the option ``threads``.
     spreads_over_cores = False
+    #: The modules of its runtime, which a worker must be able to import.
+    modules: Tuple[str, ...] = ()
+    #: What to install where one of them is missing: a command, or a sentence.
+    install = ""
 
-    #: None where the model does not tell.
+    #: The model's inputs, in its order, and its outputs; None where the model does not tell them.
     inputs: Optional[List[TensorSpec]] = None
     outputs: Optional[List[TensorSpec]] = None
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        """Build a model; it may take minutes.
+
+        Args:
+            model: the absolute path of the model's file, or what the user gave where the engine has no suffixes.
+            device: type and number, such as ``("gpu", 1)``.
+            options: the user's ``engine_options``, and ``threads`` and ``instances`` where the class asks for them.
+
+        Raises:
+            Exception: it cannot be built; the message is a sentence that a user can act on.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def describe_runtime(cls) -> str:
+        """Import the runtime and return its name and version, such as ``"onnxruntime 1.22.0"``; "" where there is none.
+
+        ``ascend-parallel engines`` calls it, in a process of its own.
+
+        Raises:
+            Exception: it cannot be imported.
+        """
+        found = [importlib.import_module(name) for name in cls.modules]
+        return ", ".join(" ".join((m.__name__, str(getattr(m, "__version__", "")))).rstrip() for m in found)
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
@@ -89,7 +122,10 @@ class Engine:
         raise NotImplementedError
 
     def share(self) -> "Engine":
-        """Return an engine for one more thread of this process, over the same weights where possible."""
+        """Return an engine for one more thread of this process, over the same weights where possible.
+
+        It is called once for each further thread, in the thread that built this one.
+        """
         raise NotImplementedError
 
 

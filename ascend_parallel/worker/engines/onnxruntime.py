@@ -54,6 +54,8 @@ class OnnxRuntimeEngine(Engine):
     }
     can_share = True
     spreads_over_cores = True
+    modules = ("onnxruntime",)
+    install = "pip install onnxruntime, or onnxruntime-gpu for NVIDIA, onnxruntime-cann for Ascend: one of them only"
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         self._use(open_session(model, device, options))
@@ -73,6 +75,14 @@ class OnnxRuntimeEngine(Engine):
         other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
         other._use(self._session)
         return other
+
+    @classmethod
+    def describe_runtime(cls) -> str:
+        """Tell the providers, too: the runtime may be there without the one that a device needs."""
+        import onnxruntime
+
+        names = [name for name, long in PROVIDER_CLASSES.items() if long in onnxruntime.get_available_providers()]
+        return "onnxruntime %s (%s)" % (onnxruntime.__version__, ", ".join(names))
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
