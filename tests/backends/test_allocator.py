@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import UsageError
-from ascend_parallel.backends.processes import allocator as pool_module
-from ascend_parallel.backends.processes.allocator import PAGE_BYTES, Allocator
+from ascend_parallel.backends import allocator as pool_module
+from ascend_parallel.backends.allocator import PAGE_BYTES, Allocator
 from ascend_parallel.worker.memory import (
     MappedSegments,
     SharedArray,

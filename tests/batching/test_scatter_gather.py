@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import ShapeError
-from ascend_parallel.backends.processes.allocator import Allocator
+from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.processes.placement import SharedPlacement
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.model import Model

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.backends.unhandled import report_exception
@@ -26,7 +27,6 @@ from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError
 from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
-from .allocator import Allocator
 from .leader_followers import LeaderFollowers
 from .log_pump import LogPump
 from .placement import SharedPlacement

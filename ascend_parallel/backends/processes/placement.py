@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ascend_parallel.backends.allocator import Allocation, Allocator
 from ascend_parallel.backends.call import Placement
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan, Region
 from ascend_parallel.batching.rows import copy_rows
 from ascend_parallel.worker.memory import SharedArray
 from ascend_parallel.worker.protocol import encode_chunk, encode_part
-
-from .allocator import Allocation, Allocator
 
 #: Where an input lies that is in shared memory already: the block, and the offset in it.
 _Shared = tuple[Allocation, int]

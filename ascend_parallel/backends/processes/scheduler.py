@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import WorkerError, WorkerTimeout
 
-from .allocator import Allocator
 from .worker_process import Worker
 
 #: A device slower than the fastest by this factor gets no second task while few are waiting: the last chunk of a

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.diagnostics import (
     describe_death,
@@ -24,7 +25,6 @@ from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.worker.protocol import BUILD_FINISH, ERROR, REPLY
 
-from .allocator import Allocator
 from .scheduler import Scheduler
 from .shutdown import Shutdown
 from .worker_process import Worker

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ascend_parallel.backends.allocator import Segment
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.worker_spec import WorkerSpec
 from ascend_parallel.batching.batch import Array
@@ -27,7 +28,6 @@ from ascend_parallel.worker import __main__ as program
 from ascend_parallel.worker.memory import receive_segment, send_segment
 from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
-from .allocator import Segment
 from .log_pump import LogPump
 from .placement import SharedPlacement
 
