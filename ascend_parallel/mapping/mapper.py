@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.waiting import get_next
+from ascend_parallel.worker.engines import BROKEN
 from ascend_parallel.worker.pipelines.payload import (
-    BROKEN,
     BUNDLE_LIMIT_S,
     DONE,
     FAILED,

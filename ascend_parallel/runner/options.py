@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.checks import (
     check_bool,
     check_file,
+    check_one_of,
     check_path,
     check_type,
     check_whole_number,
@@ -329,6 +331,46 @@ def choose_devices(
         check_devices_exist(chosen, discover())
     check_devices(chosen, engine)
     return chosen
+
+
+WORKERS = ("processes", "threads")
+
+
+def check_workers(workers: str, engine: type[Engine], **of_processes: Any) -> None:
+    """Check what runs the model: worker processes or threads.
+
+    Args:
+        workers: "processes" or "threads".
+        engine: what runs there.
+        of_processes: the values of arguments that only worker processes have a use for, by name; None or False where
+            they were not given.
+
+    Raises:
+        UsageError: it is neither, an argument does not go with threads, or this interpreter lacks the engine's runtime.
+    """
+    check_one_of("workers", workers, WORKERS)
+    if workers == "processes":
+        return
+    for name, value in of_processes.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{name} is for worker processes, and workers is 'threads': leave {name} out")
+    if not can_run_in_threads(engine):
+        raise UsageError(
+            f"the engine {engine.name} runs in worker processes only: each of them may end with its pipeline; use "
+            "workers='processes'"
+        )
+    for module in engine.modules:
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"workers='threads' runs the engine {engine.name} in this interpreter, {sys.executable}, which has no "
+                f"{module}; install it here, or use workers='processes' with worker_python=... of an interpreter that "
+                "has it"
+            )
+
+
+def can_run_in_threads(engine: type[Engine]) -> bool:
+    """Whether an engine may run beside others in one process; pipelines, whose libraries are not known, may not."""
+    return engine.name != "pipeline"
 
 
 def make_limits(

@@ -18,7 +18,6 @@ import numpy as np
 
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call
-from ascend_parallel.backends.processes.backend import ProcessBackend
 from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.batching.model import Model
 from ascend_parallel.checks import check_seconds, check_whole_number, find_python
@@ -120,6 +119,14 @@ class ParallelPredictUtils:
         self._batch_axes = asked.check_batch_axes(batch_axes or {})
         models = asked.name_models(model)
         self._engine = asked.choose_engine(models.values(), engine)
+        asked.check_workers(
+            workers,
+            self._engine,
+            worker_python=worker_python,
+            share_weights=share_weights,
+            max_retries=max_retries,
+            max_restarts=max_restarts,
+        )
         asked.check_files(models.values(), self._engine)
         options = asked.check_options(self._engine, engine_options or {})
         self.devices = asked.choose_devices(devices, device_num, self._engine)
@@ -131,6 +138,7 @@ class ParallelPredictUtils:
             models, self._engine, self.devices, options, instances, find_python(worker_python), warmup
         )
         self._limits = asked.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
+        self._workers = workers
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances
 
@@ -301,7 +309,13 @@ class ParallelPredictUtils:
 
     def _make_backend(self) -> Backend:
         if sys.platform != "linux":
-            raise AscendParallelError(f"worker processes need Linux (memfd, epoll); this is {sys.platform}")
+            raise AscendParallelError(f"workers need Linux (memfd, epoll); this is {sys.platform}")
+        if self._workers == "threads":
+            from ascend_parallel.backends.threads.backend import ThreadBackend
+
+            return ThreadBackend(self._specs, self._limits, can_share=self._engine.can_share)
+        from ascend_parallel.backends.processes.backend import ProcessBackend
+
         return ProcessBackend(self._specs, self._limits)
 
     def _built(self) -> Backend:

@@ -12,7 +12,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from .engines import build_engine, find_engine
-from .engines.base import Arrays, Engine, TensorSpec
+from .engines.base import BROKEN, Arrays, Engine, EngineBroken, TensorSpec
 from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
 
@@ -120,6 +120,8 @@ class Server:
             try:
                 results = engines[chunk.model].predict(chunk.names, inputs, destinations)
                 placed = write_to_destinations(results, chunk.destinations)
+            except EngineBroken:
+                os._exit(BROKEN)
             except Exception as error:
                 self._send((ERROR, task) + describe_error(error))
             else:

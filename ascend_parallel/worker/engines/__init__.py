@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple, Type
 
-from .base import HEAD_BYTES, Engine, TensorSpec
+from .base import BROKEN, HEAD_BYTES, Engine, EngineBroken, TensorSpec
 from .callable import CallableEngine
 from .modelfile import ModelFileEngine, ProcessModelFileEngine
 from .mslite import MSLiteEngine
@@ -13,7 +13,17 @@ from .outside import CheckedEngine, load_engine
 from .pipeline import PipelineEngine
 from .simulated import SimulatedEngine
 
-__all__ = ["ENGINES", "HEAD_BYTES", "PUBLIC_ENGINES", "Engine", "TensorSpec", "build_engine", "find_engine"]
+__all__ = [
+    "BROKEN",
+    "ENGINES",
+    "HEAD_BYTES",
+    "PUBLIC_ENGINES",
+    "Engine",
+    "EngineBroken",
+    "TensorSpec",
+    "build_engine",
+    "find_engine",
+]
 
 ENGINES: Dict[str, Type[Engine]] = {
     engine.name: engine

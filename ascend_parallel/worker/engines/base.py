@@ -32,6 +32,18 @@ class TensorSpec(NamedTuple):
     shape: Tuple[Union[int, str, None], ...]
 
 
+#: The exit code of a worker process whose engine raised EngineBroken.
+BROKEN = 75
+
+
+class EngineBroken(Exception):
+    """An engine can compute nothing any more, and the task that it was given was not tried.
+
+    A worker process ends with the exit code :data:`BROKEN` and is replaced; a worker thread gets no more tasks. Either
+    way another worker computes the task.
+    """
+
+
 class Engine:
     """A model on one device; a subclass is one runtime.
 
@@ -120,6 +132,9 @@ class Engine:
             Output name -> array, in the model's order; an array of ``destinations`` itself where it was filled.
         """
         raise NotImplementedError
+
+    def set_device(self, device: Tuple[str, int]) -> None:
+        """Note which device an instance stands for that was shared from another's; for engines that report it."""
 
     def share(self) -> "Engine":
         """Return an engine for one more thread of this process, over the same weights where possible.

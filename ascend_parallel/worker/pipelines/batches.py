@@ -8,9 +8,10 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
+from ..engines.base import EngineBroken
 from .opening import Pipeline
 from .pairing import ResultsDoNotPair, pair
-from .payload import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
+from .payload import BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .saving import CannotSave
 from .writers import FileWriter, JsonLinesWriter, ValueWriter
 
@@ -51,7 +52,7 @@ class BatchRunner:
                 errors of a device (CUDA's illegal memory access is one) nothing succeeds any more in that process.
         """
         if self._is_broken:
-            os._exit(BROKEN)
+            raise EngineBroken("the pipeline broke in an earlier batch")
         records: List[Record] = []
         end_s = time.perf_counter() + BUNDLE_LIMIT_S
         while len(records) < len(files) and not self._is_broken and not (records and time.perf_counter() > end_s):

@@ -22,9 +22,6 @@ DONE, FAILED, UNSAVED, UNTRIED, SUSPECT = 0, 1, 2, 3, 4
 #: No batch is begun later than this in a bundle: files that were quick so far may have become slow.
 BUNDLE_LIMIT_S = 0.5
 
-#: The exit code of a worker whose pipeline broke: it ends when it is asked the next time, before it tries anything.
-BROKEN = 75
-
 #: The name of the arrays, as input and as output.
 FILES, RECORDS = "files", "records"
 
