@@ -13,6 +13,9 @@ from ascend_parallel.errors import RunnerClosedError
 
 from .call import Call, Placement
 
+#: How much later than it could be the result of a stream may come, for the sake of those behind it.
+AHEAD_S = 1e-3
+
 
 class Backend(ABC):
     """Runs the tasks of calls on devices.
@@ -72,6 +75,14 @@ class Backend(ABC):
     @abstractmethod
     def cancel(self, call: Call) -> None:
         """Give a call up: its queued tasks are dropped, and so are the replies to those that run."""
+
+    @abstractmethod
+    def wait_ahead(self, call: Call) -> None:
+        """Wait until a call is completed, but no longer than :data:`AHEAD_S`.
+
+        A caller of many short calls waits so for a later one before it comes for the first. It wakes once for several
+        of them then: a thread that wakes for each finds its caches cold each time.
+        """
 
     def keep_busy(self) -> None:  # noqa: B027 (an empty default)
         """Have queued tasks started in time, though the caller will be busy elsewhere before it waits for them."""

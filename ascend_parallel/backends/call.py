@@ -14,7 +14,13 @@ from ascend_parallel.batching.plan import Plan
 
 
 class Placement(ABC):
-    """Where the inputs and outputs of one call lie; each backend has its own kind."""
+    """Where the inputs and outputs of one call lie; each backend has its own kind.
+
+    Attributes:
+        needs_shapes: whether it can place outputs once their shapes are known.
+    """
+
+    needs_shapes = True
 
     @abstractmethod
     def write(self, index: int) -> None:
@@ -102,9 +108,10 @@ class Call:
             if self._results is None:
                 self._results = [None] * len(self.plan.chunks)
             self._results[task.index] = outputs
-            seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
-            self.plan.learn(task.fed_rows, seen)
-            self.placement.place_outputs()
+            if self.placement.needs_shapes:
+                seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
+                self.plan.learn(task.fed_rows, seen)
+                self.placement.place_outputs()
         self._missing -= 1
         if self._missing or self.error is not None:
             return False

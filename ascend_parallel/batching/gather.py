@@ -56,7 +56,7 @@ def _detach(plan: Plan, array: Array) -> Array:
     """Cut the padding off an output that all chunks wrote to its place; copy it where it is small."""
     if plan.span != plan.batch.rows:
         array = array[: plan.batch.rows]
-    return array.copy() if array.nbytes < SMALL_RESULT_BYTES else array
+    return array.copy() if array.nbytes < SMALL_RESULT_BYTES and array.base is not None else array
 
 
 def _chunk_of(plan: Plan, whole: Mapping[str, Array], index: int) -> dict[str, Array]:

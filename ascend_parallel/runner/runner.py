@@ -30,6 +30,8 @@ from .futures import resolve
 from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
+#: How many calls ``map`` keeps in flight for each worker: one computes, one waits there, and two are taken together.
+_AHEAD = 4
 Path = str | os.PathLike[str]
 Inputs = Mapping[str, Any] | Sequence[Any]
 
@@ -255,7 +257,9 @@ class ParallelPredictUtils:
             call = self._open(self._built(), item, model, in_place=False)
             backend.enqueue(call)
             waiting.append(call)
-            if len(waiting) > 2 * self._parts:
+            if len(waiting) > _AHEAD * self._parts:
+                if waiting[0].is_open:
+                    backend.wait_ahead(waiting[len(waiting) // 2])
                 yield backend.wait(waiting.popleft())
             else:
                 backend.keep_busy()

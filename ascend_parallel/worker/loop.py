@@ -12,15 +12,17 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from .engines import build_engine, find_engine
-from .engines.base import BROKEN, Arrays, Engine, EngineBroken, TensorSpec
+from .engines.base import BROKEN, Arrays, Engine, EngineBroken, Run, TensorSpec
 from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
 
 #: A longer traceback is cut in the middle: messages must stay small.
 MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages, and chunks, whose arrays are kept: the same come again with the same blocks of memory. A map over
-#: 256 devices has 513 calls in flight, each in two blocks. With fewer than these, every part would be mapped anew.
-MAX_KEPT_PARTS = 2048
+#: Parts of messages whose arrays are kept: the same come again with the same blocks of memory. A map over 256 devices
+#: has 1025 calls in flight, each in two blocks. With fewer than these, every part would be mapped anew.
+MAX_KEPT_PARTS = 4096
+#: Chunks that are kept ready to run, by each thread; each costs about as much memory as a dict.
+MAX_KEPT_CHUNKS = 256
 
 Engines = Dict[str, Engine]
 
@@ -102,31 +104,46 @@ class Server:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._leaving = False
-        self._chunks: Dict[bytes, Chunk] = {}
+        self._generation = 0
         self._inputs: Dict[bytes, Tuple[str, Any, Sequence[SharedArray]]] = {}
         self._destinations: Dict[bytes, Dict[str, SharedArray]] = {}
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
+        kept: Dict[bytes, Tuple[Run, Arrays]] = {}  # chunk -> what runs it, and the destinations
+        generation = 0
         while True:
-            task, chunk = self._receive()
-            if chunk is None:
-                return
-            # Views of its own for each call: a model that changes a shape in place changes no later call's.
-            inputs = [array.view() for array in chunk.inputs]
-            destinations = dict(chunk.destinations)
-            results: Arrays = {}
-            started_ns = time.perf_counter_ns()
-            try:
-                results = engines[chunk.model].predict(chunk.names, inputs, destinations)
-                placed = write_to_destinations(results, chunk.destinations)
-            except EngineBroken:
-                os._exit(BROKEN)
-            except Exception as error:
-                self._send((ERROR, task) + describe_error(error))
-            else:
-                self._reply(task, None if placed else results, started_ns)
-            del chunk, inputs, destinations, results  # the next wait must not hold this chunk's memory
+            with self._receiving:
+                message = None if self._leaving else self._channel.receive()
+                if message is None or message[0] == EXIT:
+                    self._leaving = True
+                    return
+                _, task, encoded, retired = message
+                if retired:
+                    self._forget(retired)
+                if generation != self._generation or len(kept) >= MAX_KEPT_CHUNKS:
+                    kept.clear()
+                    generation = self._generation
+                found = kept.get(encoded)
+                if found is None:
+                    chunk = self._map_chunk(encoded)
+                    run = engines[chunk.model].bind(chunk.names, chunk.inputs, chunk.destinations)
+                    found = kept[encoded] = (run, chunk.destinations)
+                    del chunk, run
+            self._compute(task, *found)
+            del found  # the next wait must not hold the memory of this chunk
+
+    def _compute(self, task: int, run: Run, destinations: Arrays) -> None:
+        started_ns = time.perf_counter_ns()
+        try:
+            results = run()
+            is_placed = write_to_destinations(results, destinations)
+        except EngineBroken:
+            os._exit(BROKEN)
+        except Exception as error:
+            self._send((ERROR, task) + describe_error(error))
+        else:
+            self._reply(task, None if is_placed else results, started_ns)
 
     def serve_or_die(self, engines: Engines) -> None:
         """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
@@ -138,23 +155,9 @@ class Server:
             traceback.print_exc()
             os._exit(1)
 
-    def _receive(self) -> Tuple[int, Optional[Chunk]]:
-        """Wait for the next PREDICT; return its task and chunk. The chunk is None at EXIT."""
-        with self._receiving:
-            if self._leaving:
-                return 0, None
-            message = self._channel.receive()
-            if message[0] == EXIT:
-                self._leaving = True
-                return 0, None
-            _, task, encoded, retired = message
-            if retired:
-                self._forget(retired)
-            return task, self._chunks.get(encoded) or self._map_chunk(encoded)
-
     def _map_chunk(self, encoded: bytes) -> Chunk:
         inputs, destinations, start, rows = decode_chunk(encoded)
-        if max(len(self._chunks), len(self._inputs) + len(self._destinations)) >= MAX_KEPT_PARTS:
+        if len(self._inputs) + len(self._destinations) >= MAX_KEPT_PARTS:
             self._forget(())
         found = self._inputs.get(inputs)
         if found is None:
@@ -166,13 +169,11 @@ class Server:
             self._destinations[destinations] = targets
         model, names, shared_arrays = found
         arrays = [shared_array.rows(start, rows) for shared_array in shared_arrays]
-        chunk = Chunk(model, names, arrays, {name: array.rows(start, rows) for name, array in targets.items()})
-        self._chunks[encoded] = chunk
-        return chunk
+        return Chunk(model, names, arrays, {name: array.rows(start, rows) for name, array in targets.items()})
 
     def _forget(self, retired: Sequence[int]) -> None:
         """Drop all that was kept, and unmap the segments that the master has given up."""
-        self._chunks.clear()
+        self._generation += 1
         self._inputs.clear()
         self._destinations.clear()
         self._memory.forget(retired)
@@ -192,6 +193,8 @@ class Server:
 
 def write_to_destinations(results: Arrays, destinations: Arrays) -> bool:
     """Copy results to where they are wanted; False where destinations do not fit them, or there are none."""
+    if results is destinations:
+        return bool(destinations)
     if results.keys() != destinations.keys():
         return False
     for name, result in results.items():

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
-from ascend_parallel.backends.backend import Backend
+from ascend_parallel.backends.backend import AHEAD_S, Backend
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.backends.unhandled import report_exception
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
@@ -129,12 +129,20 @@ class ProcessBackend(Backend):
         try:
             if not self._leader.run_until_done(call):
                 self._mark_unattended(call)
-                while not call.wait(SIGNAL_LATENCY_S):
+                while call.is_open and not call.wait(SIGNAL_LATENCY_S):
                     pass
         except BaseException:  # Ctrl-C
             self.cancel(call)
             raise
         return call.outputs()
+
+    def wait_ahead(self, call: Call) -> None:
+        """Lead until the call is completed, if there is no other leader; but not for long."""
+        try:
+            self._leader.run_until_done(call, time.monotonic() + AHEAD_S)
+        except BaseException:  # Ctrl-C
+            self.cancel(call)
+            raise
 
     def _mark_unattended(self, call: Call) -> None:
         """Have a call's replies received though nobody comes for them, or whoever came cannot lead."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -76,15 +77,24 @@ class LeaderFollowers:
 
     # ---- for threads that wait
 
-    def run_until_done(self, call: Awaited) -> bool:
-        """Lead until the call is not open any more; return False at once where there is another leader."""
+    def run_until_done(self, call: Awaited, until_s: float = float("inf")) -> bool:
+        """Lead until the call is not open any more, or until a time of ``time.monotonic``.
+
+        Return False at once where there is another leader.
+        """
         if not self._become_leader():
             return False
         try:
             call.is_led = True
             while call.is_open:
-                self._poll(SIGNAL_LATENCY_S)
+                timeout_s = SIGNAL_LATENCY_S
+                if until_s != float("inf"):
+                    timeout_s = until_s - time.monotonic()
+                    if timeout_s <= 0.0:
+                        break
+                self._poll(timeout_s)
         finally:
+            call.is_led = False
             self._step_down()
         return True
 

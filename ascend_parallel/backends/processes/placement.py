@@ -18,7 +18,7 @@ from ascend_parallel.worker.protocol import encode_chunk, encode_part
 #: Where an input lies that is in shared memory already: the block, and the offset in it.
 _Shared = tuple[Allocation, int]
 #: Layouts that a plan keeps: those of all blocks that are in use in turn, as the worker does (see ``worker/loop.py``).
-_MAX_LAYOUTS = 2048
+_MAX_LAYOUTS = 4096
 _NO_DESTINATIONS = encode_part([])
 
 

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
-from ascend_parallel.backends.backend import Backend
+from ascend_parallel.backends.backend import AHEAD_S, Backend
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.backends.diagnostics import engine_error
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
@@ -172,12 +172,16 @@ class ThreadBackend(Backend):
         """Wait until the thread that completes the call notifies."""
         self._check_own()
         try:
-            while not call.wait(SIGNAL_LATENCY_S):
+            while call.is_open and not call.wait(SIGNAL_LATENCY_S):
                 pass
         except BaseException:  # Ctrl-C
             self.cancel(call)
             raise
         return call.outputs()
+
+    def wait_ahead(self, call: Call) -> None:
+        """Wait until the call is completed, but not for long."""
+        call.wait(AHEAD_S)
 
     def cancel(self, call: Call) -> None:
         """Give a call up: its queued tasks are skipped, and what is being computed is dropped."""

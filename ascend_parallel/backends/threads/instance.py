@@ -65,8 +65,8 @@ class Instance:
         started_ns = time.perf_counter_ns()
         try:
             destinations = placement.destinations_of(task.index)
-            results = engine.predict(call.plan.names, placement.inputs_of(task.index), dict(destinations))
-            if not write_to_destinations(results, destinations):
+            results = engine.predict(call.plan.names, placement.inputs_of(task.index), destinations)
+            if not destinations or not write_to_destinations(results, destinations):
                 outputs = {name: np.array(array) for name, array in results.items()}
         except EngineBroken:
             backend.lose_broken(self, task)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 Arrays = Dict[str, np.ndarray]
+Run = Callable[[], Arrays]
 
 #: So many bytes at the start of a model file tell what it is.
 HEAD_BYTES = 64
@@ -135,6 +136,20 @@ class Engine:
 
     def set_device(self, device: Tuple[str, int]) -> None:
         """Note which device an instance stands for that was shared from another's; for engines that report it."""
+
+    def bind(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Run:
+        """Return a function that runs the model once on these arrays, each time that it is called.
+
+        A worker process calls it, since the same blocks of memory come again and again with new values. The arguments
+        and what the function returns are those of :meth:`predict`. An engine overrides this method where it can prepare
+        something.
+        """
+
+        def run() -> Arrays:
+            # Views of its own for each call: a model that changes a shape in place changes no later call's.
+            return self.predict(names, [array.view() for array in inputs], dict(destinations))
+
+        return run
 
     def share(self) -> "Engine":
         """Return an engine for one more thread of this process, over the same weights where possible.
