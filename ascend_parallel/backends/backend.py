@@ -29,7 +29,7 @@ class Backend(ABC):
     :meth:`close` does nothing.
 
     Attributes:
-        descriptions: model name -> what an engine says of the model (see ``worker/loop.py``); set by :meth:`start`.
+        descriptions: model name -> what an engine says of the model (see ``worker/building.py``); set by :meth:`start`.
     """
 
     descriptions: dict[str, Any]

@@ -13,7 +13,7 @@ class WorkerSpec(NamedTuple):
         label: the device, and the instance where the device has several workers: ``"cpu:0#1"``.
         python: the interpreter of a worker process.
         environ: the environment of a worker process.
-        request: the build request of the wire format; see ``worker/loop.py``.
+        request: the build request of the wire format; see ``worker/building.py``.
     """
 
     device: str

@@ -15,6 +15,7 @@ from ascend_parallel.checks import (
     check_file,
     check_one_of,
     check_path,
+    check_seconds,
     check_type,
     check_whole_number,
     check_writable,
@@ -336,14 +337,15 @@ def choose_devices(
 WORKERS = ("processes", "threads")
 
 
-def check_workers(workers: str, engine: type[Engine], **of_processes: Any) -> None:
-    """Check what runs the model: worker processes or threads.
-
-    Args:
-        workers: "processes" or "threads".
-        engine: what runs there.
-        of_processes: the values of arguments that only worker processes have a use for, by name; None or False where
-            they were not given.
+def check_workers(
+    workers: str,
+    engine: type[Engine],
+    worker_python: str | os.PathLike[str] | None,
+    share_weights: bool,
+    max_retries: int | None,
+    max_restarts: int | None,
+) -> None:
+    """Check what runs the model, worker processes or threads; the last four arguments are for processes only.
 
     Raises:
         UsageError: it is neither, an argument does not go with threads, or this interpreter lacks the engine's runtime.
@@ -351,8 +353,9 @@ def check_workers(workers: str, engine: type[Engine], **of_processes: Any) -> No
     check_one_of("workers", workers, WORKERS)
     if workers == "processes":
         return
-    for name, value in of_processes.items():
-        if value is not None and value is not False:
+    given = {"worker_python": worker_python, "share_weights": share_weights or None}
+    for name, value in {**given, "max_retries": max_retries, "max_restarts": max_restarts}.items():
+        if value is not None:
             raise UsageError(f"{name} is for worker processes, and workers is 'threads': leave {name} out")
     if not can_run_in_threads(engine):
         raise UsageError(
@@ -373,10 +376,19 @@ def can_run_in_threads(engine: type[Engine]) -> bool:
     return engine.name != "pipeline"
 
 
+def check_counts(instances: int, chunk_size: int | None, warmup: int) -> None:
+    """Check the runner's whole numbers; raises UsageError."""
+    check_whole_number("instances", instances, 1)
+    check_whole_number("chunk_size", 1 if chunk_size is None else chunk_size, 1)
+    check_whole_number("warmup", warmup, 0)
+
+
 def make_limits(
     build_timeout_s: float, predict_timeout_s: float, max_retries: int | None, max_restarts: int | None
 ) -> Limits:
-    """Return the limits of worker processes; raises UsageError."""
+    """Return the limits that a backend keeps; raises UsageError."""
+    check_seconds("build_timeout_s", build_timeout_s)
+    check_seconds("predict_timeout_s", predict_timeout_s)
     retries = DEFAULT_MAX_RETRIES if max_retries is None else max_retries
     restarts = DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts
     check_whole_number("max_retries", retries, 0)

@@ -20,7 +20,7 @@ from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call
 from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.batching.model import Model
-from ascend_parallel.checks import check_seconds, check_whole_number, find_python
+from ascend_parallel.checks import check_seconds, find_python
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
@@ -113,22 +113,12 @@ class ParallelPredictUtils:
         Raises:
             UsageError: an argument is wrong; the message says which, and what is expected.
         """
-        check_whole_number("instances", instances, 1)
-        check_whole_number("chunk_size", 1 if chunk_size is None else chunk_size, 1)
-        check_whole_number("warmup", warmup, 0)
-        check_seconds("build_timeout_s", build_timeout_s)
-        check_seconds("predict_timeout_s", predict_timeout_s)
+        asked.check_counts(instances, chunk_size, warmup)
+        self._limits = asked.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._batch_axes = asked.check_batch_axes(batch_axes or {})
         models = asked.name_models(model)
         self._engine = asked.choose_engine(models.values(), engine)
-        asked.check_workers(
-            workers,
-            self._engine,
-            worker_python=worker_python,
-            share_weights=share_weights,
-            max_retries=max_retries,
-            max_restarts=max_restarts,
-        )
+        asked.check_workers(workers, self._engine, worker_python, share_weights, max_retries, max_restarts)
         asked.check_files(models.values(), self._engine)
         options = asked.check_options(self._engine, engine_options or {})
         self.devices = asked.choose_devices(devices, device_num, self._engine)
@@ -139,7 +129,6 @@ class ParallelPredictUtils:
         self._specs = asked.make_worker_specs(
             models, self._engine, self.devices, options, instances, find_python(worker_python), warmup
         )
-        self._limits = asked.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
         self._workers = workers
         self._chunk_size = chunk_size
         self._parts = len(self.devices) * instances

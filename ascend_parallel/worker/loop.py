@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -11,20 +10,17 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .engines import build_engine, find_engine
-from .engines.base import BROKEN, Arrays, Engine, EngineBroken, Run, TensorSpec
+from .building import Engines, build, describe
+from .engines.base import BROKEN, Arrays, EngineBroken, Run
 from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
+from .results import describe_error, write_to_destinations
 
-#: A longer traceback is cut in the middle: messages must stay small.
-MAX_TRACEBACK_CHARS = 16000
 #: Parts of messages whose arrays are kept: the same come again with the same blocks of memory. A map over 256 devices
 #: has 1025 calls in flight, each in two blocks. With fewer than these, every part would be mapped anew.
 MAX_KEPT_PARTS = 4096
 #: Chunks that are kept ready to run, by each thread; each costs about as much memory as a dict.
 MAX_KEPT_CHUNKS = 256
-
-Engines = Dict[str, Engine]
 
 
 def run(channel: Channel, memory: MappedSegments) -> None:
@@ -42,48 +38,6 @@ def run(channel: Channel, memory: MappedSegments) -> None:
         threading.Thread(target=server.serve_or_die, args=(shared,), daemon=True).start()
     channel.send((BUILD_FINISH, description))
     server.serve(engines)
-
-
-def build(request: Dict[str, Any]) -> Engines:
-    """Return the engines of a build request, by model name."""
-    sys.path.extend(path for path in request["import_path"] if path not in sys.path)
-    engine_class = find_engine(request["engine"])
-    device = tuple(request["device"])
-    return {
-        name: build_engine(engine_class, path, device, request["options"]) for name, path in request["models"].items()
-    }
-
-
-def describe(engine: Engine, warmup: int) -> Dict[str, Any]:
-    """Tell the master a model's specs, and what a warm-up on zeros gave where it can be run.
-
-    It can where the model fixes all axes but the first ones: other sizes would have to be guessed.
-    """
-    zeros = zeros_for(engine) if warmup else None
-    seen = None
-    if zeros is not None:
-        names = [spec.name for spec in engine.inputs or ()]
-        for _ in range(warmup):
-            made = engine.predict(names, zeros, {})
-        seen = ([array.shape for array in zeros], [(n, a.dtype.str, a.shape) for n, a in made.items()])
-    return {"inputs": plain(engine.inputs), "outputs": plain(engine.outputs), "seen": seen}
-
-
-def plain(specs: Optional[Sequence[TensorSpec]]) -> Any:
-    """Return specs as plain tuples, for a message."""
-    return None if specs is None else [tuple(spec) for spec in specs]
-
-
-def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
-    """Return zeros of one row for each input; None where the model leaves more than first axes open."""
-    zeros = []
-    for spec in engine.inputs or ():
-        shape = [1 if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(spec.shape)]
-        fixed = [dim for dim in shape if isinstance(dim, int)]
-        if len(fixed) < len(shape):
-            return None
-        zeros.append(np.zeros(fixed, spec.dtype))
-    return zeros or None
 
 
 class Chunk(NamedTuple):
@@ -189,28 +143,3 @@ class Server:
     def _send(self, message: Any) -> None:
         with self._sending:
             self._channel.send(message)
-
-
-def write_to_destinations(results: Arrays, destinations: Arrays) -> bool:
-    """Copy results to where they are wanted; False where destinations do not fit them, or there are none."""
-    if results is destinations:
-        return bool(destinations)
-    if results.keys() != destinations.keys():
-        return False
-    for name, result in results.items():
-        destination = destinations[name]
-        if result is destination:
-            continue
-        if result.shape != destination.shape or result.dtype != destination.dtype:
-            return False
-        np.copyto(destination, result)
-    return True
-
-
-def describe_error(error: BaseException) -> Tuple[str, str, str]:
-    """Return an exception as text: type, message, traceback."""
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if len(trace) > MAX_TRACEBACK_CHARS:
-        half = MAX_TRACEBACK_CHARS // 2
-        trace = trace[:half] + "\n[...]\n" + trace[-half:]
-    return type(error).__name__, str(error)[:MAX_TRACEBACK_CHARS], trace

@@ -9,13 +9,13 @@ is sent as text. Pickles of either do not load across numpy and Python versions.
 
 Messages are tuples. The master sends::
 
-    the build request, a dict, as its first message; see loop.build
+    the build request, a dict, as its first message; see building.py
     (PREDICT, task, chunk, retired)
     (EXIT,)
 
 and the worker answers::
 
-    (BUILD_FINISH, description)          description of each model; see loop.build
+    (BUILD_FINISH, description)          description of each model; see building.py
     (REPLY, task, outputs, started_ns, finished_ns)
     (ERROR, task, type_name, text, traceback)      task is None while building
 

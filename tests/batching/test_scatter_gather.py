@@ -12,9 +12,9 @@ from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.processes.placement import SharedPlacement
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.model import Model
-from ascend_parallel.worker.loop import write_to_destinations
 from ascend_parallel.worker.memory import ALIGNMENT_BYTES, SharedArray
 from ascend_parallel.worker.protocol import decode, decode_chunk
+from ascend_parallel.worker.results import write_to_destinations
 
 DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
 

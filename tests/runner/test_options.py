@@ -11,6 +11,7 @@ from faults import procs
 
 from ascend_parallel import DeviceSpecError, ParallelPredictUtils, ShapeError, UsageError
 from ascend_parallel.backends.processes import worker_process as worker
+from ascend_parallel.checks import find_python
 from ascend_parallel.devices import Device, Discovery, FoundDevice
 from ascend_parallel.runner import options as order
 
@@ -294,12 +295,12 @@ def test_workers_find_files_after_a_chdir(onnx, monkeypatch, tmp_path):
     assert worker_specs()[0].request["models"][""] == str(tmp_path / "m.onnx")
     (tmp_path / "python").write_text("#!/bin/sh\n")
     (tmp_path / "python").chmod(0o755)
-    assert order.find_python("./python") == str(tmp_path / "python")
+    assert find_python("./python") == str(tmp_path / "python")
 
 
 def test_a_venv_s_interpreter_is_not_resolved(tmp_path):
     (tmp_path / "python").symlink_to("/bin/sh")
-    assert order.find_python(tmp_path / "python") == str(tmp_path / "python")
+    assert find_python(tmp_path / "python") == str(tmp_path / "python")
 
 
 def test_shape_errors_are_usage_errors():

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ascend_parallel.backends.worker_spec import WorkerSpec
-from ascend_parallel.worker.engines import Engine
-from ascend_parallel.worker.loop import build, describe, describe_error
-
-#: Engines of one instance, by model name.
-Engines = dict[str, Engine]
+from ascend_parallel.worker.building import Engines, build, describe
+from ascend_parallel.worker.results import describe_error
 
 
 class Build:
@@ -21,7 +18,7 @@ class Build:
         specs: those of the group's workers.
         thread: the thread that builds.
         instances: the engines of each instance, with its spec, once all are built.
-        description: model name -> what an engine says of the model (see ``worker/loop.py``).
+        description: model name -> what an engine says of the model (see ``worker/building.py``).
         error: (type, text, traceback) of what was raised; None where nothing was.
     """
 

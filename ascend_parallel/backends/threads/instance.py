@@ -11,7 +11,7 @@ import numpy as np
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.worker_spec import WorkerSpec
 from ascend_parallel.worker.engines import Engine, EngineBroken
-from ascend_parallel.worker.loop import describe_error, write_to_destinations
+from ascend_parallel.worker.results import describe_error, write_to_destinations
 
 from .placement import LocalPlacement
 
