@@ -119,10 +119,9 @@ class ThreadBackend(Backend):
     def _join(self) -> None:
         threads = [i.thread for i in self._instances] + [b.thread for b in self._builds] + [self._watchdog]
         deadline_s = time.monotonic() + CLOSE_GRACE_S
-        lost = {instance.thread for instance in self._instances if instance.is_lost}
         for thread in threads:
             if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(0.0 if thread in lost else max(0.0, deadline_s - time.monotonic()))
+                thread.join(max(0.0, deadline_s - time.monotonic()))
         stuck = [repr(t.name) for t in threads if t.is_alive() and t is not threading.current_thread()]
         if stuck:
             warnings.warn(
