@@ -13,9 +13,10 @@ DEMO = $(VENVS)/demo
 TEST = $(VENVS)/test
 MSLITE = $(VENVS)/mslite
 PEERS = $(VENVS)/peers
+DOCS = $(VENVS)/docs
 PADDLE = $(VENVS)/paddle
 
-.PHONY: demo test lint types smoke bench bench-peers clean
+.PHONY: demo test lint types docs smoke bench bench-peers clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -31,6 +32,10 @@ lint: $(TEST)/.ready
 
 types: $(TEST)/.ready
 	$(TEST)/bin/mypy
+
+# The documentation site, into site/. The variable silences a notice of the theme about its successor.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # The installed package under each Python that is there.
 smoke:
@@ -53,6 +58,11 @@ $(PEERS)/.ready: pyproject.toml benchmarks/peers-requirements.txt
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet --editable '.[cpu,sd]'
+	touch $@
+
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(TEST)/.ready: pyproject.toml
@@ -87,4 +97,4 @@ paddle:
 endif
 
 clean:
-	rm -rf $(VENVS) out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENVS) out site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ascend_parallel.mapping.api import parallel_map
     from ascend_parallel.mapping.outcome import Outcome
     from ascend_parallel.runner.runner import ParallelPredictUtils
-    from ascend_parallel.worker.engines import TensorSpec
+    from ascend_parallel.worker.engines import Engine, TensorSpec
     from ascend_parallel.worker.engines.mslite import MSLitePredict
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _HOMES = {
     "Device": "devices",
     "DeviceSpecError": "errors",
     "DiskError": "errors",
+    "Engine": "worker.engines",
     "EngineError": "errors",
     "MSLitePredict": "worker.engines.mslite",
     "Outcome": "mapping.outcome",
@@ -68,6 +70,7 @@ __all__ = [
     "Device",
     "DeviceSpecError",
     "DiskError",
+    "Engine",
     "EngineError",
     "MSLitePredict",
     "Outcome",
@@ -90,6 +93,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if sys.version_info < (3, 10) and not _HOMES[name].startswith("worker."):
+        python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+        raise ImportError(f"ascend_parallel.{name} needs Python 3.10; a worker under {python} has only the engines")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

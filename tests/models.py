@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 13  # an opset-17 LayerNormalization loses its epsilon in MindSpore Lite 2.0.0
 IR_VERSION = 8
+FOLDER_PREFIX = "ascend-parallel-models-"
 
 _CONVERT = """
 import sys
@@ -64,8 +65,8 @@ def convert(onnx_path, input_shape=None) -> Path:
 
 @functools.cache
 def folder() -> Path:
-    """Return a folder for all models of this run."""
-    return Path(tempfile.mkdtemp(prefix="ascend-parallel-models-"))
+    """Return a folder for all models of this session; conftest.py removes it at the end."""
+    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
 
 
 def _tensor(name, dtype, shape):

@@ -3,106 +3,141 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.plan import Plan
 
-from .processes.scatter import Scatter
 
-_numbers = itertools.count(1)
+class Placement(ABC):
+    """Where the inputs and outputs of one call lie; each backend has its own kind.
+
+    Attributes:
+        needs_shapes: whether it can place outputs once their shapes are known.
+    """
+
+    needs_shapes = True
+
+    @abstractmethod
+    def write(self, index: int) -> None:
+        """Make the inputs of one chunk ready for a worker; the chunks come in order."""
+
+    @abstractmethod
+    def place_outputs(self) -> None:
+        """Take memory for the outputs of all chunks, if their shapes are known by now and it was not taken yet."""
+
+    @abstractmethod
+    def outputs(self) -> Mapping[str, Array]:
+        """Return the arrays into which the chunks' outputs are written, by name; none if shapes are not known."""
 
 
 class Task:
-    """One chunk of a call, as it goes to a worker.
+    """One chunk of a call, as a worker runs it.
 
     Attributes:
+        index: the chunk's place in the call.
         start: its first row.
-        rows: its rows; ``fed_rows`` with padding.
-        number: names it in messages; each attempt gets a new one, so that no late answer is taken for another's.
-        failures: workers that died over it.
-        deadline_s: when the worker that runs it is taken for hung; inf while it waits.
+        rows: its rows.
+        fed_rows: its rows with padding.
+        number: names it in messages; each attempt has a new one, so that no late reply is taken for another's.
+        failures: how many workers died while they ran it.
+        deadline_s: when it is overdue (``time.monotonic``); inf while it waits.
     """
 
     __slots__ = ("call", "deadline_s", "failures", "fed_rows", "index", "number", "rows", "start")
 
     def __init__(self, call: Call, index: int) -> None:
+        plan = call.plan
         self.call = call
         self.index = index
-        self.start, stop = call.plan.chunks[index]
+        self.start, stop = plan.chunks[index]
         self.rows = stop - self.start
-        self.fed_rows = call.plan.batch.fixed_rows or self.rows
+        self.fed_rows = plan.batch.fixed_rows or self.rows
         self.number = 0
         self.failures = 0
         self.deadline_s = float("inf")
 
-    def renumber(self) -> int:
-        """Give the task the number of its next attempt."""
-        self.number = next(_numbers)
-        return self.number
-
 
 class Call:
-    """One predict: its tasks, their answers, and who is to be told.
+    """One predict: its tasks, their outputs, and how its caller is notified.
 
     Attributes:
-        scattered: the shared memory that its tasks name; held until the last worker is done with it.
+        plan: how it is done.
+        placement: where its inputs and outputs lie; held until the last worker is done with it.
+        on_done: called when it is completed, in a thread of the backend's; None where the caller waits.
         error: why it failed; None while it did not.
-        has_callbacks: whether telling its caller may run the caller's own code; its owner says so.
-        is_recorded: whether it takes :meth:`note_answer`; see trace.py.
-        timeout_s: how long each task may take; None: as the runner says.
+        is_open: whether anything is still owed.
+        is_led: whether its caller receives its replies itself, and looks at ``is_open`` after each.
+        is_recorded: whether it takes :meth:`note_written` and :meth:`note_reply`; see ``runner/trace.py``.
+        timeout_s: how long each task may run; None: as the runner says, which the backend sets.
     """
 
     is_recorded = False
 
-    def __init__(self, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]) -> None:
+    def __init__(self, plan: Plan, placement: Placement, on_done: Callable[[Call], None] | None = None) -> None:
         self.plan = plan
-        self.scattered = scattered
+        self.placement = placement
+        self.on_done = on_done
         self.error: Exception | None = None
-        self.has_callbacks = False
         self.timeout_s: float | None = None
-        self._on_done = on_done
-        self._results: list[dict[str, Array] | None] = [None] * len(plan.chunks)
+        self.is_open = True
+        self.is_led = False
         self._missing = len(plan.chunks)
+        self._results: list[dict[str, Array] | None] | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anything is still owed."""
-        return self.error is None and self._missing > 0
+    def note_written(self, index: int) -> None:
+        """Take the time at which the inputs of a chunk were ready; only recorded calls have a use for it."""
 
-    def tasks(self) -> Iterator[Task]:
-        """Yield the tasks, each when its inputs have been written."""
-        for index in self.scattered.write_chunks():
-            yield Task(self, index)
+    def note_reply(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
+        """Take the times between which a worker computed a task; likewise."""
 
-    def note_answer(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
-        """Take when a worker computed a task; for calls whose times are recorded."""
+    def complete(self, task: Task, outputs: dict[str, Array] | None) -> bool:
+        """Take the outputs of one task; return whether the call is now completed.
 
-    def finish(self, task: Task, outputs: dict[str, Array] | None) -> bool:
-        """Take the answer to one task (None: it lies in its place); return whether the call is now complete."""
+        Args:
+            task: one of the call's.
+            outputs: None where they were written to the placement's arrays.
+        """
         if outputs is not None:
+            if self._results is None:
+                self._results = [None] * len(self.plan.chunks)
             self._results[task.index] = outputs
-            seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
-            self.plan.learn(task.fed_rows, seen)
-            self.scattered.place_outputs()
+            if self.placement.needs_shapes:
+                seen = {name: (array.dtype.str, array.shape) for name, array in outputs.items()}
+                self.plan.learn(task.fed_rows, seen)
+                self.placement.place_outputs()
         self._missing -= 1
-        return self._missing == 0 and self.error is None
+        if self._missing or self.error is not None:
+            return False
+        self.is_open = False
+        return True
 
     def fail(self, error: Exception) -> None:
-        """Give the call up, unless it is over."""
+        """Fail the call, unless it is completed."""
         if self.is_open:
             self.error = error
+            self.is_open = False
 
-    def tell(self) -> None:
-        """Tell the caller that the call is over, without locks held; twice, if need be, where it has no callbacks."""
-        self._on_done(self)
+    def notify(self) -> None:
+        """Tell the caller that the call is completed; no lock is held. An interrupt may make this happen twice."""
+        if self.on_done is not None:
+            self.on_done(self)
+        elif self._done.locked():
+            self._done.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for :meth:`notify`; return whether it came."""
+        return self._done.acquire(timeout=timeout_s)
 
     def outputs(self) -> Any:
         """Return the outputs of the whole call, a dict or a list as the inputs were, or raise its error."""
         if self.error is not None:
             raise copy.copy(self.error)  # itself would hold this call, and its memory, in a cycle with its traceback
-        outputs = gather(self.plan, self.scattered.outputs(), self._results)
+        outputs = gather(self.plan, self.placement.outputs(), self._results)
         return list(outputs.values()) if self.plan.as_list else outputs

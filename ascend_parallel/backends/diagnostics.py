@@ -1,16 +1,14 @@
-"""Why a worker failed, in words that help."""
+"""Why a worker failed, as error texts that say what to do."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ascend_parallel.errors import EngineError, WorkerDied, WorkerError
 
-if TYPE_CHECKING:
-    from .processes.worker_process import WorkerSpec
+from .worker_spec import WorkerSpec
 
 #: What a signal usually means where models run.
 _LIKELY = {
@@ -70,12 +68,28 @@ def quote(lines: Sequence[str]) -> str:
     return "\n  its last lines:\n" + "\n".join(f"  | {line}" for line in lines)
 
 
-def engine_error(post: WorkerSpec, doing: str, kind: str, text: str, trace: str) -> EngineError:
+def describe_death(spec: WorkerSpec, doing: str, exit_code: int | None, tail: Sequence[str]) -> WorkerDied:
+    """Return the error for a worker whose process has ended, or whose pipe has closed.
+
+    Args:
+        spec: what it was started with.
+        doing: "during a predict", "while building" or "while it was idle".
+        exit_code: negative for a signal; None where the process still runs.
+        tail: its last lines.
+    """
+    text = f"the worker of {spec.label} died {doing} ({exit_reason(exit_code)})"
+    output = "\n".join(tail)
+    if doing == "while building" and exit_code is not None and exit_code >= 0:
+        text += explain_start(spec.python, output)
+    return WorkerDied(text + quote(tail) + explain(output), device=spec.device, exit_code=exit_code)
+
+
+def engine_error(spec: WorkerSpec, doing: str, kind: str, text: str, trace: str) -> EngineError:
     """Return the error for what an engine raised in a worker."""
-    order = post.order
-    models = ", ".join(order["models"].values())
-    message = f"{post.label} failed while {doing} {models} with {order['engine']}: {kind}: {text}{explain(text)}"
-    return EngineError(message, device=post.device, remote_traceback=trace)
+    request = spec.request
+    models = ", ".join(request["models"].values())
+    message = f"{spec.label} failed while {doing} {models} with {request['engine']}: {kind}: {text}{explain(text)}"
+    return EngineError(message, device=spec.device, remote_traceback=trace)
 
 
 def no_device_left(failure: WorkerError) -> WorkerDied:

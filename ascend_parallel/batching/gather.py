@@ -15,20 +15,23 @@ from .plan import Plan
 SMALL_RESULT_BYTES = 2048
 
 
-def gather(plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str, Array] | None]) -> dict[str, Array]:
+def gather(
+    plan: Plan, whole: Mapping[str, Array], results: Sequence[Mapping[str, Array] | None] | None
+) -> dict[str, Array]:
     """Return the outputs of the whole call, by name.
 
     Args:
         plan: how the call was done.
         whole: the arrays in which results were wanted, all rows; where they lie there, nothing is copied.
-        results: the outputs of each chunk; None where they were written to their places.
+        results: the outputs of each chunk; None where they were written to ``whole``; None for the list where all were.
 
     Raises:
         ShapeError: an output cannot be put together out of several chunks.
     """
-    if results.count(None) == len(results):  # an empty dict is an answer, too: nothing lies in its place
-        _check_axes_named(plan, list(whole))
-        return {name: _detach_small(_trim(plan, array)) for name, array in whole.items()}
+    if results is None:
+        if plan.must_have:
+            _check_axes_named(plan, list(whole))
+        return {name: _detach(plan, array) for name, array in whole.items()}
     chunks = [_chunk_of(plan, whole, i) if result is None else result for i, result in enumerate(results)]
     names = list(chunks[0])
     if any(set(chunk) != set(names) for chunk in chunks):
@@ -49,13 +52,11 @@ def _check_axes_named(plan: Plan, outputs: Sequence[str]) -> None:
     plan.must_have = ()
 
 
-def _trim(plan: Plan, array: Array) -> Array:
-    """Cut the padding off an output that all chunks wrote to its place."""
-    return array[: plan.batch.rows] if plan.span != plan.batch.rows else array
-
-
-def _detach_small(array: Array) -> Array:
-    return array.copy() if array.nbytes < SMALL_RESULT_BYTES else array
+def _detach(plan: Plan, array: Array) -> Array:
+    """Cut the padding off an output that all chunks wrote to its place; copy it where it is small."""
+    if plan.span != plan.batch.rows:
+        array = array[: plan.batch.rows]
+    return array.copy() if array.nbytes < SMALL_RESULT_BYTES and array.base is not None else array
 
 
 def _chunk_of(plan: Plan, whole: Mapping[str, Array], index: int) -> dict[str, Array]:
@@ -71,7 +72,7 @@ def _join(plan: Plan, name: str, parts: Sequence[Array]) -> Array:
     axis = plan.batch_axes.get(name, 0)
     padded = plan.span - plan.batch.rows
     if axis is None or (len(parts) == 1 and not padded):
-        return _detach_small(parts[0])
+        return parts[0].copy() if parts[0].nbytes < SMALL_RESULT_BYTES else parts[0]
     is_declared = name in plan.batch_axes
     for index, part in enumerate(parts):
         _check_rows(name, part, axis, plan.fed_rows(index), is_declared)

@@ -40,7 +40,7 @@ class Model:
 
         Args:
             name: its name.
-            description: see ``worker/loop.py``.
+            description: see ``worker/building.py``.
             batch_axes: what the user declared of its inputs and outputs.
             chunk_size: rows a task, for a model that takes any number; None: one task a part.
             parts: workers (and their instances) that can share a call.

@@ -55,7 +55,7 @@ class Plan:
         inputs: where they lie, in the model's order.
         input_bytes: the size of the block that holds them.
         must_have: see :class:`Model`.
-        forms: what scatter.py remembers of the blocks that it used for this plan.
+        layouts: what a backend remembers of the blocks of memory that it used for this plan.
         must_fit: whether values must be looked at in each call, as they are converted.
         signature: what the shapes of a chunk's outputs follow from: all of the inputs but how many rows there are.
         seen: the arguments of the last :meth:`learn`, of all plans of this signature.
@@ -94,7 +94,7 @@ class Plan:
         self.seen: dict[str, Any] = {}
         self.must_fit = any(array.dtype != dtype for array, dtype in zip(arrays, dtypes, strict=True))
         self.must_have: Sequence[str] = ()
-        self.forms: dict[Any, Any] = {}
+        self.layouts: dict[Any, Any] = {}
         self.outputs: tuple[list[Region], int] = ([], 0)
 
     def fed_rows(self, index: int) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel.files import check_writable
+from ascend_parallel.checks import check_writable
 from ascend_parallel.runner.trace_file import write_trace
 
 from .data import read_shapes

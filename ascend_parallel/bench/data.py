@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ascend_parallel.checks import check_one_of
 from ascend_parallel.errors import UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
@@ -61,8 +62,8 @@ class InputGenerator:
         Raises:
             UsageError: if a shape does not fit the model, or is missing.
         """
-        if not isinstance(kind, Mapping) and kind not in _KINDS:
-            raise UsageError(f"data is {kind!r}; expected random, zero, or arrays by name")
+        if not isinstance(kind, Mapping):
+            check_one_of("data", kind, _KINDS, "random, zero, or arrays by name")
         self._kind = kind
         self._axes = dict(batch_axes or {})
         self._shapes: dict[str, Shape] = {}

@@ -9,10 +9,10 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Protocol
 
-from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
+from ascend_parallel.waiting import get_next
 
 
 class Runner(Protocol):
@@ -93,12 +93,8 @@ class LoadGenerator:
         self._pending += 1
         future.add_done_callback(lambda done: self._completed.put((call_started_ns, time.perf_counter_ns(), done)))
 
-    def _wait(self) -> tuple[int, int]:
-        while True:
-            try:
-                call_started_ns, ended_ns, future = self._completed.get(timeout=SIGNAL_LATENCY_S)
-            except Empty:
-                continue
-            self._pending -= 1
-            future.result()
-            return call_started_ns, ended_ns
+    def _await(self) -> tuple[int, int]:
+        began_ns, ended_ns, future = get_next(self._ended)
+        self._pending -= 1
+        future.result()
+        return began_ns, ended_ns

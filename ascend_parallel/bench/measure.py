@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ascend_parallel import ParallelPredictUtils
+from ascend_parallel.checks import check_numbers, check_seconds, check_whole_number, check_whole_numbers
 from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import choose_engine
 from ascend_parallel.runner.trace import Trace
@@ -56,14 +57,13 @@ class MeasurementLimits:
             raise UsageError(
                 "a duration and a number of requests were both given; measuring ends with one: leave one out"
             )
-        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
-            raise UsageError(f"the duration is {self.duration_s!r}; expected seconds, more than 0")
+        if self.duration_s is not None:
+            check_seconds("the duration", self.duration_s, may_be_endless=False)
         if self.requests is not None and self.requests < figures.MIN_CALLS:
             raise UsageError(f"the number of requests is {self.requests}; figures need at least {figures.MIN_CALLS}")
-        if self.warmup is not None and self.warmup < 0:
-            raise UsageError(f"warmup is {self.warmup}; expected a number of calls, at least 0")
-        if not self.percentiles or not all(0 < percentile <= 100 for percentile in self.percentiles):
-            raise UsageError(f"the percentiles are {list(self.percentiles)}; expected numbers from above 0 to 100")
+        if self.warmup is not None:
+            check_whole_number("warmup", self.warmup, 0, "a number of calls")
+        check_numbers("percentiles", self.percentiles, above=0, at_most=100)
 
     def is_enough(self, samples: Samples) -> bool:
         """Whether enough calls were measured."""
@@ -97,8 +97,8 @@ class SearchSpace:
         """Check the values; raises UsageError."""
         named = {"batch size": self.batch_sizes, "instances": self.instances, "in flight": self.in_flight}
         for name, numbers in named.items():
-            if numbers is not None and (not numbers or not all(type(n) is int and n >= 1 for n in numbers)):
-                raise UsageError(f"{name} is {list(numbers)}; expected whole numbers, at least 1")
+            if numbers is not None:
+                check_whole_numbers(name, numbers, 1)
 
 
 def numbers_of_devices(count: int) -> list[int]:

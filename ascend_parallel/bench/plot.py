@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel.errors import UsageError
-from ascend_parallel.files import check_writable, write_whole
+from ascend_parallel.checks import check_installed, check_writable
+from ascend_parallel.files import write_whole
 
 from .report import Report, Row, Setting
 
@@ -43,8 +42,7 @@ def check_plot(path: Path) -> None:
         UsageError: if matplotlib is missing, or the file cannot be written.
     """
     check_writable("--plot", path, SUFFIXES)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib: pip install 'ascend-parallel[plot]'")
+    check_installed("--plot", "matplotlib", "pip install 'ascend-parallel[plot]'")
 
 
 def write_plot(path: Path, report: Report) -> None:

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from . import figures
+from .layout import fit
 from .report import Report, Row
 
-PIPE_WIDTH_COLUMNS = 200  # a pipe has no width: each row gets one line, which can be searched with grep
-_SETTING = ("devices", "batch", "instances", "in flight")
+PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
+_SETTING = ("devices", "batch", "instances", "in\nflight")
 _UNKNOWN = "-"
 #: The meaning of columns whose title is not sufficient; the command's help says more.
 _LEGEND = {
@@ -30,16 +29,14 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
     rows = in_order(report.rows)
     console = _console(file)
     console.print(f"{report.model} with {report.engine}; a call: {inputs}", soft_wrap=True)
-    titles = [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host", "rows/s a device"]
+    titles = [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host\nµs", "rows/s\na device"]
     cells = [_cells(row) for row in rows]
     known = [i for i in range(len(titles)) if any(line[i] != _UNKNOWN for line in cells)]
-    table = _table([titles[i] for i in known])
-    for texts in cells:
-        table.add_row(*(texts[i] for i in known))
-    console.print(table)
-    legend = [f"{title}: {_LEGEND[title]}" for title in (titles[i] for i in known) if title in _LEGEND]
+    _print_tables(console, [titles[i] for i in known], [[line[i] for i in known] for line in cells])
+    words = [titles[i].split("\n")[0] for i in known]
+    legend = [f"{word}: {_LEGEND[word]}" for word in words if word in _LEGEND]
     for line in ["; ".join(legend) + " (--help says more)", *_notes(rows)]:
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
@@ -49,13 +46,14 @@ def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
         return
     console = _console(file)
     phases = [phase for row in rows[:1] if row.breakdown for phase in row.breakdown.call]
-    table = _table([*_SETTING, *phases, "device idle"])
+    lines = []
     for row in rows:
         if row.breakdown is not None:
             idle = [shares["idle"] for shares in row.breakdown.devices.values()]
             shares = [*row.breakdown.call.values(), sum(idle) / len(idle)]
-            table.add_row(*map(str, row.setting), *(f"{share:.1%}" for share in shares))
-    console.print("", "Where a call's time goes (adds up to 100 %), and how long devices idle:", table, sep="\n")
+            lines.append([*map(str, row.setting), *(f"{share:.1%}" for share in shares)])
+    console.print("", "Where a call's time goes (adds up to 100 %), and how long devices idle:", sep="\n")
+    _print_tables(console, [*_SETTING, *phases, "device\nidle"], lines)
 
 
 def show_best(rows: Sequence[Row], file: TextIO = sys.stdout) -> None:
@@ -83,15 +81,16 @@ def _console(file: TextIO) -> Console:
     return console
 
 
-def _table(titles: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="right", overflow="fold")
-    return table
+def _print_tables(console: Console, titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    same, tables = fit(console.width, titles, lines, len(_SETTING))
+    if same:
+        console.print(f"in all rows: {same}")
+    for number, table in enumerate(tables):
+        console.print(*([""] if number else []), table, sep="\n")
 
 
 def _latency_titles(rows: Sequence[Row]) -> list[str]:
-    return [f"p{percentile:g}" for row in rows[:1] for percentile in row.latency_ms]
+    return [f"p{percentile:g}\nms" for row in rows[:1] for percentile in row.latency_ms]
 
 
 def _cells(row: Row) -> list[str]:
@@ -100,9 +99,9 @@ def _cells(row: Row) -> list[str]:
         _number(row.rows_per_s),
         f"{row.spread:.1%}",
         _number(row.calls_per_s),
-        *(f"{_number(ms)} ms" for ms in row.latency_ms.values()),
+        *map(_number, row.latency_ms.values()),
         _UNKNOWN if row.efficiency is None else f"{row.efficiency:.1%}",
-        _UNKNOWN if row.host_overhead_us is None else f"{row.host_overhead_us:.0f} µs",
+        _UNKNOWN if row.host_overhead_us is None else f"{row.host_overhead_us:.0f}",
         _range(list(row.rows_per_s_of.values())),
     ]
 
@@ -114,7 +113,7 @@ def _number(value: float) -> str:
 
 def _range(values: Sequence[float]) -> str:
     least, most = _number(min(values)), _number(max(values))
-    return least if least == most else f"{least} to {most}"
+    return least if least == most else f"{least}-{most}"
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | map | bench | convert | info | devices``.
+"""The command line: ``ascend-parallel run | map | bench | convert | info | devices | engines``.
 
 An error is one line on stderr. Its class determines the exit code (see errors.py). ``--debug`` prints tracebacks.
 """
@@ -15,6 +15,7 @@ import typer
 from ascend_parallel import __version__
 from ascend_parallel.errors import AscendParallelError, EngineError
 
+from .arguments import WorkerPython
 from .bench import bench
 from .convert import convert
 from .info import info
@@ -61,6 +62,26 @@ def show_devices(
     from .devices import devices_command
 
     devices_command(as_json)
+
+
+@app.command("engines")
+def show_engines(
+    engine: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ENGINE]...", help="Which: by name, or as package.module:EngineClass. [default: ours]"),
+    ] = None,
+    worker_python: WorkerPython = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the engines: models, devices, options, and whether their runtimes can be imported.
+
+    Each runtime is imported in a process of its own, by this Python and, where it is given, by --worker-python. An
+    engine of your own is named package.module:EngineClass or path/to/file.py:EngineClass. What map runs pipelines with
+    is not listed: there, PIPELINE says it.
+    """
+    from .engines import engines_command
+
+    engines_command(engine or [], worker_python, as_json)
 
 
 app.command()(run)

@@ -21,7 +21,10 @@ Devices = Annotated[
 ]
 EngineName = Annotated[
     str | None,
-    typer.Option("--engine", help="mslite, onnxruntime, callable or simulated. [default: by the model's suffix]"),
+    typer.Option(
+        "--engine",
+        help="mslite, onnxruntime, callable, simulated or package.module:EngineClass; by default by suffix.",
+    ),
 ]
 EngineOptions = Annotated[
     list[str] | None,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ascend_parallel.checks import check_writable, read_numbers, read_whole_numbers
 from ascend_parallel.errors import AscendParallelError, UsageError
-from ascend_parallel.files import check_writable, write_whole
+from ascend_parallel.files import write_whole
 
 from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_batch_axes, read_options
 from .run import read_arrays
@@ -241,8 +242,8 @@ def choose_search_space(
     from ascend_parallel.bench import SearchSpace
     from ascend_parallel.bench.sweep import search_space
 
-    batch_sizes = read_numbers("--batch-size", batch_size)
-    instances_and_in_flight = (read_numbers("--instances", instances), read_numbers("--in-flight", in_flight))
+    batch_sizes = read_counts("--batch-size", batch_size)
+    others = (read_counts("--instances", instances), read_counts("--in-flight", in_flight))
     if sweep:
         return search_space(batch_sizes, *instances_and_in_flight)
     return SearchSpace(
@@ -261,28 +262,14 @@ def choose_limits(
     from ascend_parallel.bench.sweep import DURATION_S
 
     with_trace = not outputs.sweep or outputs.breakdown or outputs.trace is not None
-    default_duration_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
-    return MeasurementLimits(
-        duration_s, requests, warmup, read_percentiles(percentiles), with_trace, default_duration_s
-    )
+    usual_s = DURATION_S if outputs.sweep else USUAL_DURATION_S
+    wanted = read_numbers("--percentiles", percentiles, "50,90,99.9")
+    return MeasurementLimits(duration_s, requests, warmup, wanted, with_trace, usual_s)
 
 
-def read_numbers(option: str, text: str | None) -> list[int] | None:
-    """Parse ``"1,2,4"``; raises UsageError if it is not a list of whole numbers, at least 1."""
-    if text is None:
-        return None
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) >= 1 for word in words):
-        raise UsageError(f"{option} is {text!r}; expected whole numbers, at least 1, such as 1,2,4")
-    return list(dict.fromkeys(map(int, words)))
-
-
-def read_percentiles(text: str) -> list[float]:
-    """Parse ``"50,90,99.9"`` and sort it; raises UsageError if it is not a list of numbers."""
-    try:
-        return sorted({float(word) for word in text.split(",")})
-    except ValueError:
-        raise UsageError(f"--percentiles is {text!r}; expected numbers such as 50,90,99.9") from None
+def read_counts(option: str, text: str | None) -> list[int] | None:
+    """Read ``"1,2,4"``; raises UsageError where it is no list of whole numbers, at least 1."""
+    return None if text is None else read_whole_numbers(option, text, 1)
 
 
 def read_data(text: str) -> str | Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.checks import read_whole_numbers
 
 from .arguments import Devices, WorkerPython, read_batch_axes
 
@@ -100,8 +100,5 @@ def convert(
 
 
 def read_sizes(text: str) -> list[int]:
-    """Parse ``1,2,4``; raises UsageError."""
-    try:
-        return [int(size) for size in text.split(",")] if text.strip() else []
-    except ValueError:
-        raise UsageError(f"--batch-per-device {text!r} is not of the form ROWS or ROWS,ROWS,...") from None
+    """Read ``1,2,4``; raises UsageError."""
+    return read_whole_numbers("--batch-per-device", text, 1) if text.strip() else []

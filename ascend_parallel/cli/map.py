@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ascend_parallel.checks import check_folder
 from ascend_parallel.errors import AscendParallelError, UsageError, WorkerError
 from ascend_parallel.mapping.settings import MapSettings
 
@@ -39,6 +40,7 @@ def map_command(
     input_list: opt.InputList = None,
     input_glob_pattern: opt.Pattern = None,
     recursive: opt.Recursive = False,
+    engine: opt.MapEngine = None,
     devices: opt.MapDevices = None,
     instances_per_device: opt.Instances = 1,
     batch_size: opt.BatchSize = 1,
@@ -62,21 +64,18 @@ def map_command(
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=read_options(option, "--option"),
-        preprocess=preprocess,
-        postprocess=postprocess,
-        output_dir=output_dir,
-        output_format=output_format,
-        resume=resume,
-        retry_failed=retry_failed,
         timeout_s=timeout_s,
         worker_python=worker_python,
         input_dir=input_dir,
+        **told,
     )
     files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
     _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
@@ -93,9 +92,9 @@ def list_inputs(
     from ascend_parallel.mapping.files import list_folder, name_files, read_list
 
     if input_list is None and input_dir is None:
-        raise UsageError("there are no inputs: use --input-dir DIR or --input-list FILE")
-    if input_dir is not None and not input_dir.is_dir():
-        raise UsageError(f"--input-dir {input_dir}: there is no such folder (in {Path.cwd()})")
+        raise UsageError("there are no inputs: say --input-dir DIR or --input-list FILE")
+    if input_dir is not None:
+        check_folder("--input-dir", input_dir)
     if input_list is not None:
         if recursive or pattern is not None:
             raise UsageError("--recursive and --input-glob-pattern apply to a folder; --input-list names each file")
@@ -129,10 +128,10 @@ class _Job:
         self._run = run
         self._manifest = run.manifest
         self._title = settings.pipeline
-        self._report = (Report(), report) if report is not None else None
         self._quiet = quiet
         self._verbose = verbose
         self._counts = RunCounts(run.total, run.total - len(run.files))
+        self._report = (Report(self._counts), report) if report is not None else None
         self._failures = dict(run.failures)
 
     def run(self) -> None:
@@ -175,8 +174,8 @@ class _Job:
         if not self._counts.dealt_with:
             self._print(f"no file was processed in this run, so there is no report: {path} was not written")
             return
-        report.write(path, self._title, self._counts, self._failures)
-        self._print(f"the report is in {path}")
+        report.write(path, self._title, self._failures)
+        self._say(f"the report is in {path}")
 
     # ---- output on stderr
 
@@ -201,10 +200,9 @@ class _Job:
 
     def _print_summary(self) -> None:
         counts = self._counts
-        rate = _rate(counts)
         before = f"; {counts.before:,} were done before" if counts.before else ""
         if counts.dealt_with:
-            self._print(f"{counts.dealt_with:,} files in {rate}: {counts.describe_devices()}{before}")
+            self._say(f"{counts.describe_run()}: {counts.describe_devices()}{before}")
         else:
             self._print(f"nothing to do: all {counts.total:,} files were processed before")
         self._print(f"outputs are in {self._manifest.folder}")
@@ -232,12 +230,6 @@ def open_view(counts: RunCounts, *, quiet: bool) -> ProgressView:
     from ascend_parallel.mapping.progress_bar import ProgressBar  # a late import: rich is slow to import
 
     return ProgressBar(counts)
-
-
-def _rate(counts: RunCounts) -> str:
-    from ascend_parallel.mapping.counts import show_rate, show_time
-
-    return f"{show_time(counts.elapsed_s)} ({show_rate(counts.dealt_with / counts.elapsed_s)} files/s)"
 
 
 def _show(name: str) -> str:

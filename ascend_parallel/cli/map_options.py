@@ -24,10 +24,14 @@ InputList = Annotated[
         help="List of input files, one per line; - reads standard input. Paths are relative to --input-dir.",
     ),
 ]
-Pattern = Annotated[
-    str | None, typer.Option(metavar="PATTERN", help="Process only files with matching names, such as '*.jpg'.")
+Pattern = Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files of --input-dir, such as '*.jpg'.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Those in sub-folders, too.")]
+MapEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="For a model file: mslite, onnxruntime or package.module:EngineClass; by default by suffix."
+    ),
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Include the files in sub-folders.")]
 MapDevices = Annotated[
     str | None,
     typer.Option(

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ascend_parallel.checks import check_file, check_writable
 from ascend_parallel.errors import UsageError
-from ascend_parallel.files import check_writable, write_whole
+from ascend_parallel.files import write_whole
 
 from .arguments import (
     Devices,
@@ -77,8 +78,7 @@ def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
     """
     import numpy as np
 
-    if not path.is_file():
-        raise UsageError(f"{option} {path}: there is no such file; expected an .npz file with the model's inputs")
+    check_file(option, path, "; expected an .npz file with the model's inputs")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):

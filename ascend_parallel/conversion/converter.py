@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ascend_parallel.checks import find_python
 from ascend_parallel.errors import ConversionError, UsageError
 from ascend_parallel.model_manifest import hash_files
 from ascend_parallel.worker import convert as program
@@ -85,14 +86,6 @@ def assume_converter(worker_python: str | None) -> Converter:
         if worker_python is not None:
             find_python(worker_python)
         return Converter(COMMAND, (COMMAND,), "")
-
-
-def find_python(worker_python: str | None) -> str:
-    """Return the interpreter's path; raises UsageError if it is not an executable."""
-    path = shutil.which(worker_python or sys.executable)
-    if path is None:
-        raise UsageError(f"--worker-python {worker_python} is not an executable; expected a Python interpreter")
-    return os.path.abspath(path)
 
 
 def _version_of_command(path: Path) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ascend_parallel.checks import check_file, check_may_be_made, check_one_of
 from ascend_parallel.devices import Device, default_devices, parse_devices
 from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import DEVICE_TYPES, hash_files
@@ -177,9 +178,9 @@ def prepare(request: Request, find_installed: Callable[[str | None], Converter])
 
 
 def _choose_target(request: Request) -> tuple[list[Device], str]:
-    """Return the devices that the batch is divided by, and the target of the conversion."""
-    if request.target not in (None, *TARGETS):
-        raise UsageError(f"--target {request.target} is unknown; expected {' or '.join(TARGETS)}")
+    """Return the devices that share the batch, and what is converted for."""
+    if request.target is not None:
+        check_one_of("--target", request.target, TARGETS)
     if request.devices is not None:
         devices = parse_devices(request.devices)
     elif request.target is not None and request.batch_per_device:
@@ -214,15 +215,14 @@ def _check_target(onnx: OnnxFile, target: str, request: Request) -> None:
         check_size(onnx.path, onnx.size_bytes, onnx.operators)
         check_simplifier(onnx.operators)
     _check_precision(target, request)
-    if request.config_file is not None and not request.config_file.is_file():
-        raise UsageError(f"--config-file {request.config_file}: there is no such file")
+    if request.config_file is not None:
+        check_file("--config-file", request.config_file)
 
 
 def _check_precision(target: str, request: Request) -> None:
     if request.precision is None:
         return
-    if request.precision not in PRECISION_MODES:
-        raise UsageError(f"--precision {request.precision} is unknown; expected {' or '.join(PRECISION_MODES)}")
+    check_one_of("--precision", request.precision, PRECISION_MODES)
     if target == "cpu" and request.precision != "fp32":
         raise UsageError(
             f"--precision {request.precision} is not available on the CPU: MindSpore Lite's converter accepts fp16 for "
@@ -254,12 +254,8 @@ def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
 
 
 def _check_can_be_written(output: Path) -> None:
-    """Check that a file can probably be written; a full disk is not detected."""
-    folder = output.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"--output: {output.parent} cannot be written to: check {folder}")
+    """Check what can be known before."""
+    check_may_be_made("--output:", output.parent)
     if output.is_dir():
         raise UsageError(f"--output: {output} is a folder; expected the name of a file")
 

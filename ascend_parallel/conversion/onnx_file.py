@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ascend_parallel.checks import check_file
 from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import hash_files
 from ascend_parallel.worker.engines import HEAD_BYTES, TensorSpec
@@ -61,8 +62,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     import onnx
 
-    if not path.is_file():
-        raise UsageError(f"there is no model file {path} (in {Path.cwd()})")
+    check_file("model file", path)
     try:
         with path.open("rb") as file:
             reason = OnnxRuntimeEngine.why_wrong_kind(file.read(HEAD_BYTES))

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ascend_parallel.checks import find_python
 from ascend_parallel.errors import ConversionError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
-from .converter import find_python, find_runtime
+from .converter import find_runtime
 from .job import Job
 from .shapes import Shape
 

@@ -25,6 +25,7 @@ def parallel_map(
     pipeline: str,
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
+    engine: str | None = None,
     devices: str | Iterable[str | Device] | None = None,
     instances_per_device: int = 1,
     batch_size: int = 1,
@@ -55,13 +56,14 @@ def parallel_map(
         pipeline: ``"module:factory"`` (called in each worker with ``device="gpu:0"`` and the options; returns an object
             with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
             ``"paddleocr:ClassName"``, or an .onnx or .mindir file.
-        inputs: a folder, or paths (or any strings that the pipeline accepts).
-        devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all devices of the machine's best type.
-        instances_per_device: workers per device; for a model file, threads that share one set of weights.
-        batch_size: files per call of the pipeline.
-        options: keyword arguments of the pipeline's constructor; for a model file, options of its engine.
-        pattern: a pattern for the names of the folder's files, such as ``"*.jpg"``.
-        recursive: whether to include the files in sub-folders.
+        inputs: a folder, or paths (or any strings that the pipeline takes).
+        engine: of a model file: "mslite", "onnxruntime", or ``"package.module:EngineClass"``; None: by its suffix.
+        devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.
+        instances_per_device: workers on each device; of a model file, threads over one set of weights.
+        batch_size: files that the pipeline is given at a time.
+        options: keywords of the pipeline's constructor; of a model file, options of its engine.
+        pattern: which files of the folder.
+        recursive: those in its sub-folders, too.
         preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
             the batch axis; None: the files are .npy or .npz.
         postprocess: for a model file, ``"module:function"``: a dict of output name -> array (one row) -> the result;
@@ -84,22 +86,19 @@ def parallel_map(
         DiskError: if the output folder accepts no more files.
     """
     files = _list(inputs, pattern, recursive, output_dir)
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=options,
-        preprocess=preprocess,
-        postprocess=postprocess,
-        output_dir=output_dir,
-        output_format=output_format,
-        resume=resume,
-        retry_failed=retry_failed,
         timeout_s=timeout_s,
         worker_python=worker_python,
         max_ahead=_MAX_AHEAD if ordered else None,
         input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,
+        **told,
     )
     run = MapRun(files, settings)
     return _in_order(run) if ordered else _as_they_come(run)

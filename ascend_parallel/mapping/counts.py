@@ -1,7 +1,8 @@
-"""The progress of a run: counts, rate and remaining time."""
+"""What a run over files has done so far: counts, rates, and the clock of all that tells of times."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -40,9 +41,14 @@ class RunCounts:
         return self.ok + self.failed
 
     @property
-    def elapsed_s(self) -> float:
-        """Seconds since the start of the run."""
-        return time.monotonic() - self.started_s
+    def duration_s(self) -> float:
+        """Seconds from the start to the latest of the files that were dealt with; 0.0 before the first."""
+        return self._recent[-1][0] - self.started_s
+
+    @property
+    def files_per_s(self) -> float:
+        """Files of this run a second, over its whole duration; 0.0 before the first."""
+        return self.dealt_with / self.duration_s if self.duration_s else 0.0
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Count more outcomes."""
@@ -54,23 +60,29 @@ class RunCounts:
         while len(self._recent) > 2 and self._recent[0][0] < self._recent[-1][0] - _RATE_WINDOW_S:
             self._recent.popleft()
 
-    def rate(self) -> float:
-        """Return the files per second over the last seconds."""
+    def recent_files_per_s(self) -> float:
+        """Return files per second of late."""
         (since_s, before), (now_s, now) = self._recent[0], self._recent[-1]
         return (now - before) / (now_s - since_s) if now_s > since_s else 0.0
 
     def left_s(self) -> float | None:
-        """Return the remaining time; None as long as it is unknown."""
-        rate = self.rate()
+        """Return how long the rest will take; None where that cannot be told yet."""
+        rate = self.recent_files_per_s()
         return (self.total - self.before - self.dealt_with) / rate if rate else None
 
     def describe(self) -> str:
-        """Return the rate, the failures and the remaining time as text."""
+        """Return the rate, the failures and the time left in words: the rate of late, at the end that of the run."""
+        is_done = self.dealt_with == self.total - self.before
+        rate = self.files_per_s if is_done else self.recent_files_per_s()
+        words = [f"{show_rate(rate)} files/s", f"{self.failed:,} failed"]
         left_s = self.left_s()
-        words = [f"{show_rate(self.rate())} files/s", f"{self.failed:,} failed"]
-        if left_s is not None and self.dealt_with < self.total - self.before:
-            words.append(f"{show_time(left_s)} left")
+        if left_s is not None and not is_done:
+            words.append(f"{show_time(math.ceil(left_s))} left")
         return ", ".join(words)
+
+    def describe_run(self) -> str:
+        """Return what this run did in words: ``300 files in 2.8 s (109 files/s)``."""
+        return f"{self.dealt_with:,} files in {show_time(self.duration_s)} ({show_rate(self.files_per_s)} files/s)"
 
     def describe_devices(self) -> str:
         """Return the number of files per device as text."""
@@ -83,7 +95,9 @@ def show_rate(rate: float) -> str:
 
 
 def show_time(seconds: float) -> str:
-    """Return a time as ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    """Return a time as ``2.8 s``, ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

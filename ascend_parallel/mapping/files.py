@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ascend_parallel.checks import check_folder
 from ascend_parallel.errors import DiskError, UsageError
 
 __all__ = ["File", "list_folder", "name_files", "read_list"]
@@ -45,8 +46,7 @@ def list_folder(
         UsageError: if the folder does not exist, or no file matches.
     """
     root = os.fspath(folder)
-    if not os.path.isdir(root):
-        raise UsageError(f"there is no folder {root} (in {Path.cwd()})")
+    check_folder("folder", root)
     if "/" in pattern:
         raise UsageError(f"the pattern {pattern!r} contains a slash; it is for names, such as '*.jpg': see recursive")
     skipped = os.path.realpath(leave_out) if leave_out is not None else None

@@ -17,6 +17,7 @@ from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Any
 
+from ascend_parallel.checks import check_may_be_made
 from ascend_parallel.errors import DiskError, UsageError
 from ascend_parallel.worker.pipelines.saving import PARTIAL
 
@@ -55,17 +56,8 @@ class RunManifest:
         self._settings = dict(settings)
         self._with_results = with_results
         self._fds: dict[str, int] = {}
-        self._check_writable()
-        self._kept_lines = b""
-
-    def _check_writable(self) -> None:
-        existing = self.folder
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        if not existing.is_dir():
-            raise UsageError(f"the output folder {self.folder} cannot be created: {existing} is not a folder")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"the output folder {self.folder} cannot be written: check the permissions of {existing}")
+        check_may_be_made("the output folder", self.folder)
+        self._kept = b""
 
     def read(self, *, resume: bool, retry_failed: bool = False) -> None:
         """Read the manifest of earlier runs.

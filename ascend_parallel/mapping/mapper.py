@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from ascend_parallel.backends.processes.leader import SIGNAL_LATENCY_S
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
+from ascend_parallel.waiting import get_next
+from ascend_parallel.worker.engines import BROKEN
 from ascend_parallel.worker.pipelines.payload import (
-    BROKEN,
     BUNDLE_LIMIT_S,
     DONE,
     FAILED,
@@ -125,7 +125,7 @@ class Mapper:
         """
         self._fill()
         while self._in_flight:
-            bundle = self._next_reply()
+            bundle = get_next(self._answers)
             self._in_flight -= 1
             done = self._complete(bundle)
             if self._disk_error is None:
@@ -180,14 +180,7 @@ class Mapper:
         bundle = _Bundle(positions, future)
         future.add_done_callback(lambda _: self._replies.put(bundle))
 
-    def _next_reply(self) -> _Bundle:
-        while True:
-            try:
-                return self._replies.get(timeout=SIGNAL_LATENCY_S)
-            except Empty:  # lets Python run its handler for Ctrl-C
-                continue
-
-    # ---- replies
+    # ---- from the workers
 
     def _complete(self, bundle: _Bundle) -> BundleResult:
         error = bundle.future.exception()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import io
 import os
-import time
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.checks import check_installed, check_writable
 from ascend_parallel.files import write_whole
 
 from .counts import RunCounts, show_rate, show_time
@@ -33,49 +31,42 @@ _FAILURES_SHOWN = 500
 
 
 def check_report(path: str | os.PathLike[str]) -> None:
-    """Check, before anything is started, that a report can be drawn and written; raises UsageError."""
-    target = Path(path)
-    if target.suffix not in _SUFFIXES:
-        raise UsageError(f"--report {path} does not end in .html or .png")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK) or target.is_dir():
-        raise UsageError(f"--report {path} cannot be written: {target.parent} is no folder, or not writable")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--report needs matplotlib, which is not installed: pip install 'ascend-parallel[plot]'")
+    """Check, before anything is started, that a report can be drawn and written there; raises UsageError."""
+    check_writable("--report", Path(path), _SUFFIXES)
+    check_installed("--report", "matplotlib", "pip install 'ascend-parallel[plot]'")
 
 
 class Report:
-    """Collects the outcomes of a run, and draws them."""
+    """Collects what happens in a run, and draws it; all times are those of the run's counts."""
 
-    def __init__(self) -> None:
-        self._started_s = time.monotonic()
+    def __init__(self, counts: RunCounts) -> None:
+        self._counts = counts
         self._finished_s = array("d")
         self._seconds = array("d")
         self._devices: list[str] = []
         self._files: list[str] = []
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Record the outcomes of some files."""
-        now_s = time.monotonic() - self._started_s
-        self._finished_s.extend([now_s] * len(outcomes))
+        """Note some files, which are the latest that were counted."""
+        self._finished_s.extend([self._counts.duration_s] * len(outcomes))
         self._seconds.extend([outcome.seconds for outcome in outcomes])
         self._devices.extend([outcome.device for outcome in outcomes])
         self._files.extend([outcome.file for outcome in outcomes])
 
-    def write(self, path: str | os.PathLike[str], title: str, counts: RunCounts, failures: Mapping[str, str]) -> None:
-        """Draw the report and write it atomically.
+    def write(self, path: str | os.PathLike[str], title: str, failures: Mapping[str, str]) -> None:
+        """Draw the report and write it, whole or not at all.
 
         Args:
             path: a file that ends in .html or .png.
             title: the pipeline.
-            counts: the counts of the run.
-            failures: name -> reason, of all files that failed.
+            failures: name -> reason of all files that failed.
 
         Raises:
             DiskError: if it could not be written.
         """
         picture = self._draw(title)
         target = Path(path)
-        data = picture if target.suffix == ".png" else _page(title, counts, failures, picture).encode()
+        data = picture if target.suffix == ".png" else _page(title, self._counts, failures, picture).encode()
         write_whole(target, lambda file: file.write(data))
 
     def _draw(self, title: str) -> bytes:
@@ -95,11 +86,11 @@ class Report:
         return buffer.getvalue()
 
     def _draw_throughput(self, axes: Any) -> None:
-        end_s = max(self._finished_s[-1], 1e-3)
+        end_s = max(self._counts.duration_s, 1e-3)
         bins = int(min(_MAX_BINS, max(10, len(self._finished_s) // 10)))
         counts, edges = np.histogram(self._finished_s, bins=bins, range=(0, end_s))
         axes.stairs(counts / (end_s / bins), edges, fill=True, color="#4477aa")
-        mean = len(self._finished_s) / end_s
+        mean = self._counts.files_per_s
         axes.axhline(mean, linestyle="--", color="black", linewidth=1)
         axes.set(title=f"Throughput (mean {show_rate(mean)} files/s)", xlabel="seconds since the start")
         axes.set(ylabel="files per second", xlim=(0, end_s))
@@ -148,8 +139,7 @@ def _page(title: str, counts: RunCounts, failures: Mapping[str, str], picture: b
     )
     if more > 0:
         table += f"<p>and {more:,} more: see manifest.jsonl</p>"
-    rate = counts.dealt_with / counts.elapsed_s
-    facts = f"{counts.dealt_with:,} files in {show_time(counts.elapsed_s)} ({show_rate(rate)} files/s)"
+    facts = counts.describe_run()
     if counts.before:
         facts += f"; {counts.before:,} were done before"
     return f"""<!DOCTYPE html>

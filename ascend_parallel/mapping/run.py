@@ -6,9 +6,8 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ascend_parallel.runner.options import THREAD_VARIABLES, check_devices, environment, threads_of_each
+from ascend_parallel.runner.options import THREAD_VARIABLES, check_devices, environment, load_engine, threads_of_each
 from ascend_parallel.runner.runner import ParallelPredictUtils
-from ascend_parallel.worker.engines import ENGINES
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
 from .files import File
@@ -42,11 +41,13 @@ class MapRun:
         Raises:
             UsageError: if an argument is invalid.
         """
-        spec = read_pipeline(settings.pipeline, settings.options or {}, settings.preprocess, settings.postprocess)
+        spec = read_pipeline(
+            settings.pipeline, settings.engine, settings.options or {}, settings.preprocess, settings.postprocess
+        )
         self._settings = settings
         self._runner = _make_runner(spec, settings)
         self.devices = self._runner.devices
-        check_devices(self.devices, ENGINES[spec.options.get("engine", spec.engine)])
+        check_devices(self.devices, load_engine(spec.options.get("engine", spec.engine)))
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ascend_parallel.checks import check_one_of, check_seconds, check_whole_number
 from ascend_parallel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ class MapSettings:
     """The settings of a run, without its files; see :func:`ascend_parallel.parallel_map`.
 
     Attributes:
-        max_ahead: how many files may be started beyond the first unfinished file; None: no limit.
-        input_dir: the folder that the names of files are relative to, if there is one; a run can be resumed only with
-            the same folder.
+        engine: of a model file; None: by its suffix.
+        max_ahead: how many files may be begun beyond the first that is not dealt with; None: any number.
+        input_dir: the folder that files' names are relative to, where there is one: a run is taken up only with it.
     """
 
     pipeline: str
@@ -43,19 +44,14 @@ class MapSettings:
     worker_python: str | os.PathLike[str] | None = None
     max_ahead: int | None = None
     input_dir: str | os.PathLike[str] | None = None
+    engine: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings that nothing else checks; raises UsageError."""
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size!r}; expected a whole number, at least 1")
-        if type(self.instances_per_device) is not int or self.instances_per_device < 1:
-            raise UsageError(
-                f"instances_per_device is {self.instances_per_device!r}; expected a whole number, at least 1"
-            )
-        if not isinstance(self.timeout_s, (int, float)) or not self.timeout_s > 0:
-            raise UsageError(f"timeout_s is {self.timeout_s!r}; expected seconds, more than 0")
-        if self.output_format not in OUTPUT_FORMATS:
-            raise UsageError(f"output_format is {self.output_format!r}; expected {' or '.join(OUTPUT_FORMATS)}")
+        """Check what nothing else checks; raises UsageError."""
+        check_whole_number("batch_size", self.batch_size, 1)
+        check_whole_number("instances_per_device", self.instances_per_device, 1)
+        check_seconds("timeout_s", self.timeout_s)
+        check_one_of("output_format", self.output_format, OUTPUT_FORMATS)
         if self.output_dir is None and (self.resume or self.output_format != "files"):
             raise UsageError("resume and output_format need an output_dir: without one, results are returned")
         if self.retry_failed and not self.resume:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from ascend_parallel.checks import check_file
 from ascend_parallel.errors import UsageError
-from ascend_parallel.runner.options import check_files, check_options
-from ascend_parallel.worker.engines import ENGINES
+from ascend_parallel.runner.options import check_files, check_options, choose_engine
+from ascend_parallel.worker.engines import ENGINES, Engine
 
 __all__ = ["PipelineSpec", "read_pipeline"]
 
@@ -24,8 +24,8 @@ class PipelineSpec(NamedTuple):
 
     Attributes:
         model: what the engine opens.
-        engine: "pipeline" or "modelfile".
-        options: the engine's options, without those of the run.
+        engine: "pipeline", "modelfile", or "modelfile-process".
+        options: the engine's options, but for those of the run.
     """
 
     model: str
@@ -34,9 +34,9 @@ class PipelineSpec(NamedTuple):
 
 
 def read_pipeline(
-    pipeline: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
+    pipeline: str, engine: str | None, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
 ) -> PipelineSpec:
-    """Parse a pipeline specification.
+    """Return what workers are told of a pipeline; ``engine`` is that of a model file.
 
     Raises:
         UsageError: if the kind of pipeline is unknown, its file does not exist, or an option does not apply to it.
@@ -44,37 +44,38 @@ def read_pipeline(
     if not isinstance(pipeline, (str, os.PathLike)) or not os.fspath(pipeline):
         raise UsageError(f"the pipeline is {pipeline!r}; expected {_EXPECTED}")
     text = os.fspath(pipeline)
-    for name, engine in ENGINES.items():
-        if engine.suffixes and text.endswith(engine.suffixes):
-            return _read_model_file(text, name, options, preprocess, postprocess)
+    if engine is not None or any(text.endswith(known.suffixes) for known in ENGINES.values()):
+        return _read_model_file(text, choose_engine([text], engine), options, preprocess, postprocess)
     if preprocess or postprocess:
-        raise UsageError(f"preprocess and postprocess are for model files, but {text} is a pipeline: leave them out")
-    library, colon, name = text.rpartition(":")
-    if not colon or not library or not name:
-        raise UsageError(f"the pipeline {text!r} is of an unknown kind; expected {_EXPECTED}")
-    if library == "paddlex" and name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UsageError(f"there is no configuration file {name} (in {Path.cwd()}) for paddlex")
-        text = f"paddlex:{os.path.abspath(name)}"
-    if library.endswith(".py") and not Path(library).is_file():
-        raise UsageError(f"there is no file {library} (in {Path.cwd()}) for the pipeline {text}")
+        raise UsageError(f"preprocess and postprocess are for model files; {text} does its own")
+    library, colon, rest = text.rpartition(":")
+    if not colon or not library or not rest:
+        raise UsageError(f"the pipeline {text!r} is of no known kind; expected {_EXPECTED}")
+    if library == "paddlex" and rest.endswith((".yaml", ".yml")):
+        check_file("configuration", rest, " for paddlex")
+        text = f"paddlex:{os.path.abspath(rest)}"
+    if library.endswith(".py"):
+        check_file("file", library, f" for the pipeline {text}")
     return PipelineSpec(text, "pipeline", {"pipeline_options": _plain(options)})
 
 
 def _read_model_file(
-    path: str, engine: str, options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
+    path: str, engine: type[Engine], options: Mapping[str, Any], preprocess: str | None, postprocess: str | None
 ) -> PipelineSpec:
-    check_files([path], ENGINES[engine])
+    if engine.name in ENGINES and not engine.suffixes:
+        raise UsageError(f"the engine {engine.name} runs no model files; for a pipeline leave engine out")
+    check_files([path], engine)
     for name, function in (("preprocess", preprocess), ("postprocess", postprocess)):
         if function is not None and not all(function.rpartition(":")[::2]):
             raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
-    engine_options = {
-        "pipeline_options": check_options(ENGINES[engine], options),
-        "engine": engine,
+    told = {
+        "pipeline_options": check_options(engine, options),
+        "engine": engine.name,
         "preprocess": preprocess,
         "postprocess": postprocess,
     }
-    return PipelineSpec(os.path.abspath(path), "modelfile", engine_options)
+    model = os.path.abspath(path) if engine.suffixes else path
+    return PipelineSpec(model, "modelfile" if engine.can_share else "modelfile-process", told)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

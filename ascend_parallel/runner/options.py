@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel.backends.processes.worker_process import WorkerSpec
+from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
+from ascend_parallel.checks import (
+    check_bool,
+    check_file,
+    check_one_of,
+    check_path,
+    check_seconds,
+    check_type,
+    check_whole_number,
+    check_writable,
+)
 from ascend_parallel.devices import Device, parse_devices, usable_cores
 from ascend_parallel.errors import DeviceSpecError, UsageError
-from ascend_parallel.files import check_writable
 from ascend_parallel.model_manifest import check_manifest
-from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, Engine
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
+
+from .outside_engine import is_outside_engine, load_outside_engine
 
 #: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
 THREAD_VARIABLES = (
@@ -26,6 +37,9 @@ THREAD_VARIABLES = (
     "PADDLE_PDX_CPU_NUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
 )
+
+DEFAULT_MAX_RETRIES = 2
+DEFAULT_MAX_RESTARTS = 3
 
 
 def name_models(model: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
@@ -50,23 +64,36 @@ def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
     """Return the engine that the user named, or that the models' suffixes tell.
 
     Raises:
-        UsageError: the engine is unknown, cannot be told, or does not take a model's kind of file.
+        UsageError: the engine is unknown, cannot be told, cannot be loaded, or does not take a model's kind of file.
     """
-    chosen = {engine or _engine_of(model) for model in models}
+    chosen = [engine] if engine else sorted({_engine_of(model) for model in models})
     if len(chosen) > 1:
-        told = " and ".join(sorted(chosen))
+        told = " and ".join(chosen)
         raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
-    name = chosen.pop()
-    if name not in ENGINES:
-        raise UsageError(f"engine {name!r} is unknown; expected one of {', '.join(ENGINES)}")
+    engine_class = load_engine(chosen[0])
     for model in models:
-        _check_suffix(model, ENGINES[name])
-    return ENGINES[name]
+        _check_suffix(model, engine_class)
+    return engine_class
+
+
+def load_engine(name: str) -> type[Engine]:
+    """Return the engine of this name: one of ours, or the class that ``package.module:EngineClass`` names.
+
+    Raises:
+        UsageError: there is none, or it cannot be loaded.
+    """
+    if isinstance(name, str) and name in ENGINES:
+        return ENGINES[name]
+    if isinstance(name, str) and is_outside_engine(name):
+        return load_outside_engine(name, import_path())
+    raise UsageError(
+        f"engine {name!r} is unknown; expected one of {', '.join(PUBLIC_ENGINES)}, or 'package.module:EngineClass'"
+    )
 
 
 def _engine_of(model: str) -> str:
     for name, engine in ENGINES.items():
-        if model.endswith(engine.suffixes or ("\0",)):
+        if model.endswith(engine.suffixes):
             return name
     if ":" in model:
         return "callable"
@@ -79,8 +106,10 @@ def _engine_of(model: str) -> str:
 def _check_suffix(model: str, engine: type[Engine]) -> None:
     if engine.name == "callable" and not all(model.rpartition(":")[::2]):
         raise UsageError(f"{model!r} does not name a callable; expected 'module:factory' or 'path/to/file.py:factory'")
+    if model.endswith(engine.suffixes):
+        return  # an engine from outside may take the files of another, too
     for other in ENGINES.values():
-        if other is not engine and engine.suffixes and model.endswith(other.suffixes or ("\0",)):
+        if engine.suffixes and model.endswith(other.suffixes):
             raise UsageError(
                 f"{model} is a model for the engine {other.name}, not for {engine.name}: leave engine out, or "
                 f"convert the model to {' or '.join(engine.suffixes)}"
@@ -97,10 +126,9 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
         return
     for model in models:
         path = Path(model)
-        if not path.exists():
-            raise UsageError(f"there is no model file {model} (in {Path.cwd()})")
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
+        check_file("model file", model)
         if not os.access(path, os.R_OK):
             raise UsageError(f"{model} cannot be read: its permissions are {oct(path.stat().st_mode & 0o777)}")
         if path.stat().st_size == 0:
@@ -140,14 +168,13 @@ def check_manifests(
 
 def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the engine's options, each known and of its type; raises UsageError."""
-    if not isinstance(options, Mapping):
-        raise UsageError(f"engine_options is {options!r}; expected a dict of option -> value")
+    check_type("engine_options", options, Mapping, "a dict of option -> value")
     for option, value in options.items():
         known = engine.options
         if known is not None and option not in known:
             told = ", ".join(known) or "none"
             raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
-        if known is not None and (not isinstance(value, known[option]) or isinstance(value, bool)):
+        if known is not None and not _is_of_type(value, known[option]):
             kinds = " or ".join(kind.__name__ for kind in known[option])
             raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")
     try:
@@ -157,6 +184,11 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
             f"engine_options cannot be sent to a worker ({error}); use plain numbers, strings, lists and dicts"
         ) from None
     return dict(options)
+
+
+def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types; True and False are no numbers."""
+    return type(value) in types if isinstance(value, bool) else isinstance(value, types)
 
 
 def add_share_weights(
@@ -171,8 +203,7 @@ def add_share_weights(
     Raises:
         UsageError: it is wanted, and these models' weights cannot be shared between processes; or no yes or no.
     """
-    if not isinstance(share_weights, bool):
-        raise UsageError(f"share_weights is {share_weights!r}; expected True or False")
+    check_bool("share_weights", share_weights)
     if not share_weights:
         return dict(options)
     reason = engine.why_not_shareable(models, [device.type for device in devices], dict(options))
@@ -183,8 +214,7 @@ def add_share_weights(
 
 def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
     """Return it as a dict of name -> whole number or None; raises UsageError."""
-    if not isinstance(batch_axes, Mapping):
-        raise UsageError(f"batch_axes is {batch_axes!r}; expected a dict such as {{'x': 1, 'timestep': None}}")
+    check_type("batch_axes", batch_axes, Mapping, "a dict such as {'x': 1, 'timestep': None}")
     for name, axis in batch_axes.items():
         if axis is not None and type(axis) is not int:
             raise UsageError(f"batch_axes says {axis!r} for {name!r}; expected a number, or None for 'not sliced'")
@@ -195,26 +225,10 @@ def check_trace(trace: str | os.PathLike[str] | None, models: Iterable[str]) -> 
     """Return where a trace is to be written at the end, and its title; raises UsageError where it cannot be."""
     if trace is None:
         return None
-    if not isinstance(trace, (str, os.PathLike)):
-        raise UsageError(f"trace is {trace!r}; expected the path of a .json file that is to be written")
+    check_path("trace", trace, "a .json file that is to be written")
     check_writable("trace", Path(trace), [".json"])
     # It is written at the end, maybe after a chdir.
     return Path(os.path.abspath(trace)), ", ".join(map(os.path.basename, models))
-
-
-def find_python(worker_python: str | os.PathLike[str] | None) -> str:
-    """Return the workers' interpreter; raises UsageError where it is not there or not executable."""
-    if worker_python is None:
-        return sys.executable
-    if not isinstance(worker_python, (str, os.PathLike)):
-        raise UsageError(f"worker_python is {worker_python!r}; expected the path of a Python interpreter")
-    found = shutil.which(os.fspath(worker_python))
-    if found is None:
-        raise UsageError(
-            f"worker_python={os.fspath(worker_python)!r} is not an executable; expected a Python interpreter, such "
-            "as /path/to/venv/bin/python"
-        )
-    return os.path.abspath(found)  # a restart may come after a chdir; not resolved, as that would leave the venv
 
 
 def make_worker_specs(
@@ -226,7 +240,7 @@ def make_worker_specs(
     python: str,
     warmup: int,
 ) -> list[WorkerSpec]:
-    """Return one post a worker.
+    """Return the spec of each worker.
 
     A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
     instance.
@@ -236,7 +250,7 @@ def make_worker_specs(
     worker_specs = []
     for device in devices:
         for instance in range(per_device):
-            order = {
+            request = {
                 "engine": engine.name,
                 "models": {name: _absolute(path, engine) for name, path in models.items()},
                 "device": (device.type, device.id),
@@ -246,7 +260,7 @@ def make_worker_specs(
                 "import_path": import_path(),
             }
             label = str(device) if per_device == 1 else f"{device}#{instance}"
-            worker_specs.append(WorkerSpec(str(device), label, python, environment(threads), order))
+            worker_specs.append(WorkerSpec(str(device), label, python, environment(threads), request))
     return worker_specs
 
 
@@ -304,8 +318,8 @@ def choose_devices(
 
     if devices is not None and device_num is not None:
         raise UsageError("device_num and devices were both given; say which devices with devices alone")
-    if device_num is not None and (type(device_num) is not int or device_num < 1):
-        raise UsageError(f"device_num is {device_num!r}; expected a number of devices, at least 1")
+    if device_num is not None:
+        check_whole_number("device_num", device_num, 1, "a number of devices")
     if devices is not None:
         chosen = parse_devices(devices)
     elif device_num is not None and engine.name == "mslite":
@@ -318,3 +332,65 @@ def choose_devices(
         check_devices_exist(chosen, discover())
     check_devices(chosen, engine)
     return chosen
+
+
+WORKERS = ("processes", "threads")
+
+
+def check_workers(
+    workers: str,
+    engine: type[Engine],
+    worker_python: str | os.PathLike[str] | None,
+    share_weights: bool,
+    max_retries: int | None,
+    max_restarts: int | None,
+) -> None:
+    """Check what runs the model, worker processes or threads; the last four arguments are for processes only.
+
+    Raises:
+        UsageError: it is neither, an argument does not go with threads, or this interpreter lacks the engine's runtime.
+    """
+    check_one_of("workers", workers, WORKERS)
+    if workers == "processes":
+        return
+    given = {"worker_python": worker_python, "share_weights": share_weights or None}
+    for name, value in {**given, "max_retries": max_retries, "max_restarts": max_restarts}.items():
+        if value is not None:
+            raise UsageError(f"{name} is for worker processes, and workers is 'threads': leave {name} out")
+    if not can_run_in_threads(engine):
+        raise UsageError(
+            f"the engine {engine.name} runs in worker processes only: each of them may end with its pipeline; use "
+            "workers='processes'"
+        )
+    for module in engine.modules:
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"workers='threads' runs the engine {engine.name} in this interpreter, {sys.executable}, which has no "
+                f"{module}; install it here, or use workers='processes' with worker_python=... of an interpreter that "
+                "has it"
+            )
+
+
+def can_run_in_threads(engine: type[Engine]) -> bool:
+    """Whether an engine may run beside others in one process; pipelines, whose libraries are not known, may not."""
+    return engine.name != "pipeline"
+
+
+def check_counts(instances: int, chunk_size: int | None, warmup: int) -> None:
+    """Check the runner's whole numbers; raises UsageError."""
+    check_whole_number("instances", instances, 1)
+    check_whole_number("chunk_size", 1 if chunk_size is None else chunk_size, 1)
+    check_whole_number("warmup", warmup, 0)
+
+
+def make_limits(
+    build_timeout_s: float, predict_timeout_s: float, max_retries: int | None, max_restarts: int | None
+) -> Limits:
+    """Return the limits that a backend keeps; raises UsageError."""
+    check_seconds("build_timeout_s", build_timeout_s)
+    check_seconds("predict_timeout_s", predict_timeout_s)
+    retries = DEFAULT_MAX_RETRIES if max_retries is None else max_retries
+    restarts = DEFAULT_MAX_RESTARTS if max_restarts is None else max_restarts
+    check_whole_number("max_retries", retries, 0)
+    check_whole_number("max_restarts", restarts, 0)
+    return Limits(build_timeout_s, predict_timeout_s, retries, restarts)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-from ascend_parallel.backends.call import Call, Task
-from ascend_parallel.backends.processes.scatter import Scatter
+from ascend_parallel.backends.call import Call, Placement, Task
 from ascend_parallel.batching.plan import Plan
 
 #: Tasks that are kept; older calls make way. A task takes about 400 bytes here, and 1 KB in a file.
@@ -68,7 +67,7 @@ class CallRecord(NamedTuple):
 
 
 class Trace:
-    """The records of the latest calls; safe from threads."""
+    """The records of the latest calls; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,34 +101,36 @@ class Trace:
 
 
 class RecordedCall(Call):
-    """A call that notes its times, and hands its record to a trace when its result was put together."""
+    """A call that notes its times, and gives its record to a trace when its result was put together."""
 
     is_recorded = True
 
     def __init__(
-        self, trace: Trace, opened_ns: int, plan: Plan, scattered: Scatter, on_done: Callable[[Call], None]
+        self,
+        trace: Trace,
+        opened_ns: int,
+        plan: Plan,
+        placement: Placement,
+        on_done: Callable[[Call], None] | None = None,
     ) -> None:
-        super().__init__(plan, scattered, on_done)
+        super().__init__(plan, placement, on_done)
         self._trace = trace
         self._number = trace.next_number()
         self._opened_ns = opened_ns
-        self._begun_ns = 0
-        self._written_ns: dict[int, int] = {}
-        self._answers: list[TaskRecord] = []
-        self._is_told = False
-
-    def tasks(self) -> Iterator[Task]:
-        """Yield the tasks, each when its inputs have been written, and note when."""
         self._begun_ns = perf_counter_ns()
-        for task in super().tasks():
-            self._written_ns[task.index] = perf_counter_ns()
-            yield task
+        self._written_ns: dict[int, int] = {}
+        self._replies: list[TaskRecord] = []
+        self._is_added = False
 
-    def note_answer(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
+    def note_written(self, index: int) -> None:
+        """Note when the inputs of a chunk were ready for a worker."""
+        self._written_ns[index] = perf_counter_ns()
+
+    def note_reply(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
         """Note when a worker computed a task."""
         written_ns = self._written_ns[task.index]
         record = TaskRecord(worker, task.start, task.rows, task.failures, written_ns, started_ns, finished_ns)
-        self._answers.append(record)
+        self._replies.append(record)
 
     def outputs(self) -> Any:
         """Return the outputs, or raise the call's error; note how long they took, and with it the call."""
@@ -137,8 +138,8 @@ class RecordedCall(Call):
         try:
             return super().outputs()
         finally:
-            if not self._is_told:
-                self._is_told = True
+            if not self._is_added:
+                self._is_added = True
                 times = (self._opened_ns, self._begun_ns, gather_ns, perf_counter_ns())
                 error = "" if self.error is None else type(self.error).__name__
-                self._trace.add(CallRecord(self._number, self.plan.model_name, *times, tuple(self._answers), error))
+                self._trace.add(CallRecord(self._number, self.plan.model_name, *times, tuple(self._replies), error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -11,18 +10,17 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .engines import ENGINES
-from .engines.base import Arrays, Engine, TensorSpec
+from .building import Engines, build, describe
+from .engines.base import BROKEN, Arrays, EngineBroken, Run
 from .memory import MappedSegments, SharedArray
-from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, encode_reply
+from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
+from .results import describe_error, write_to_destinations
 
-#: A longer traceback is cut in the middle: messages must stay small.
-MAX_TRACEBACK_CHARS = 16000
-#: Parts of messages whose arrays are kept, as they return with the blocks that they name. A map over 256 devices has
-#: 513 calls in flight, each in two blocks; fewer than these, and every part would be made anew.
-MAX_KEPT_PARTS = 2048
-
-Engines = Dict[str, Engine]
+#: Parts of messages whose arrays are kept: the same come again with the same blocks of memory. A map over 256 devices
+#: has 1025 calls in flight, each in two blocks. With fewer than these, every part would be mapped anew.
+MAX_KEPT_PARTS = 4096
+#: Chunks that are kept ready to run, by each thread; each costs about as much memory as a dict.
+MAX_KEPT_CHUNKS = 256
 
 
 def run(channel: Channel, memory: MappedSegments) -> None:
@@ -42,50 +40,9 @@ def run(channel: Channel, memory: MappedSegments) -> None:
     server.serve(engines)
 
 
-def build(request: Dict[str, Any]) -> Engines:
-    """Return the engines of a build request, by model name."""
-    sys.path.extend(path for path in request["import_path"] if path not in sys.path)
-    engine_class = ENGINES[request["engine"]]
-    device = tuple(request["device"])
-    return {name: engine_class(path, device, request["options"]) for name, path in request["models"].items()}
+class Chunk(NamedTuple):
+    """What a PREDICT asks for, its arrays mapped."""
 
-
-def describe(engine: Engine, warmup: int) -> Dict[str, Any]:
-    """Tell the master a model's specs, and what a warm-up on zeros gave where it can be run.
-
-    It can where the model fixes all axes but the first ones: other sizes would have to be guessed.
-    """
-    zeros = zeros_for(engine) if warmup else None
-    seen = None
-    if zeros is not None:
-        names = [spec.name for spec in engine.inputs or ()]
-        for _ in range(warmup):
-            made = engine.predict(names, zeros, {})
-        seen = ([array.shape for array in zeros], [(n, a.dtype.str, a.shape) for n, a in made.items()])
-    return {"inputs": plain(engine.inputs), "outputs": plain(engine.outputs), "seen": seen}
-
-
-def plain(specs: Optional[Sequence[TensorSpec]]) -> Any:
-    """Return specs as plain tuples, for a message."""
-    return None if specs is None else [tuple(spec) for spec in specs]
-
-
-def zeros_for(engine: Engine) -> Optional[Sequence[np.ndarray]]:
-    """Return zeros of one row for each input; None where the model leaves more than first axes open."""
-    zeros = []
-    for spec in engine.inputs or ():
-        shape = [1 if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(spec.shape)]
-        fixed = [dim for dim in shape if isinstance(dim, int)]
-        if len(fixed) < len(shape):
-            return None
-        zeros.append(np.zeros(fixed, spec.dtype))
-    return zeros or None
-
-
-class Request(NamedTuple):
-    """One PREDICT message, its arrays mapped."""
-
-    task: int
     model: str
     names: Optional[Sequence[str]]
     inputs: Sequence[np.ndarray]
@@ -101,96 +58,88 @@ class Server:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._leaving = False
+        self._generation = 0
         self._inputs: Dict[bytes, Tuple[str, Any, Sequence[SharedArray]]] = {}
         self._destinations: Dict[bytes, Dict[str, SharedArray]] = {}
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
+        kept: Dict[bytes, Tuple[Run, Arrays]] = {}  # chunk -> what runs it, and the destinations
+        generation = 0
         while True:
-            request = self._next_request()
-            if request is None:
-                return
-            results: Arrays = {}
-            started_ns = time.perf_counter_ns()
-            try:
-                results = engines[request.model].predict(request.names, request.inputs, request.destinations)
-                placed = write_to_destinations(results, request.destinations)
-            except Exception as error:
-                self._send((ERROR, request.task) + describe_error(error))
-            else:
-                self._reply(request.task, None if placed else results, started_ns)
-            del request, results  # the next wait must not hold this request's memory
+            with self._receiving:
+                message = None if self._leaving else self._channel.receive()
+                if message is None or message[0] == EXIT:
+                    self._leaving = True
+                    return
+                _, task, encoded, retired = message
+                if retired:
+                    self._forget(retired)
+                if generation != self._generation or len(kept) >= MAX_KEPT_CHUNKS:
+                    kept.clear()
+                    generation = self._generation
+                found = kept.get(encoded)
+                if found is None:
+                    chunk = self._map_chunk(encoded)
+                    run = engines[chunk.model].bind(chunk.names, chunk.inputs, chunk.destinations)
+                    found = kept[encoded] = (run, chunk.destinations)
+                    del chunk, run
+            self._compute(task, *found)
+            del found  # the next wait must not hold the memory of this chunk
+
+    def _compute(self, task: int, run: Run, destinations: Arrays) -> None:
+        started_ns = time.perf_counter_ns()
+        try:
+            results = run()
+            is_placed = write_to_destinations(results, destinations)
+        except EngineBroken:
+            os._exit(BROKEN)
+        except Exception as error:
+            self._send((ERROR, task) + describe_error(error))
+        else:
+            self._reply(task, None if is_placed else results, started_ns)
 
     def serve_or_die(self, engines: Engines) -> None:
         """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
         try:
             self.serve(engines)
         except EOFError:
-            pass  # the master is gone: the main thread and the lifeline see it too
+            pass  # the master is gone: the main thread and the parent watch see it too
         except BaseException:
             traceback.print_exc()
             os._exit(1)
 
-    def _next_request(self) -> Optional[Request]:
-        with self._receiving:
-            if self._leaving:
-                return None
-            message = self._channel.receive()
-            if message[0] == EXIT:
-                self._leaving = True
-                return None
-            return self._open(message)
-
-    def _open(self, message: Any) -> Request:
-        _, task, inputs, destinations, start, rows, retired = message
-        if retired or len(self._inputs) + len(self._destinations) > MAX_KEPT_PARTS:
-            self._inputs.clear()
-            self._destinations.clear()
-            self._memory.forget(retired)
+    def _map_chunk(self, encoded: bytes) -> Chunk:
+        inputs, destinations, start, rows = decode_chunk(encoded)
+        if len(self._inputs) + len(self._destinations) >= MAX_KEPT_PARTS:
+            self._forget(())
         found = self._inputs.get(inputs)
         if found is None:
-            model, names, references = decode(inputs)
-            found = self._inputs[inputs] = (model, names, [self._memory.shared_array(r, False) for r in references])
-        where = self._destinations.get(destinations)
-        if where is None:
-            where = {name: self._memory.shared_array(reference, True) for name, reference in decode(destinations)}
-            self._destinations[destinations] = where
+            model, names, descriptors = decode(inputs)
+            found = self._inputs[inputs] = (model, names, [self._memory.shared_array(d, False) for d in descriptors])
+        targets = self._destinations.get(destinations)
+        if targets is None:
+            targets = {name: self._memory.shared_array(d, True) for name, d in decode(destinations)}
+            self._destinations[destinations] = targets
         model, names, shared_arrays = found
         arrays = [shared_array.rows(start, rows) for shared_array in shared_arrays]
-        return Request(task, model, names, arrays, {name: where[name].rows(start, rows) for name in where})
+        return Chunk(model, names, arrays, {name: array.rows(start, rows) for name, array in targets.items()})
+
+    def _forget(self, retired: Sequence[int]) -> None:
+        """Drop all that was kept, and unmap the segments that the master has given up."""
+        self._generation += 1
+        self._inputs.clear()
+        self._destinations.clear()
+        self._memory.forget(retired)
 
     def _reply(self, task: int, results: Optional[Arrays], started_ns: int) -> None:
         finished_ns = time.perf_counter_ns()
         with self._sending:
             outputs = None
             if results is not None:
-                references = self._memory.publish(list(results.values()))
-                outputs = list(zip(results, references))
+                outputs = list(zip(results, self._memory.publish(list(results.values()))))
             self._channel.send_frame(encode_reply(task, outputs, started_ns, finished_ns))
 
     def _send(self, message: Any) -> None:
         with self._sending:
             self._channel.send(message)
-
-
-def write_to_destinations(results: Arrays, destinations: Arrays) -> bool:
-    """Copy results to where they are wanted; False where destinations do not fit them, or there are none."""
-    if results.keys() != destinations.keys():
-        return False
-    for name, made in results.items():
-        destination = destinations[name]
-        if made is destination:
-            continue
-        if made.shape != destination.shape or made.dtype != destination.dtype:
-            return False
-        np.copyto(destination, made)
-    return True
-
-
-def describe_error(error: BaseException) -> Tuple[str, str, str]:
-    """Return an exception as text: type, message, traceback."""
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if len(trace) > MAX_TRACEBACK_CHARS:
-        half = MAX_TRACEBACK_CHARS // 2
-        trace = trace[:half] + "\n[...]\n" + trace[-half:]
-    return type(error).__name__, str(error)[:MAX_TRACEBACK_CHARS], trace

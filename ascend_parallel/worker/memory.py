@@ -54,7 +54,10 @@ def _memfd_create() -> int:
 class SharedArray:
     """One input or output of a whole call in shared memory, handed out chunk by chunk.
 
-    Chunk lies behind chunk, each contiguous: where the rows are not along the first axis, the whole is no array.
+    Chunk lies behind chunk, each contiguous.
+
+    Attributes:
+        whole: all of it; one-dimensional where the rows are not along the first axis.
     """
 
     def __init__(
@@ -77,12 +80,12 @@ class SharedArray:
             for size in self._shape[:axis] + self._shape[axis + 1 :]:
                 self._row_items *= size
             shape = (self._shape[axis] * self._row_items,)
-        self._whole: np.ndarray = np.ndarray(shape, dtype, buffer, offset)
-        self._whole.flags.writeable = writeable
+        self.whole: np.ndarray = np.ndarray(shape, dtype, buffer, offset)
+        self.whole.flags.writeable = writeable
 
     def rows(self, start: int, count: int) -> np.ndarray:
         """Return the array of some rows of one chunk; the whole where the shared array is not sliced."""
-        found = self._whole
+        found = self.whole
         if self._axis == 0:
             found = found[start : start + count]
         elif self._axis is not None:

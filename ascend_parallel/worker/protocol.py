@@ -1,36 +1,36 @@
 """The wire format, both sides: what goes over a worker's pipe.
 
-The pipe is a ``multiprocessing.Pipe``. A frame is four bytes of length (network order), the framing of
-``multiprocessing.connection.Connection``, and a body. That is a pickle, protocol 4, of plain builtins; but for the two
-messages of every task, PREDICT and REPLY as they nearly always are, whose numbers are packed (see :data:`_PREDICT` and
-:data:`_REPLY`): with many workers, whose caches are cold, that saves a tenth of what a task costs. The first byte tells
-them apart. Arrays never travel here (they lie in shared memory, see :mod:`memory`) and neither do exceptions (an error
-is sent as text): pickles of either do not load across numpy and Python versions.
+The pipe is a ``multiprocessing.Pipe``. A frame is four bytes of length (network order), which is the framing of
+``multiprocessing.connection.Connection``, and a body. The body is a pickle, protocol 4, of plain builtins. The two
+messages of every task, PREDICT and REPLY, have a packed form besides (see :data:`_PREDICT` and :data:`_REPLY`): it
+saves a tenth of what a task costs where many workers keep each other's caches cold. The first byte tells the forms
+apart. Arrays never travel here: they lie in shared memory, see :mod:`memory`. Exceptions do not travel either: an error
+is sent as text. Pickles of either do not load across numpy and Python versions.
 
 Messages are tuples. The master sends::
 
-    the build request, a dict, as its first message; see loop.build
-    (PREDICT, task, inputs, destinations, start, rows, retired)
+    the build request, a dict, as its first message; see building.py
+    (PREDICT, task, chunk, retired)
     (EXIT,)
 
 and the worker answers::
 
-    (BUILD_FINISH, description)          description of each model; see loop.build
+    (BUILD_FINISH, description)          description of each model; see building.py
     (REPLY, task, outputs, started_ns, finished_ns)
     (ERROR, task, type_name, text, traceback)      task is None while building
 
-``task`` is the number of the task, so that an answer can never be taken for another's. Times are those of
-``time.perf_counter_ns``, which Linux counts alike in all processes.
+``task`` is the number of the task, so that a reply can never be taken for another's. Times are those of
+``time.perf_counter_ns``, which on Linux is one clock for all processes.
 
-``inputs`` is the encoding (see :func:`encode_part`) of (model, names, descriptors); names are None where the caller
-gave a list. ``destinations`` is the encoding of a list of (output name, descriptor): where to write each output. The
-list is empty while the shapes of the outputs are not known. Both name the memory of the whole call; the task's own rows
-are ``rows`` rows from ``start`` on. They are encoded apart because all tasks of a call share them, and because the same
-blocks of memory are used again and again: either side keeps what it made of them.
+``chunk`` says what is computed (see :func:`encode_chunk`): the inputs, the destinations of the outputs, the first row
+and the number of rows. The same chunks come again with the same blocks of memory, so the worker keeps what it made of
+them. ``inputs`` in it is the encoding (see :func:`encode_part`) of (model, names, descriptors); names are None where
+the caller gave a list. ``destinations`` is the encoding of a list of (output name, descriptor); the list is empty while
+the shapes of the outputs are not known. Both name the memory of the whole call.
 
 ``outputs`` of REPLY is None where everything was written to its destination. Otherwise it is a list of (name,
-descriptor) in a segment of the worker's own, whose descriptor came through the side channel first. ``retired`` are
-numbers of segments that the worker can unmap.
+descriptor) in a segment of the worker's own, whose file descriptor came through the side channel before. ``retired``
+are numbers of segments that the worker can unmap.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-from collections import deque
 from io import BytesIO
-from typing import Any, Deque, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 ERROR = 0
 PREDICT = 1
@@ -52,10 +51,14 @@ EXIT = 4
 ArrayDescriptor = Tuple[int, int, str, Tuple[int, ...], Optional[int]]
 
 _LENGTH = struct.Struct("!i")
-#: PREDICT, task, start, rows, bytes of ``inputs``; these and ``destinations`` follow. Nothing is retired.
-_PREDICT = struct.Struct("!Bqqqi")
-#: REPLY, task, started_ns, finished_ns. All outputs lie in their destinations.
-_REPLY = struct.Struct("!Bqqq")
+#: Length, PREDICT, task; the chunk follows. Nothing is retired.
+_PREDICT = struct.Struct("!iBq")
+#: Start, rows, bytes of ``inputs``; ``inputs`` and ``destinations`` follow.
+_CHUNK = struct.Struct("!qqi")
+#: Length, REPLY, task, started_ns, finished_ns. All outputs were written to their destinations.
+_REPLY = struct.Struct("!iBqqq")
+_REPLY_BYTES = _REPLY.size - _LENGTH.size
+_CHUNK_AT = _PREDICT.size - _LENGTH.size
 #: One read takes whole messages in nearly all cases: they are a few hundred bytes.
 _READ_BYTES = 1 << 16
 _PICKLE_PROTOCOL = 4  # the newest that Python 3.7 reads
@@ -73,36 +76,50 @@ def encode(message: Any) -> bytes:
     return _frame(pickle.dumps(message, _PICKLE_PROTOCOL))
 
 
-def encode_predict(
-    task: int, inputs: bytes, destinations: bytes, start: int, rows: int, retired: Sequence[int]
-) -> bytes:
+def encode_chunk(inputs: bytes, destinations: bytes, start: int, rows: int) -> bytes:
+    """Return the encoding of what one task computes; :func:`decode_chunk` reads it."""
+    return _CHUNK.pack(start, rows, len(inputs)) + inputs + destinations
+
+
+def decode_chunk(chunk: bytes) -> Tuple[bytes, bytes, int, int]:
+    """Return (inputs, destinations, start, rows)."""
+    start, rows, input_bytes = _CHUNK.unpack_from(chunk)
+    at = _CHUNK.size + input_bytes
+    return chunk[_CHUNK.size : at], chunk[at:], start, rows
+
+
+def encode_predict(task: int, chunk: bytes, retired: Sequence[int]) -> bytes:
     """Return the frame of a PREDICT."""
     if retired:
-        return encode((PREDICT, task, inputs, destinations, start, rows, retired))
-    return _frame(_PREDICT.pack(PREDICT, task, start, rows, len(inputs)) + inputs + destinations)
+        return encode((PREDICT, task, chunk, retired))
+    return _PREDICT.pack(_CHUNK_AT + len(chunk), PREDICT, task) + chunk
 
 
 def encode_reply(task: int, outputs: Any, started_ns: int, finished_ns: int) -> bytes:
     """Return the frame of a REPLY."""
     if outputs is not None:
         return encode((REPLY, task, outputs, started_ns, finished_ns))
-    return _frame(_REPLY.pack(REPLY, task, started_ns, finished_ns))
+    return _REPLY.pack(_REPLY_BYTES, REPLY, task, started_ns, finished_ns)
 
 
 def _frame(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def decode(body: bytes) -> Any:
-    """Return the message in the body of a frame; raises UnpicklingError for anything but builtins."""
-    if body[0] == PREDICT:
-        _, task, start, rows, input_bytes = _PREDICT.unpack_from(body)
-        at = _PREDICT.size + input_bytes
-        return PREDICT, task, body[_PREDICT.size : at], body[at:], start, rows, ()
-    if body[0] == REPLY:
-        _, task, started_ns, finished_ns = _REPLY.unpack(body)
+def decode(data: bytes, start: int = 0, end: Optional[int] = None) -> Any:
+    """Return the message that lies in data[start:end], the body of a frame.
+
+    The length of the frame must stand before ``start`` where the message is packed. Raises UnpicklingError for anything
+    but builtins.
+    """
+    kind = data[start]
+    if kind == REPLY and (len(data) if end is None else end) - start == _REPLY_BYTES:
+        _, _, task, started_ns, finished_ns = _REPLY.unpack_from(data, start - _LENGTH.size)
         return REPLY, task, None, started_ns, finished_ns
-    return _PlainUnpickler(BytesIO(body)).load()
+    if kind == PREDICT:
+        _, _, task = _PREDICT.unpack_from(data, start - _LENGTH.size)
+        return PREDICT, task, data[start + _CHUNK_AT : end], ()
+    return _PlainUnpickler(BytesIO(data[start:end])).load()
 
 
 def encode_part(part: Any) -> bytes:
@@ -123,7 +140,7 @@ class Channel:
         self.fd = fd
         self.unsent = bytearray()
         self._rest = b""
-        self._ready: Deque[Any] = deque()
+        self._ready: List[Any] = []
 
     def send(self, message: Any) -> None:
         """Send a message; raises OSError (EPIPE, ECONNRESET) where the other end is closed."""
@@ -131,28 +148,30 @@ class Channel:
 
     def send_frame(self, frame: bytes) -> None:
         """Send a message that is encoded already; raises OSError likewise."""
-        if self.unsent:
-            self.unsent += frame
-            self.flush()
-            return
-        written = self._write(frame)
-        if written < len(frame):
-            self.unsent += frame[written:]
-            self.flush()
+        if not self.unsent:
+            try:
+                written = os.write(self.fd, frame)
+            except BlockingIOError:
+                written = 0
+            if written == len(frame):
+                return
+            frame = frame[written:]
+        self.unsent += frame
+        self.flush()
 
     def flush(self) -> None:
         """Write what an earlier send left over, as far as the pipe takes it."""
-        while self.unsent:
-            written = self._write(self.unsent)
-            if written == 0:
-                return
-            del self.unsent[:written]
+        try:
+            while self.unsent:
+                del self.unsent[: os.write(self.fd, self.unsent)]
+        except BlockingIOError:
+            pass
 
     def receive(self) -> Any:
         """Wait for the next message; raises EOFError where the other end is closed."""
         while not self._ready:
             self._read()
-        return self._ready.popleft()
+        return self._ready.pop(0)
 
     def receive_ready(self) -> List[Any]:
         """Return the messages that have arrived in full; raises EOFError where the other end is closed."""
@@ -164,15 +183,9 @@ class Channel:
         except EOFError:
             if not self._ready:
                 raise
-        messages = list(self._ready)
-        self._ready.clear()
+        messages = self._ready
+        self._ready = []
         return messages
-
-    def _write(self, data: Any) -> int:
-        try:
-            return os.write(self.fd, data)
-        except BlockingIOError:
-            return 0
 
     def _read(self) -> int:
         """Read what is there, as far as one read goes, and take the whole messages out of it; return its size."""
@@ -182,15 +195,16 @@ class Channel:
             data = b""
         if not data:
             raise EOFError("the other end of the pipe is closed")
-        size = len(data)
+        size = total = len(data)
         if self._rest:
             data = self._rest + data
-        start = 0
-        while len(data) - start >= _LENGTH.size:
-            end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
-            if len(data) < end:
+            total = len(data)
+        start = _LENGTH.size
+        while start <= total:
+            end = start + _LENGTH.unpack_from(data, start - _LENGTH.size)[0]
+            if total < end:
                 break
-            self._ready.append(decode(data[start + _LENGTH.size : end]))
-            start = end
-        self._rest = data[start:]
+            self._ready.append(decode(data, start, end))
+            start = end + _LENGTH.size
+        self._rest = data[start - _LENGTH.size :]
         return size

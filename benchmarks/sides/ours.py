@@ -1,4 +1,4 @@
-"""ascend_parallel, the package of this repository."""
+"""Ours: the package that this repository holds, with worker processes and with threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from .job import WORKERS, Feeds, Job
 class Ours:
     """``ParallelPredictUtils`` as its README describes it; the model determines the engine."""
 
+    workers = "processes"
+
     def __init__(self, job: Job) -> None:
         self._runner = ParallelPredictUtils(
             job.model,
             devices=f"cpu:0-{WORKERS - 1}",
             chunk_size=None if job.worker_python else job.rows,  # a MINDIR model has a fixed batch size
             worker_python=job.worker_python or None,
+            workers=self.workers,
         )
         self._runner.build_model()
 
@@ -34,3 +37,9 @@ class Ours:
     def close(self) -> None:
         """End the workers."""
         self._runner.close()
+
+
+class OursInThreads(Ours):
+    """The same with ``workers="threads"``, for engines that this interpreter can import."""
+
+    workers = "threads"

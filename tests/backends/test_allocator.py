@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import UsageError
-from ascend_parallel.backends.processes import allocator as pool_module
-from ascend_parallel.backends.processes.allocator import PAGE_BYTES, Allocator
+from ascend_parallel.backends import allocator as pool_module
+from ascend_parallel.backends.allocator import PAGE_BYTES, Allocator
 from ascend_parallel.worker.memory import (
     MappedSegments,
     SharedArray,
@@ -39,7 +39,7 @@ def test_blocks_never_overlap(sizes, drops):
     pool = Allocator()
     held = {}
     for number, size in enumerate(sizes):
-        lease = pool.lease(size)
+        lease = pool.allocate(size)
         array = array_of(lease)
         assert len(array) == size and lease.offset % PAGE_BYTES == 0
         array[:] = number % 251
@@ -54,7 +54,7 @@ def test_blocks_never_overlap(sizes, drops):
 
 
 def test_a_block_is_held_by_any_array_in_it(pool):
-    view = array_of(pool.lease(100))[10:20].reshape(2, 5).view(np.int8)
+    view = array_of(pool.allocate(100))[10:20].reshape(2, 5).view(np.int8)
     gc.collect()
     assert pool.held_bytes()[0] == PAGE_BYTES
     del view
@@ -62,22 +62,22 @@ def test_a_block_is_held_by_any_array_in_it(pool):
 
 
 def test_blocks_are_used_again(pool):
-    first = pool.lease(5000)
+    first = pool.allocate(5000)
     where = first.at(0)
     del first
-    assert pool.lease(6000).at(0) == where, "the same power of two"
+    assert pool.allocate(6000).at(0) == where, "the same power of two"
     mapped = pool.held_bytes()[1]
     for _ in range(1000):
-        pool.lease(6000)
+        pool.allocate(6000)
     assert pool.held_bytes()[1] == mapped
 
 
 def test_arrays_outlive_the_pool_and_descriptors_do_not():
     before = len(os.listdir("/proc/self/fd"))
     pool = Allocator()
-    array = array_of(pool.lease(1 << 20))
+    array = array_of(pool.allocate(1 << 20))
     array[:] = 7
-    free = pool.lease(5000)
+    free = pool.allocate(5000)
     del free
     pool.close()
     assert len(os.listdir("/proc/self/fd")) == before + 1, "a mapping has a descriptor of its own"
@@ -91,13 +91,13 @@ def test_an_idle_segment_goes_back_to_the_system(pool, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(pool_module.time, "monotonic", lambda: now[0])
     pool._next_trim_s = 0
-    lease = pool.lease(1 << 20)
+    lease = pool.allocate(1 << 20)
     number = lease.segment.number
     lease.segment.workers.add(5)
     del lease
     pool.held_bytes()
     now[0] += pool_module.IDLE_SEGMENT_S + 1
-    pool.lease(10)
+    pool.allocate(10)
     assert pool.held_bytes()[1] < 1 << 20
     assert pool.take_unmapped(5) == [number]
     assert pool.take_unmapped(5) == []
@@ -109,7 +109,7 @@ def test_many_threads(pool):
     def work(number):
         try:
             for i in range(300):
-                array = array_of(pool.lease(1000 * (1 + i % 7)))
+                array = array_of(pool.allocate(1000 * (1 + i % 7)))
                 array[:] = number
                 assert (array == number).all()
         except BaseException as error:

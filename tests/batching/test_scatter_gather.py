@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import ShapeError
-from ascend_parallel.backends.processes.allocator import Allocator
-from ascend_parallel.backends.processes.scatter import Scatter
+from ascend_parallel.backends.allocator import Allocator
+from ascend_parallel.backends.processes.placement import SharedPlacement
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.model import Model
-from ascend_parallel.worker.loop import write_to_destinations
 from ascend_parallel.worker.memory import ALIGNMENT_BYTES, SharedArray
-from ascend_parallel.worker.protocol import decode
+from ascend_parallel.worker.protocol import decode, decode_chunk
+from ascend_parallel.worker.results import write_to_destinations
 
 DTYPES = ["float16", "float32", "int32", "int64", "uint8", "bool"]
 
@@ -33,12 +33,13 @@ def look(pool, reference):
 def scatter(model, inputs, pool, *, in_place=False):
     """Write a call's inputs; return its plan, its memory, and what each chunk's worker gets: inputs and places."""
     plan, arrays = model.plan(inputs)
-    scattered = Scatter(plan, arrays, pool, in_place=in_place)
-    chunks = list(scattered.write_chunks())
-    assert chunks == list(range(len(plan.chunks)))
-    _, _, references = decode(scattered.inputs)
+    scattered = SharedPlacement(plan, arrays, pool, in_place=in_place)
+    chunks = range(len(plan.chunks))
+    for index in chunks:
+        scattered.write(index)
+    _, _, references = decode(decode_chunk(scattered.encoded_chunk(0))[0])
     stretches = [look(pool, reference) for reference in references]
-    places = {name: look(pool, reference) for name, reference in decode(scattered.places)}
+    places = {name: look(pool, reference) for name, reference in decode(scattered.destinations)}
     fed = []
     for index in chunks:
         start, rows = plan.chunks[index][0], plan.fed_rows(index)
@@ -74,7 +75,7 @@ def disguise(array, how, pool):
     """Return an array of the same values that lies in memory otherwise."""
     if how.startswith("shared"):
         more = 1 if how == "shared part" else 0  # a row before and a row after, of other numbers
-        lease = pool.lease(array.nbytes // len(array) * (len(array) + 2 * more))
+        lease = pool.allocate(array.nbytes // len(array) * (len(array) + 2 * more))
         whole = np.ndarray((len(array) + 2 * more, *array.shape[1:]), array.dtype, np.asarray(lease))
         whole[:] = 77
         found = whole[more : more + len(array)]
@@ -211,7 +212,7 @@ def test_arrays_begin_at_multiples_of_the_alignment():
     pool = Allocator()
     model = make_model([("a", "uint8", ["batch"]), ("b", "uint8", ["batch"])])
     plan, arrays = model.plan({"a": some((3,), "uint8"), "b": some((3,), "uint8")})
-    references = decode(Scatter(plan, arrays, pool, in_place=False).inputs)[2]
+    references = decode(decode_chunk(SharedPlacement(plan, arrays, pool, in_place=False).encoded_chunk(0))[0])[2]
     assert [reference[1] % ALIGNMENT_BYTES for reference in references] == [0, 0]
 
 
@@ -229,7 +230,7 @@ def test_a_mutated_input_does_not_change_what_was_sent():
 def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_place):
     pool = Allocator()
     model = make_model([("x", "float32", ["batch", 1024])], parts=2)
-    lease = pool.lease(4 * 4096)
+    lease = pool.allocate(4 * 4096)
     x = np.ndarray((4, 1024), np.float32, np.asarray(lease))
     x[:] = some((4, 1024), "float32")
     for view in (x, x[1:], x[1:3]):  # a part of it likewise: its rows lie one behind the other
@@ -242,7 +243,7 @@ def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_plac
 def test_shared_memory_of_another_layout_or_dtype_is_copied():
     pool = Allocator()
     model = make_model([("x", "float32", ["batch", 4])], parts=1)
-    lease = pool.lease(4096)
+    lease = pool.allocate(4096)
     floats = np.ndarray((8, 8), np.float32, np.asarray(lease))
     halves = np.ndarray((8, 4), np.float16, np.asarray(lease))
     floats[:] = np.arange(64).reshape(8, 8)

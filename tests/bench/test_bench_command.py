@@ -174,7 +174,7 @@ ERRORS = {
     "batch size": (["--batch-size", "2,x"], "--batch-size is '2,x'; expected whole numbers"),
     "in flight": (["--in-flight", "0"], "--in-flight is '0'; expected whole numbers, at least 1"),
     "percentiles": (["--percentiles", "50,a"], "--percentiles is '50,a'; expected numbers such as"),
-    "percentile": (["--percentiles", "101"], "the percentiles are [101.0]; expected numbers from above 0 to 100"),
+    "percentile": (["--percentiles", "101"], "percentiles is [101.0]; expected numbers from above 0 to 100"),
     "two ends": (["--duration-s", "1"], "a duration and a number of requests were both given"),
     "requests": (["--requests", "9"], "the number of requests is 9; figures need at least 10"),
     "warmup": (["--warmup", "-1"], "warmup is -1; expected a number of calls, at least 0"),

@@ -122,11 +122,43 @@ def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_transport_runs(monkeypatch, capsys):
-    monkeypatch.setattr(transport, "SIZES", (("4 KiB", 4 << 10, 3),))
-    monkeypatch.setattr(sys, "argv", ["transport.py", "--rounds", "1"])
-    transport.main()
-    assert "4 KiB" in capsys.readouterr().out
+def run_transport(*arguments):
+    return subprocess.run([sys.executable, transport.__file__, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_transport_runs_all_sides():
+    """Each side checks that it returns its input."""
+    done = run_transport("--rounds", "1", "--sizes", "4k")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    *times, by_pipe, _, by_bare, _, by_memcpy = [cell.strip() for cell in done.stdout.splitlines()[4].split("│")[2:-1]]
+    assert [float(time) >= 0 for time in times] == [True] * len(transport.SIDES)
+    assert float(by_pipe.split()[0]) > 0 and float(by_bare.split()[0]) > 0
+    assert by_memcpy == ""
+
+
+def test_transport_runs_a_part_only():
+    done = run_transport("--rounds", "2", "--sizes", "760k,4k", "--sides", "bare,ours")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()[4:6]]
+    assert [row[0] for row in rows] == ["760 KiB", "4 KiB"]
+    for _, pipe, bare, ours, memcpy, by_pipe, _, by_bare, _, _ in rows:
+        assert (pipe, memcpy, by_pipe) == ("", "", "")
+        assert float(bare) > 0 and float(ours) > 0 and " to " in by_bare
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--sizes", "5k"), "--sizes names '5k'; expected some of 4k,760k,16m,64m"),
+        (("--sides", "ours,"), "--sides names ''; expected some of pipe,bare,ours,memcpy"),
+        (("--rounds", "0"), "--rounds must be at least 1"),
+    ],
+)
+def test_transport_refuses_wrong_arguments(arguments, sentence):
+    done = run_transport(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
 
 
 def test_scheduling_runs():

@@ -34,8 +34,9 @@ CHUNK_SIZE = 3
 class Bench:
     """One engine: its models, and runners with 1, 2 and 3 devices that have all models."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, workers="processes"):
         self.engine = engine
+        self.workers = workers
         self._runners = {}
 
     def reference(self, name, feeds, batch="batch"):
@@ -55,7 +56,7 @@ class Bench:
         return self._runners[key]
 
     def open(self, model, **options):
-        runner = ParallelPredictUtils(model, **self.interpreter(), **options)
+        runner = ParallelPredictUtils(model, workers=self.workers, **self.interpreter(), **options)
         runner.build_model()
         return runner
 
@@ -77,13 +78,22 @@ class Bench:
         return {name: self.file(make(2 if fixed else "batch")) for name, make in names.items()}
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("mslite", marks=pytest.mark.mslite), "callable"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "onnxruntime processes",
+        "onnxruntime threads",
+        pytest.param("mslite processes", marks=pytest.mark.mslite),
+        "callable processes",
+        "callable threads",
+    ],
+)
 def bench(request):
-    """Return each engine's bench in turn."""
-    bench = Bench(request.param)
-    bench.interpreter()  # skips the test, or fails in CI, if MindSpore Lite is missing
-    yield bench
-    bench.close()
+    """Return each engine's bench in turn, on worker processes and, where this interpreter has it, on threads."""
+    found = Bench(*request.param.split())
+    found.interpreter()  # skips, or fails in CI, where MindSpore Lite is missing
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -7,12 +7,17 @@ import pytest
 from ascend_parallel import EngineError, ParallelPredictUtils, ShapeError, UsageError
 
 
+@pytest.fixture(params=["processes", "threads"])
+def workers(request):
+    return request.param
+
+
 @pytest.fixture
-def run(factory):
-    """Return a function that runs a callable on one input, by default over two workers, and returns all results."""
+def run(factory, workers):
+    """Run one callable on one input, over two workers or as many as asked; return the results of three calls."""
 
     def run(name, inputs, *, calls=3, **options):
-        with ParallelPredictUtils(factory(name), **{"devices": "cpu:0,1", **options}) as runner:
+        with ParallelPredictUtils(factory(name), **{"devices": "cpu:0,1", "workers": workers, **options}) as runner:
             return [runner.predict(inputs) for _ in range(calls)]
 
     return run
@@ -53,6 +58,7 @@ def test_a_model_gets_plain_arrays(run):
             np.testing.assert_array_equal(result["x"], x)
 
 
+@pytest.mark.parametrize("workers", ["processes"], indirect=True)
 def test_instances_are_processes(run):
     (result,) = run("who", {"x": np.zeros(40)}, instances=2, chunk_size=1, calls=1)
     assert set(result["device"]) == {0, 1}

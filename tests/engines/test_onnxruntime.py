@@ -7,8 +7,18 @@ import pytest
 from ascend_parallel import EngineError, ParallelPredictUtils, ShapeError
 
 
+@pytest.fixture(autouse=True, params=["processes", "threads"])
+def workers(request, monkeypatch):
+    """Each test runs with worker processes and with threads."""
+    monkeypatch.setitem(OPTIONS, "workers", request.param)
+    return request.param
+
+
+OPTIONS = {"devices": "cpu:0,1"}
+
+
 def make(path, **options):
-    return ParallelPredictUtils(path, **{"devices": "cpu:0,1", **options})
+    return ParallelPredictUtils(path, **{**OPTIONS, **options})
 
 
 def normal(*shape, seed=0):
@@ -149,24 +159,34 @@ def test_inputs_with_an_empty_axis_beside_the_batch():
             assert runner.predict({"x": np.zeros((0, 5, 4), np.float32)})["y"].shape == (0, 5, 4)
 
 
-@pytest.mark.parametrize("kept", [1, 2, 256])
-def test_a_binding_is_created_once_per_set_of_arrays(monkeypatch, kept):
-    """With other numbers in the same memory, other memory, and more sets than are kept."""
-    from ascend_parallel.worker.engines import onnxruntime as module
+def test_a_binding_runs_on_what_lies_in_its_arrays_each_time():
+    """A worker process binds a chunk once, and runs it on other numbers in the same memory."""
+    from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
 
-    monkeypatch.setattr(module, "MAX_KEPT_BINDINGS", kept)
-    engine = module.OnnxRuntimeEngine(str(models.two()), ("cpu", 0), {"threads": 1})
-    created = []
-    bind = engine._bind
-    monkeypatch.setattr(engine, "_bind", lambda *arguments: created.append(1) or bind(*arguments))
-    sets = [([np.empty((rows, 4), np.float32) for _ in range(2)], rows) for rows in (2, 2, 3)]
-    destinations = [{name: np.empty((rows, 4), np.float32) for name in ("total", "product")} for _, rows in sets]
+    engine = OnnxRuntimeEngine(str(models.two()), ("cpu", 0), {"threads": 1})
+    runs = []
+    for rows in (2, 2, 3):
+        a, b = inputs = [np.empty((rows, 4), np.float32) for _ in range(2)]
+        outputs = {name: np.empty((rows, 4), np.float32) for name in ("total", "product")}
+        runs.append((a, b, outputs, engine.bind(["a", "b"], inputs, outputs)))
     for turn in range(4):
-        for (inputs, rows), destination in zip(sets, destinations, strict=True):
-            a, b = inputs
-            a[:], b[:] = normal(rows, 4, seed=turn), normal(rows, 4, seed=turn + 100)
-            assert engine.predict(["a", "b"], inputs, destination) is destination
-            np.testing.assert_array_equal(destination["total"], a + b)
-            np.testing.assert_array_equal(destination["product"], a * b)
-    assert len(engine._kept) <= kept
-    assert len(created) == (3 if kept == 256 else 12)
+        for a, b, outputs, run in runs:
+            a[:], b[:] = normal(*a.shape, seed=turn), normal(*a.shape, seed=turn + 100)
+            assert run() is outputs
+            np.testing.assert_array_equal(outputs["total"], a + b)
+            np.testing.assert_array_equal(outputs["product"], a * b)
+            for array in outputs.values():
+                array[:] = np.nan
+            assert engine.predict(["a", "b"], [a, b], outputs) is outputs
+            np.testing.assert_array_equal(outputs["total"], a + b)
+            np.testing.assert_array_equal(outputs["product"], a * b)
+
+
+def test_a_binding_whose_outputs_turn_out_otherwise_gives_them_all_the_same():
+    from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
+
+    engine = OnnxRuntimeEngine(str(models.two()), ("cpu", 0), {"threads": 1})
+    a = b = normal(2, 4)
+    outputs = {name: np.empty((3, 4), np.float32) for name in ("total", "product")}
+    for results in (engine.bind(["a", "b"], [a, b], outputs)(), engine.predict(["a", "b"], [a, b], outputs)):
+        np.testing.assert_array_equal(results["total"], a + b)

@@ -172,7 +172,7 @@ WRONG = {  # what is wrong -> (the test's folder -> arguments, a part of the mes
     ),
     "no interpreter": (
         lambda p: ["--engine", "mslite", "--worker-python", p / "python"],
-        "--worker-python .*/python is not an executable",
+        "--worker-python='.*/python' is not an executable",
     ),
     "no interpreter for ONNX": (lambda p: ["--worker-python", p / "python"], "is not an executable"),
     "unknown devices": (lambda p: ["--devices", "cqu:0"], "unknown device type 'cqu'"),

@@ -76,10 +76,10 @@ def test_interrupt_at_each_line(what):
         assert runners.states(runner) == ["ready"]
 
 
-TELLING = {"_tell", "tell", "<lambda>"}
+NOTIFYING = {"_notify", "notify"}
 
 
-def test_interrupt_while_telling_another_caller():
+def test_interrupt_while_another_caller_is_notified():
     """The main thread, which listens for its own call, is interrupted while it tells another that its call is over."""
     with runners.simulated("simulated:0,1", {"ms_per_row": 5}, max_restarts=0, predict_timeout_s=20) as runner:
         runners.assert_right(runner)
@@ -88,7 +88,7 @@ def test_interrupt_while_telling_another_caller():
             other = pool.submit(_call_until, runner, stop)
             try:
                 for number in [*range(1, 30)] * 3:
-                    with InterruptAt(number, TELLING), contextlib.suppress(KeyboardInterrupt, WorkerError):
+                    with InterruptAt(number, NOTIFYING), contextlib.suppress(KeyboardInterrupt, WorkerError):
                         runners.assert_right(runner, number, rows=1)
                     runners.assert_right(runner, -number, rows=1)
             finally:
@@ -96,7 +96,7 @@ def test_interrupt_while_telling_another_caller():
                 assert other.result(20) > 0
 
 
-ENDING = {"finish", "fail", "_end"}
+ENDING = {"complete", "fail", "_end"}
 
 
 def test_interrupt_while_another_s_call_ends():

@@ -50,7 +50,7 @@ def test_predict_in_a_callback_is_refused(listening):
 
 def _listener(runner):
     """Return the thread that hears the workers."""
-    return runner._supervisor._listener.owner
+    return runner._backend._leader.leader
 
 
 def test_submit_in_a_callback_works():

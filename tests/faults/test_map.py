@@ -68,7 +68,7 @@ def test_a_dead_worker_s_tasks_are_done_while_the_consumer_is_busy():
     with runners.acting_runner(chunk_size=1, max_restarts=0) as runner:
         results = runner.map(items)
         next(results)
-        seats = runner._supervisor.seats  # whose numbers are those of answers heard; stats() would hear more
+        seats = runner._backend._pool.slots  # whose numbers are those of answers heard; stats() would hear more
         os.kill(seats[0].worker.pid, signal.SIGKILL)
         procs.wait_until(lambda: sum(seat.stats()["tasks"] for seat in seats) == AHEAD, "all answers were heard")
         assert [result["y"][0, 2] for result in results] == [1, 2, 3, 4]
@@ -78,7 +78,9 @@ def test_a_map_that_is_given_up_is_no_burden():
     with runners.simulated(chunk_size=4) as runner:
         for _ in runner.map(runners.batch(i) for i in range(100)):
             break
-        procs.wait_until(lambda: runner._pool.held_bytes()[0] == 0, "its memory is free, though nobody calls again")
+        procs.wait_until(
+            lambda: runner._backend._allocator.held_bytes()[0] == 0, "its memory is free, though nobody calls again"
+        )
         for mark in range(10):
             runners.assert_right(runner, mark)
 

@@ -2,14 +2,20 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import matplotlib.axes
 import numpy as np
 import PIL.Image
 import pytest
 
 from ascend_parallel import cli
+from ascend_parallel.mapping.counts import RunCounts
+from ascend_parallel.mapping.outcome import Outcome
+from ascend_parallel.mapping.report import Report
 
 from . import folders
 
@@ -74,7 +80,10 @@ MISTAKES = {
     "output below a file": ([DESCRIBE, *USUAL, "--output-dir", "model.onnx/x"], "model.onnx is not a folder"),
     "quiet and verbose": ([DESCRIBE, *USUAL, "--quiet", "--verbose"], "choose one"),
     "report suffix": ([DESCRIBE, *USUAL, "--report", "r.pdf"], "does not end in .html or .png"),
-    "report folder": ([DESCRIBE, *USUAL, "--report", "no/r.png"], "--report no/r.png cannot be written"),
+    "report folder": (
+        [DESCRIBE, *USUAL, "--report", "no/r.png"],
+        "--report no/r.png: there is no folder no; make",
+    ),
 }
 
 
@@ -245,7 +254,8 @@ def test_a_report(inputs, suffix):
         page = report.read_text()
         assert "bad&lt;1&gt;$.jpg" in page
         assert "data:image/png;base64," in page
-        assert "32 files in" in page
+        (told,) = re.findall(r"^32 files in \S+ s \(\S+ files/s\)", folders.said(done), re.MULTILINE)
+        assert f"<p>{told};" in page
     else:
         with PIL.Image.open(report) as picture:
             colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -256,7 +266,29 @@ def test_a_report(inputs, suffix):
     assert report.read_bytes() == before
 
 
-def test_a_report_without_matplotlib_is_refused_with_the_package_to_install(inputs):
+def test_all_times_of_a_run_are_of_one_clock(tmp_path, monkeypatch):
+    """It runs from the start to the latest file: what comes afterwards, like drawing, changes nothing."""
+    now_s = 100.0
+    monkeypatch.setattr("ascend_parallel.mapping.counts.time", SimpleNamespace(monotonic=lambda: now_s))
+    titles = []
+    monkeypatch.setattr(matplotlib.axes.Axes, "set", lambda _, title="", **others: titles.append(title))
+    counts = RunCounts(total=350, before=50)
+    report = Report(counts)
+    outcomes = [Outcome(f"{i}.jpg", f"in/{i}.jpg", ok=True, seconds=0.01, device="cpu:0") for i in range(150)]
+    for now_s in (102.0, 102.75):
+        counts.add(outcomes)
+        report.add(outcomes)
+        if now_s == 102.0:
+            assert counts.describe() == "75 files/s, 0 failed, 2 s left"
+    now_s = 104.0
+    report.write(tmp_path / "r.html", "a:b", {})
+    assert counts.describe() == "109 files/s, 0 failed"
+    assert counts.describe_run() == "300 files in 2.8 s (109 files/s)"
+    assert f"<p>{counts.describe_run()}; 50 were done before;" in (tmp_path / "r.html").read_text()
+    assert "Throughput (mean 109 files/s)" in titles
+
+
+def test_without_matplotlib_the_report_says_what_to_install(inputs):
     folders.fill(inputs, ["hidden/sitecustomize.py"])
     (inputs / "hidden/sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
     path = os.pathsep.join([str(inputs / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -11,6 +11,7 @@ from faults import procs
 
 from ascend_parallel import DeviceSpecError, ParallelPredictUtils, ShapeError, UsageError
 from ascend_parallel.backends.processes import worker_process as worker
+from ascend_parallel.checks import find_python
 from ascend_parallel.devices import Device, Discovery, FoundDevice
 from ascend_parallel.runner import options as order
 
@@ -114,7 +115,7 @@ def test_a_file_that_may_not_be_read(onnx, monkeypatch):
 
 def test_an_unknown_engine(onnx):
     refused(
-        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, pipeline, modelfile",
+        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, or 'package.module",
         onnx,
         engine="tensorflow",
     )
@@ -272,34 +273,34 @@ def test_threads_are_the_cores_shared_out(monkeypatch):
     monkeypatch.setattr(order, "usable_cores", lambda: 8)
     for name in order.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert [post.order["options"]["threads"] for post in worker_specs()] == [4, 4]
-    assert [post.order["options"]["threads"] for post in worker_specs(instances=2)] == [2, 2]
-    assert [post.order["options"]["threads"] for post in worker_specs(devices=3)] == [2, 2, 2]
-    assert [post.order["options"]["threads"] for post in worker_specs(devices=16)] == [1] * 16
-    assert worker_specs(threads=3)[0].order["options"]["threads"] == 3
+    assert [spec.request["options"]["threads"] for spec in worker_specs()] == [4, 4]
+    assert [spec.request["options"]["threads"] for spec in worker_specs(instances=2)] == [2, 2]
+    assert [spec.request["options"]["threads"] for spec in worker_specs(devices=3)] == [2, 2, 2]
+    assert [spec.request["options"]["threads"] for spec in worker_specs(devices=16)] == [1] * 16
+    assert worker_specs(threads=3)[0].request["options"]["threads"] == 3
     assert {worker_specs()[0].environ[name] for name in order.THREAD_VARIABLES} == {"4"}
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert worker_specs()[0].environ["OMP_NUM_THREADS"] == "7"
-    assert "threads" not in worker_specs(engine="mslite")[0].order["options"]  # 1: see mslite.py
+    assert "threads" not in worker_specs(engine="mslite")[0].request["options"]  # 1: see mslite.py
 
 
 def test_instances_are_threads_where_weights_are_shared_and_processes_elsewhere():
-    assert [(p.label, p.order["instances"]) for p in worker_specs(instances=3)] == [("cpu:0", 3), ("cpu:1", 3)]
+    assert [(p.label, p.request["instances"]) for p in worker_specs(instances=3)] == [("cpu:0", 3), ("cpu:1", 3)]
     labels = ["cpu:0#0", "cpu:0#1", "cpu:1#0", "cpu:1#1"]
     assert [p.label for p in worker_specs(instances=2, engine="callable")] == labels
 
 
 def test_workers_find_files_after_a_chdir(onnx, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert worker_specs()[0].order["models"][""] == str(tmp_path / "m.onnx")
+    assert worker_specs()[0].request["models"][""] == str(tmp_path / "m.onnx")
     (tmp_path / "python").write_text("#!/bin/sh\n")
     (tmp_path / "python").chmod(0o755)
-    assert order.find_python("./python") == str(tmp_path / "python")
+    assert find_python("./python") == str(tmp_path / "python")
 
 
 def test_a_venv_s_interpreter_is_not_resolved(tmp_path):
     (tmp_path / "python").symlink_to("/bin/sh")
-    assert order.find_python(tmp_path / "python") == str(tmp_path / "python")
+    assert find_python(tmp_path / "python") == str(tmp_path / "python")
 
 
 def test_shape_errors_are_usage_errors():

@@ -44,17 +44,23 @@ def test_plain_values_survive_the_round_trip(message):
 numbers = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(task=numbers, inputs=st.binary(), places=st.binary(), start=numbers, rows=numbers, retired=st.lists(numbers))
-def test_a_predict_survives_the_round_trip_packed_or_not(task, inputs, places, start, rows, retired):
-    frame = protocol.encode_predict(task, inputs, places, start, rows, retired)
-    assert decode(frame[4:]) == (protocol.PREDICT, task, inputs, places, start, rows, retired or ())
+@given(inputs=st.binary(), destinations=st.binary(), start=numbers, rows=numbers)
+def test_a_chunk_travels(inputs, destinations, start, rows):
+    chunk = protocol.encode_chunk(inputs, destinations, start, rows)
+    assert protocol.decode_chunk(chunk) == (inputs, destinations, start, rows)
+
+
+@given(task=numbers, chunk=st.binary(), retired=st.lists(numbers))
+def test_a_predict_travels_packed_or_not(task, chunk, retired):
+    frame = protocol.encode_predict(task, chunk, retired)
+    assert decode(frame, 4) == (protocol.PREDICT, task, chunk, retired or ())
     assert struct.unpack("!i", frame[:4])[0] == len(frame) - 4
 
 
 @given(task=numbers, outputs=st.none() | st.lists(st.text()), started_ns=numbers, finished_ns=numbers)
 def test_a_reply_survives_the_round_trip_packed_or_not(task, outputs, started_ns, finished_ns):
     frame = protocol.encode_reply(task, outputs, started_ns, finished_ns)
-    assert decode(frame[4:]) == (protocol.REPLY, task, outputs, started_ns, finished_ns)
+    assert decode(frame, 4) == (protocol.REPLY, task, outputs, started_ns, finished_ns)
     assert struct.unpack("!i", frame[:4])[0] == len(frame) - 4
 
 

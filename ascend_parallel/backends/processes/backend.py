@@ -1,272 +1,331 @@
-"""The threads of a runner, and the one lock under which they meet.
+"""The process backend: its threads, and the one lock under which they meet.
 
-Callers write inputs and send tasks. Whoever listens (see leader.py) hands over what workers say. And the supervisor's
-own thread, see :meth:`ProcessBackend._supervise`, starts workers, keeps the time, and takes leave of the
-dead; it sleeps otherwise. What they do is in worker_pool.py; this is who does it, and when.
+The page docs/concurrency.md names the threads, the locks, and who may hold which. In short:
+
+- Callers write inputs, and send tasks under the lock.
+- The leader, one thread at a time, polls the pipes (``leader_followers.py``) and acts on replies under the lock.
+- The supervisor's thread, whose loop is :meth:`ProcessBackend._supervise`, starts workers, checks deadlines and reaps
+  dead workers.
+- Callers are notified without the lock.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ascend_parallel.backends.allocator import Allocator
+from ascend_parallel.backends.backend import AHEAD_S, Backend
 from ascend_parallel.backends.call import Call, Task
-from ascend_parallel.errors import RunnerClosedError, WorkerError
+from ascend_parallel.backends.unhandled import report_exception
+from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.batching.plan import Plan
+from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError
+from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
-from .allocator import Allocator
-from .leader import SIGNAL_LATENCY_S, LeaderFollowers, report_exception
+from .leader_followers import LeaderFollowers
 from .log_pump import LogPump
+from .placement import SharedPlacement
 from .worker_pool import WorkerPool
-from .worker_process import Worker, WorkerSpec
-from .worker_slot import Limits, WorkerSlot
+from .worker_process import Worker
 
-#: How long the last lines of all workers may take to arrive when the runner closes.
+#: How long the last lines of all workers may take to arrive when the backend closes.
 _LOGS_GRACE_S = 1.0
 #: No close takes longer than this: the stages of shutdown.py, and the logs.
 _CLOSE_S = 20.0
-#: How long a caller may go on writing inputs before it looks for answers: much less than a task takes, as a worker has
-#: but one more in its queue; and much more than a look.
-_GLANCE_S = 1e-3
-#: Nobody holds the lock for longer, but a thread whose signal's handler is now closing the runner.
+#: How long a caller may go on writing inputs before it polls for replies: much less than a task takes, as a worker has
+#: but one more in its queue; and much more than a poll.
+_POLL_S = 1e-3
+#: Nobody holds the lock for longer, but a thread whose signal's handler is now closing the backend.
 _LOCK_S = 1.0
+#: A call of so few bytes and tasks is written as a whole before its tasks are sent together; of others, each task is
+#: sent as soon as its rows are written.
+_SMALL_CALL_BYTES = 1 << 16
+_SMALL_CALL_TASKS = 8
 
 
-class ProcessBackend:
-    """Keeps the workers of one runner running."""
+class ProcessBackend(Backend):
+    """Runs tasks in worker processes, and keeps the workers running."""
 
-    def __init__(self, worker_specs: Sequence[WorkerSpec], limits: Limits, pool: Allocator) -> None:
+    def __init__(self, specs: Sequence[WorkerSpec], limits: Limits) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._crew = WorkerPool(worker_specs, limits, pool, self._start_worker, self._wake.set)
-        self._listener = LeaderFollowers(self._lock, self._hear, self._crew.has_to_hear)
+        self._allocator = Allocator()
+        self._pool = WorkerPool(specs, limits, self._allocator, self._start_worker, self._wake.set)
+        self._completed = self._pool.scheduler.completed
+        self._leader = LeaderFollowers(self._lock, self._receive, self._pool.has_unattended)
         self._logs = LogPump()
-        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
-
-    @property
-    def seats(self) -> list[WorkerSlot]:
-        """One for each worker wanted."""
-        return self._crew.seats
-
-    @property
-    def descriptions(self) -> dict[str, Any]:
-        """What a worker told of the models; there when :meth:`start` has returned."""
-        return self._crew.descriptions
 
     # ---- for all threads
 
     def start(self) -> None:
         """Build all workers at the same time; raise the first failure, for the caller to close the others."""
         self._thread.start()
-        while not self._crew.built.wait(SIGNAL_LATENCY_S):
+        while not self._pool.built.wait(SIGNAL_LATENCY_S):
             pass
-        if self._crew.error is not None:
-            raise self._crew.error
+        if self._pool.error is not None:
+            raise self._pool.error
+        self.descriptions = self._pool.descriptions
 
-    def send(self, call: Call, tasks: Iterable[Task]) -> None:
-        """Take a call and its tasks, each sent at once or as soon as a worker has room.
+    def place(self, plan: Plan, arrays: Sequence[Array], *, in_place: bool) -> SharedPlacement:
+        """Take blocks of shared memory."""
+        return SharedPlacement(plan, arrays, self._allocator, in_place=in_place)
 
-        To write the rows of a long call takes a while, in which workers answer and want their next tasks.
-        """
-        heard_s = time.monotonic()
+    def enqueue(self, call: Call) -> None:
+        """Write inputs and send tasks: each at once, or as soon as a worker has room."""
         try:
-            for task in tasks:
-                with self._lock:
-                    self.check_open()
-                    if call.error is not None:
-                        break
-                    self._crew.put(task)
-                now_s = time.monotonic()
-                if now_s - heard_s > _GLANCE_S and not self.is_busy_thread():
-                    self.catch_up()
-                    heard_s = time.monotonic()
+            plan = call.plan
+            if plan.input_bytes <= _SMALL_CALL_BYTES and len(plan.chunks) <= _SMALL_CALL_TASKS:
+                self._enqueue_together(call)
+            else:
+                self._enqueue_in_turn(call)
+            call.placement.outputs()  # made now, while the workers compute
+            if call.on_done is not None:
+                self._mark_unattended(call)
         except BaseException:
-            self.abandon(call)
+            self.cancel(call)
             raise
 
-    def wait(self, call: Call, told: threading.Lock) -> Any:
-        """Wait for a call and return its outputs, or raise its error; ``told`` is a lock that its ``tell`` releases."""
+    def _enqueue_together(self, call: Call) -> None:
+        """Send the tasks of a small call together, once all of its inputs are written."""
+        placement = call.placement
+        tasks = []
+        for index in range(len(call.plan.chunks)):
+            placement.write(index)
+            if call.is_recorded:
+                call.note_written(index)
+            tasks.append(Task(call, index))
+        with self._lock:
+            self.check_open()
+            self._pool.enqueue(tasks)
+
+    def _enqueue_in_turn(self, call: Call) -> None:
+        """Send each task as soon as its inputs are written.
+
+        Writing the rows of a long call takes a while, in which workers reply and want their next tasks.
+        """
+        polled_s = time.monotonic()
+        for index in range(len(call.plan.chunks)):
+            call.placement.write(index)
+            call.note_written(index)
+            with self._lock:
+                self.check_open()
+                if call.error is not None:
+                    return
+                self._pool.enqueue([Task(call, index)])
+            if time.monotonic() - polled_s > _POLL_S and not self._is_own_thread():
+                self.poll()
+                polled_s = time.monotonic()
+
+    def wait(self, call: Call) -> Any:
+        """Lead until the call is completed, or wait for the leader to notify."""
         self._check_own()
         try:
-            if not self._listener.listen_until(lambda: not call.is_open):
-                self.listen_for(call)
-                while not told.acquire(timeout=SIGNAL_LATENCY_S):
+            if not self._leader.run_until_done(call):
+                self._mark_unattended(call)
+                while call.is_open and not call.wait(SIGNAL_LATENCY_S):
                     pass
         except BaseException:  # Ctrl-C
-            self.abandon(call)
+            self.cancel(call)
             raise
         return call.outputs()
 
-    def listen_for(self, call: Call) -> None:
-        """Have a call's answers heard though nobody comes for them, or whoever came cannot listen."""
-        with self._lock:
-            self._crew.hear_for(call)
-            self._want()
-
-    def look_after(self) -> None:
-        """Have the tasks that wait sent in time, while whoever comes for their answers is about something else."""
-        if self._crew.has_to_hear():
-            with self._lock:
-                self._want()
-
-    def catch_up(self) -> None:
-        """Hear what workers have said already, and nobody came for yet."""
+    def wait_ahead(self, call: Call) -> None:
+        """Lead until the call is completed, if there is no other leader; but not for long."""
         try:
-            self._listener.glance()
+            self._leader.run_until_done(call, time.monotonic() + AHEAD_S)
         except BaseException:  # Ctrl-C
-            self._listener.leave()
-            with self._lock:
-                self._want()
+            self.cancel(call)
             raise
 
-    def abandon(self, call: Call) -> None:
-        """Give a call up: what of it waits is not sent any more, and answers to the rest are dropped."""
-        self._listener.leave()
+    def _mark_unattended(self, call: Call) -> None:
+        """Have a call's replies received though nobody comes for them, or whoever came cannot lead."""
         with self._lock:
-            self._crew.fail(call, RunnerClosedError("the call was abandoned"))
-            self._want()
+            self._pool.scheduler.mark_unattended(call)
+            self._request_leader()
 
-    def _want(self) -> None:
-        if self._crew.has_to_hear():
-            self._listener.want()
+    def keep_busy(self) -> None:
+        """Have queued tasks sent in time, while the caller is busy elsewhere."""
+        if self._pool.has_unattended():
+            with self._lock:
+                self._request_leader()
+
+    def poll(self) -> None:
+        """Act on what workers have sent already, without waiting."""
+        try:
+            self._leader.poll()
+        except BaseException:  # Ctrl-C
+            self._leader.abdicate()
+            with self._lock:
+                self._request_leader()
+            raise
+
+    def cancel(self, call: Call) -> None:
+        """Give a call up: its queued tasks are dropped, and so are the replies to those that run."""
+        self._leader.abdicate()
+        with self._lock:
+            self._pool.scheduler.fail(call, RunnerClosedError("the call was abandoned"))
+            self._request_leader()
+
+    def _request_leader(self) -> None:
+        if self._pool.has_unattended():
+            self._leader.request_leader()
 
     def check_open(self) -> None:
-        """Raise RunnerClosedError, or what the last device failed with."""
+        """Raise RunnerClosedError, or the error with which the last device was given up."""
         self._check_own()
-        if self._crew.is_closing:
+        if self._pool.is_closing:
             raise RunnerClosedError("the runner is closed; build a new one")
-        if self._crew.error is not None:
-            raise copy.copy(self._crew.error)  # one instance would collect the tracebacks of all who get it
+        if self._pool.error is not None:
+            raise copy.copy(self._pool.error)  # one instance would collect the tracebacks of all who get it
 
-    def _check_own(self) -> None:
-        if self._pid != os.getpid():
-            raise RunnerClosedError("this runner was built in another process; build one after the fork")
+    def check_may_wait(self, method: str) -> None:
+        """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
+        caller = threading.get_ident()
+        if caller in (self._thread.ident, self._leader.background):
+            raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
+        if caller == self._leader.leader:
+            raise UsageError(
+                f"{method} was called in the handler of a signal, and would wait for the call that this hit"
+            )
 
-    def is_listening(self) -> bool:
-        """Whether the caller is the handler of a signal, in the very thread that would have to hear the answer."""
-        return self._listener.owner == threading.get_ident()
+    def _is_own_thread(self) -> bool:
+        """Whether the caller is a future's callback, in the very thread that would have to receive the reply."""
+        return threading.get_ident() in (self._thread.ident, self._leader.background)
 
-    def is_busy_thread(self) -> bool:
-        """Whether the caller is a future's callback, in the very thread that would have to hear the answer."""
-        return threading.get_ident() in (self._thread.ident, self._listener.background)
+    def stats(self) -> dict[str, Any]:
+        """Return the figures of each worker, and the shared memory in use."""
+        self.poll()
+        allocated, mapped = self._allocator.held_bytes()
+        return {
+            "workers": {slot.spec.label: slot.stats() for slot in self._pool.slots},
+            "shared_memory": {"leased_bytes": allocated, "mapped_bytes": mapped},
+        }
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        """Return an uninitialised array in shared memory; raises UsageError."""
+        return self._allocator.empty(shape, dtype)
 
     def close(self) -> None:
         """End all workers (see shutdown.py); open calls fail. Does nothing in a forked child."""
-        if self._pid != os.getpid():
+        if not self.is_own:
             return
-        self._crew.is_closing = True
+        self._pool.is_closing = True
         self._wake.set()
-        if self._thread.is_alive() and not self._is_in_the_way():
+        if self._thread.is_alive() and not self._must_not_join():
             self._thread.join(_CLOSE_S)
+        self._allocator.close()
 
-    def _is_in_the_way(self) -> bool:
+    def _must_not_join(self) -> bool:
         """Whether closing can only go on when the caller returns: it is a callback, or the handler of a signal.
 
-        A handler may have interrupted its own thread in the middle of an entry in the books.
+        A handler may have interrupted its own thread in the middle of an update.
         """
-        if self.is_busy_thread() or self.is_listening():
+        if self._is_own_thread() or self._leader.leader == threading.get_ident():
             return True
         is_free = self._lock.acquire(timeout=_LOCK_S)
         if is_free:
             self._lock.release()
         return not is_free
 
-    @property
-    def is_own(self) -> bool:
-        """Whether this is the process that built the workers, and not a fork of it."""
-        return self._pid == os.getpid()
+    # ---- the leader
 
-    # ---- for the supervisor's own thread
+    def _receive(self, events: Sequence[tuple[int, int]]) -> None:
+        """Act on what has come through some pipes; called by the leader."""
+        with self._lock:
+            self._pool.receive(events)
+            if len(self._completed) == 1 and self._completed[0].is_led:
+                self._completed.clear()  # the leader's own call: it needs no notification
+        if self._completed:
+            self._notify()
+
+    def _notify(self) -> None:
+        """Notify the callers whose calls are completed; without the lock, as this runs callbacks of theirs.
+
+        Callbacks run in threads of ours alone: no predict has to wait for them, and no Ctrl-C hits them.
+        """
+        completed: list[Call] = []
+        try:
+            with self._lock:
+                self._leader.wake()
+                completed.extend(self._completed)  # never in neither list: an interrupt would lose them
+                self._completed.clear()
+            is_own = None
+            while completed:
+                if completed[-1].on_done is not None:
+                    is_own = self._is_own_thread() if is_own is None else is_own
+                    if not is_own:
+                        break
+                completed[-1].notify()
+                completed.pop()
+        finally:
+            if completed:  # for our own thread to notify; or after a Ctrl-C, when the last may be notified twice
+                with self._lock:
+                    self._completed.extend(completed)
+                self._wake.set()
+
+    # ---- the supervisor's thread
 
     def _run(self) -> None:
         try:
             self._supervise()
         except BaseException as error:  # a fault of ours: no caller must wait for ever
             with self._lock:
-                self._crew.error = self._crew.error or WorkerError(
-                    f"the runner broke down ({error!r}); build a new one"
-                )
-                self._crew.built.set()
-                self._crew.fail_all(self._crew.error)
-            self._tell()
+                broken = WorkerError(f"the runner broke down ({error!r}); build a new one")
+                self._pool.error = self._pool.error or broken
+                self._pool.built.set()
+                self._pool.fail_all(self._pool.error)
+            self._notify()
             raise
 
     def _supervise(self) -> None:
         with self._lock:
-            self._crew.start_all()
-        while not self._crew.is_gone:
+            self._pool.start_all()
+        while not self._pool.is_gone:
             self._wake.wait(self._sleep_s())
             self._wake.clear()
-            self._catch_up_or_report()  # who has answered, though nobody came to hear it, is not overdue
+            self._poll_or_report()  # a worker whose reply is there, though nobody came for it, is not overdue
             with self._lock:
-                if self._crew.is_torn:
-                    self._crew.mend()
-                self._crew.bury()
-                self._crew.keep_time()
-                self._want()
-                if self._crew.is_closing and self._crew.closing is None:
-                    self._crew.begin_to_close()
-            self._tell()
-        self._leave()
-
-    def _catch_up_or_report(self) -> None:
-        try:
-            self.catch_up()
-        except Exception:  # a fault of ours: the books are torn, and about to be mended
-            report_exception()
+                if self._pool.is_inconsistent:
+                    self._pool.recover()
+                self._pool.reap()
+                self._pool.check_deadlines()
+                self._request_leader()
+                if self._pool.is_closing and self._pool.shutdown is None:
+                    self._pool.begin_shutdown()
+            if self._completed:
+                self._notify()
+        self._end()
 
     def _sleep_s(self) -> float | None:
-        if self._crew.wake_at_s == float("inf"):
+        if self._pool.next_deadline_s == float("inf"):
             return None
-        return max(0.0, self._crew.wake_at_s - time.monotonic())
+        return max(0.0, self._pool.next_deadline_s - time.monotonic())
 
-    def _tell(self) -> None:
-        """Tell the callers whose calls are over; without the lock, as this runs callbacks of theirs.
-
-        Callbacks run in threads of ours alone: nobody's predict has to wait for them, and no Ctrl-C hits them.
-        """
-        if not self._crew.over:
-            return
-        over: list[Call] = []
+    def _poll_or_report(self) -> None:
         try:
-            with self._lock:
-                self._listener.nudge()
-                over.extend(self._crew.over)  # never in neither list: an interrupt would lose them
-                self._crew.over.clear()
-            is_ours = self.is_busy_thread()
-            while over:
-                if over[-1].has_callbacks and not is_ours:
-                    break
-                over[-1].tell()
-                over.pop()
-        finally:
-            if over:  # for our own thread to tell; or a Ctrl-C, and then the last may be told twice
-                with self._lock:
-                    self._crew.over.extend(over)
-                self._wake.set()
+            self.poll()
+        except Exception:  # a fault of ours: the state is inconsistent, and about to be recovered
+            report_exception()
 
-    def _start_worker(self, post: WorkerSpec) -> Worker:
-        worker = Worker(post, self._listener.epoll, self._logs, self._note_exit)
-        self._listener.want()
+    def _start_worker(self, spec: WorkerSpec) -> Worker:
+        worker = Worker(spec, self._leader.epoll, self._logs, self._note_exit)
+        self._leader.request_leader()
         return worker
 
     def _note_exit(self, worker: Worker) -> None:
         """Called in the thread that waited for the process."""
-        self._crew.exited.append(worker)
+        self._pool.exited.append(worker)
         self._wake.set()
 
-    def _hear(self, fd: int) -> None:
-        """Act on what came through a pipe; called by the thread that listens."""
-        with self._lock:
-            self._crew.hear(fd)
-        self._tell()
-
-    def _leave(self) -> None:
-        for worker in self._crew.workers:  # stuck in a driver, past SIGKILL
+    def _end(self) -> None:
+        for worker in self._pool.workers:  # stuck in a driver, past SIGKILL
             worker.close()
-        self._listener.close()
+        self._leader.close()
         self._logs.close(_LOGS_GRACE_S)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+import importlib
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 Arrays = Dict[str, np.ndarray]
+Run = Callable[[], Arrays]
 
 #: The first bytes of a model file that :meth:`Engine.why_wrong_kind` gets.
 HEAD_BYTES = 64
@@ -31,35 +33,79 @@ class TensorSpec(NamedTuple):
     shape: Tuple[Union[int, str, None], ...]
 
 
+#: The exit code of a worker process whose engine raised EngineBroken.
+BROKEN = 75
+
+
+class EngineBroken(Exception):
+    """An engine can compute nothing any more, and the task that it was given was not tried.
+
+    A worker process ends with the exit code :data:`BROKEN` and is replaced; a worker thread gets no more tasks. Either
+    way another worker computes the task.
+    """
+
+
 class Engine:
     """A model on one device; each runtime is a subclass.
 
-    An instance is used by one thread. ``__init__`` builds the model, which may take minutes. If the model cannot be
-    built, ``__init__`` raises an exception whose message tells the user the cause and what to do.
+    Users derive their own engines from it, too, and name them ``engine="package.module:EngineClass"``: ``from
+    ascend_parallel import Engine`` is this class in the master and in every worker.
+
+    The master imports a subclass's module and reads its class attributes; it never makes an instance. A worker makes
+    one for each model and serves it from one thread; so a module imports its runtime in ``__init__``.
     """
 
-    #: The engine's name, for the argument ``engine``.
+    #: The name a user picks it by; an engine from outside is picked by its place and needs none.
     name = ""
-    #: The suffixes of its model files, by which the engine is chosen.
+    #: Suffixes of its models' files, such as ``(".onnx",)``; the files are checked before anything is started. Without
+    #: any, ``model`` is any text, and goes to the engine as it is.
     suffixes: Tuple[str, ...] = ()
-    #: The device types that it supports.
+    #: Device types that it runs on, of "ascend", "gpu", "cpu" and "simulated"; where the machine has no device of them,
+    #: the last is the default.
     device_types: Tuple[str, ...] = ()
     #: The options that ``engine_options`` may contain: name -> accepted types. None: any, because the model checks
     #: them.
     options: Optional[Dict[str, Tuple[type, ...]]] = {}
-    #: Whether several threads of one process can use one set of weights, through :meth:`share`.
+    #: Whether several threads of one process can serve one set of weights, through :meth:`share`; else each of a
+    #: device's ``instances`` is a process.
     can_share = False
     #: Whether it gets the option ``instances``: the number of threads that will share it.
     needs_instances = False
     #: Whether it gets the option ``threads`` by default: the worker's share of the cores.
     spreads_over_cores = False
+    #: The modules of its runtime, which a worker must be able to import.
+    modules: Tuple[str, ...] = ()
+    #: What to install where one of them is missing: a command, or a sentence.
+    install = ""
 
-    #: The specs of the inputs and outputs; None if the model does not declare them.
+    #: The model's inputs, in its order, and its outputs; None where the model does not tell them.
     inputs: Optional[List[TensorSpec]] = None
     outputs: Optional[List[TensorSpec]] = None
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        """Build a model; it may take minutes.
+
+        Args:
+            model: the absolute path of the model's file, or what the user gave where the engine has no suffixes.
+            device: type and number, such as ``("gpu", 1)``.
+            options: the user's ``engine_options``, and ``threads`` and ``instances`` where the class asks for them.
+
+        Raises:
+            Exception: it cannot be built; the message is a sentence that a user can act on.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def describe_runtime(cls) -> str:
+        """Import the runtime and return its name and version, such as ``"onnxruntime 1.22.0"``; "" where there is none.
+
+        ``ascend-parallel engines`` calls it, in a process of its own.
+
+        Raises:
+            Exception: it cannot be imported.
+        """
+        found = [importlib.import_module(name) for name in cls.modules]
+        return ", ".join(" ".join((m.__name__, str(getattr(m, "__version__", "")))).rstrip() for m in found)
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
@@ -89,8 +135,28 @@ class Engine:
         """
         raise NotImplementedError
 
+    def set_device(self, device: Tuple[str, int]) -> None:
+        """Note which device an instance stands for that was shared from another's; for engines that report it."""
+
+    def bind(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Run:
+        """Return a function that runs the model once on these arrays, each time that it is called.
+
+        A worker process calls it, since the same blocks of memory come again and again with new values. The arguments
+        and what the function returns are those of :meth:`predict`. An engine overrides this method where it can prepare
+        something.
+        """
+
+        def run() -> Arrays:
+            # Views of its own for each call: a model that changes a shape in place changes no later call's.
+            return self.predict(names, [array.view() for array in inputs], dict(destinations))
+
+        return run
+
     def share(self) -> "Engine":
-        """Return an engine for another thread of this process, with the same weights if possible."""
+        """Return an engine for one more thread of this process, over the same weights where possible.
+
+        It is called once for each further thread, in the thread that built this one.
+        """
         raise NotImplementedError
 
 

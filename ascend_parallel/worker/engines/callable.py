@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import zlib
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -39,27 +40,33 @@ class CallableEngine(Engine):
         return name_outputs(self._predict(arguments))
 
 
-def load_object(spec: str) -> Any:
-    """Return the object that ``module:name`` or ``file.py:name`` refers to."""
-    source, _, name = spec.rpartition(":")
-    if source.endswith(".py"):
-        module = _load_file(source)
-    else:
-        module = importlib.import_module(source)
-    value = module
+def load_object(where: str) -> Any:
+    """Return the object that ``module:name`` or ``file.py:name`` names."""
+    source, _, name = where.rpartition(":")
+    found = load_module(source)
     for part in name.split("."):
         value = getattr(value, part)
     return value
 
 
+def load_module(source: str) -> Any:
+    """Return a module by its name, or by the path of its file."""
+    return _load_file(source) if source.endswith(".py") else importlib.import_module(source)
+
+
 def _load_file(path: str) -> Any:
-    name = os.path.splitext(os.path.basename(path))[0]
+    # A name that hides no other module: engine files are often called like the runtime that they import.
+    name = "%s_file_%s" % (os.path.splitext(os.path.basename(path))[0], zlib.crc32(os.fsencode(os.path.abspath(path))))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ImportError("there is no Python file %s" % path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

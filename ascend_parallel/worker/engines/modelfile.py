@@ -31,15 +31,18 @@ class ModelFileEngine(PipelineEngine):
     needs_instances = True
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
-        from . import ENGINES
+        from . import build_engine, find_engine
 
-        inner_class = ENGINES[options["engine"]]
+        inner_class = find_engine(options["engine"])
         inner_options = dict(options["pipeline_options"])
         if inner_class.spreads_over_cores:
             inner_options.setdefault("threads", options["threads"])
         if inner_class.needs_instances:
             inner_options.setdefault("instances", options["instances"])
-        self._use(inner_class(model, device, inner_options), device, options)
+        inner = build_engine(inner_class, model, device, inner_options)
+        if not inner.inputs:
+            raise ValueError("%s tells no inputs of %s, from which map makes rows" % (inner_class.name, model))
+        self._use(inner, device, options)
 
     def _use(self, inner: Engine, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from ..pipelines.batches import BatchRunner
@@ -55,6 +58,13 @@ class ModelFileEngine(PipelineEngine):
         other = ModelFileEngine.__new__(ModelFileEngine)
         other._use(self._inner.share(), self._device_key, self._options)
         return other
+
+
+class ProcessModelFileEngine(ModelFileEngine):
+    """The same for an engine that cannot share weights between threads: each instance is a process."""
+
+    name = "modelfile-process"
+    can_share = False
 
 
 class RowPipeline:

@@ -171,6 +171,10 @@ class MSLiteEngine(Engine):
     }
     can_share = True
     needs_instances = True
+    modules = ("mindspore_lite",)
+    install = (
+        "pip install mindspore-lite into a Python that its wheels are made for, and name that with --worker-python"
+    )
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         options = dict(options)

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .base import Arrays, Engine, TensorSpec, trim_heap
+from .base import Arrays, Engine, Run, TensorSpec, trim_heap
 
 #: Device type -> short names of its providers; the first is the default.
 PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
@@ -34,8 +34,6 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "openvino": "onnxruntime-openvino",
 }
-#: The maximum number of kept bindings. Few are needed, because blocks are reused. One takes about the memory of a dict.
-MAX_KEPT_BINDINGS = 256
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
@@ -54,6 +52,8 @@ class OnnxRuntimeEngine(Engine):
     }
     can_share = True
     spreads_over_cores = True
+    modules = ("onnxruntime",)
+    install = "pip install onnxruntime, or onnxruntime-gpu for NVIDIA, onnxruntime-cann for Ascend: one of them only"
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         self._use(open_session(model, device, options))
@@ -62,17 +62,26 @@ class OnnxRuntimeEngine(Engine):
         self._session = session
         # On devices other than the CPU, a binding copies the inputs when it is created, not when it is run.
         self._can_keep = session.get_providers() == [PROVIDER_CLASSES["cpu"]]
-        self._kept: Dict[Any, Any] = {}
+        self._binding = session.io_binding()  # of this engine's thread
         self.inputs = [to_spec(node) for node in session.get_inputs()]
         self.outputs = [to_spec(node) for node in session.get_outputs()]
-        self._dtypes = [np.dtype(spec.dtype).type for spec in self.inputs]
+        self._input_names = [spec.name for spec in self.inputs]
         self._output_names = [spec.name for spec in self.outputs]
+        self._output_set = set(self._output_names)
 
     def share(self) -> Engine:
         """Return an engine over the same session, which is thread-safe; each thread has its own bindings."""
         other = OnnxRuntimeEngine.__new__(OnnxRuntimeEngine)
         other._use(self._session)
         return other
+
+    @classmethod
+    def describe_runtime(cls) -> str:
+        """Tell the providers, too: the runtime may be there without the one that a device needs."""
+        import onnxruntime
+
+        names = [name for name, long in PROVIDER_CLASSES.items() if long in onnxruntime.get_available_providers()]
+        return "onnxruntime %s (%s)" % (onnxruntime.__version__, ", ".join(names))
 
     @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
@@ -95,48 +104,55 @@ class OnnxRuntimeEngine(Engine):
         return "onnxruntime shares the weights of .onnx files between processes; %s is none" % unfit[0] if unfit else ""
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        """Run the session; ONNX Runtime writes the results directly to their destinations."""
+        """Run the session; what fits its destination is written there by ONNX Runtime itself."""
+        if not self._fits(destinations):
+            return self._run_unbound(inputs)
+        binding = self._binding
         try:
-            return self._run(inputs, destinations)
-        except Exception:
-            if not destinations:
-                raise
-            # A bound output of another shape is an error: run again without destinations. An error of the model
-            # occurs again and is raised.
-            return self._run(inputs, {})
-
-    def _run(self, inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
-        if destinations.keys() != set(self._output_names):
-            destinations = {}
-        results = [destinations[name] for name in self._output_names] if destinations else []
-        key = tuple([(a.__array_interface__["data"][0], a.shape, a.dtype.num) for a in (*inputs, *results)])
-        binding = self._kept.get(key)
-        if binding is None:
-            binding = self._bind(inputs, results)
-            if self._can_keep and destinations:
-                self._keep(key, binding)
-        self._session.run_with_iobinding(binding)
-        if destinations:
+            self._fill(binding, inputs, destinations)
+            self._session.run_with_iobinding(binding)
             return destinations
-        return dict(zip(self._output_names, binding.copy_outputs_to_cpu()))
+        except Exception:
+            return self._run_unbound(inputs)
+        finally:  # the arrays are the caller's
+            binding.clear_binding_inputs()
+            binding.clear_binding_outputs()
 
-    def _bind(self, inputs: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Any:
-        """Return a binding of the inputs, and of the results if they have destinations."""
+    def bind(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Run:
+        """Return a function that runs a binding; to make one takes a part of a small model's time."""
+        if not self._can_keep or not self._fits(destinations):
+            return super().bind(names, inputs, destinations)
         binding = self._session.io_binding()
-        for spec, dtype, array in zip(self.inputs or (), self._dtypes, inputs):
-            binding.bind_input(spec.name, "cpu", 0, dtype, array.shape, array.ctypes.data)
-        for name, destination in zip(self._output_names, results):
-            binding.bind_output(name, "cpu", 0, destination.dtype.type, destination.shape, destination.ctypes.data)
-        if not results:
-            for name in self._output_names:
-                binding.bind_output(name, "cpu")
-        return binding
+        self._fill(binding, inputs, destinations)
 
-    def _keep(self, key: Any, binding: Any) -> None:
-        """Keep a binding until the same blocks are used again: its creation is a part of a small model's time."""
-        if len(self._kept) >= MAX_KEPT_BINDINGS:
-            self._kept.clear()
-        self._kept[key] = binding
+        def run() -> Arrays:
+            try:
+                self._session.run_with_iobinding(binding)
+                return destinations
+            except Exception:
+                return self._run_unbound(inputs)
+
+        return run
+
+    def _fits(self, destinations: Arrays) -> bool:
+        """Whether there is a destination for each output."""
+        return len(destinations) == len(self._output_names) and destinations.keys() == self._output_set
+
+    def _fill(self, binding: Any, inputs: Sequence[np.ndarray], destinations: Arrays) -> None:
+        for name, array in zip(self._input_names, inputs):
+            binding.bind_cpu_input(name, array)
+        for name in self._output_names:
+            place = destinations[name]
+            binding.bind_output(name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data)
+
+    def _run_unbound(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """Run the session without destinations.
+
+        A bound output whose shape turns out otherwise is refused, and so it is run again. An error of the model's own
+        comes up again, and is raised.
+        """
+        outputs = self._session.run(self._output_names, dict(zip(self._input_names, inputs)))
+        return dict(zip(self._output_names, outputs))
 
 
 def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:

@@ -33,6 +33,10 @@ class PipelineEngine(Engine):
         self._device = "%s:%d" % device
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)
 
+    def set_device(self, device: Tuple[str, int]) -> None:
+        """Report this device with the records."""
+        self._device = "%s:%d" % device
+
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the files of a request through the pipeline; a file's error is in its record and is not raised."""
         records = self._batches.run(*unpack_files(inputs[0]))

@@ -8,10 +8,11 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
+from ..engines.base import EngineBroken
 from .opening import Pipeline
-from .pairing import ResultMismatch, pair
-from .payload import BROKEN, BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
-from .saving import SaveError
+from .pairing import ResultsDoNotPair, pair
+from .payload import BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
+from .saving import CannotSave
 from .writers import FileWriter, JsonLinesWriter, ValueWriter
 
 #: (path, name).
@@ -52,7 +53,7 @@ class BatchRunner:
                 same process fails.
         """
         if self._is_broken:
-            os._exit(BROKEN)
+            raise EngineBroken("the pipeline broke in an earlier batch")
         records: List[Record] = []
         end_s = time.perf_counter() + BUNDLE_LIMIT_S
         while len(records) < len(files) and not self._is_broken and not (records and time.perf_counter() > end_s):

@@ -21,10 +21,7 @@ DONE, FAILED, UNSAVED, UNTRIED, SUSPECT = 0, 1, 2, 3, 4
 #: After this time, a worker starts no further batch of a bundle: files that were quick so far may have become slow.
 BUNDLE_LIMIT_S = 0.5
 
-#: The exit code of a worker with a broken pipeline. It exits at its next request, before it processes any file.
-BROKEN = 75
-
-#: The names of the input array and of the output array.
+#: The name of the arrays, as input and as output.
 FILES, RECORDS = "files", "records"
 
 #: The minimum size of an array.

@@ -1,8 +1,8 @@
-"""The master's shared memory: segments cut into blocks, leased to calls and to the arrays they return.
+"""The master's shared memory: segments cut into blocks, allocated to calls and to the arrays that they return.
 
-A block belongs to a :class:`Allocation`, and the lease to every array that lies in it: when the last of them is
-gone, the block is free again. So a caller may keep a result for as long as it likes, and memory is reused
-without anybody saying so.
+A block belongs to an :class:`Allocation`, and the allocation to every array that lies in it. When the last of these
+arrays is gone, the block is free again. So a caller may keep a result for as long as it likes, and no caller has to
+free one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Segment:
         self.fd = create_memfd(size_bytes)
         self.map = mmap.mmap(self.fd, size_bytes)
         self.address = np.frombuffer(self.map, np.uint8).ctypes.data
-        self.leased = 0
+        self.used = 0
         self.idle_since_s = 0.0
         self.workers: set[int] = set()
 
@@ -67,22 +67,22 @@ class Segment:
 class Allocation:
     """One block, held until no array lies in it any more.
 
-    ``np.asarray(lease)`` is its bytes: numpy asks where they are through ``__array_interface__`` and keeps the lease
-    alive from then on.
+    ``np.asarray(allocation)`` is its bytes: numpy asks where they are through ``__array_interface__`` and keeps the
+    allocation alive from then on.
 
     Attributes:
         segment: the segment that it is part of.
         offset: where it begins in the segment, in bytes.
         size_bytes: how much of it was asked for.
-        is_callers: made by ``empty``: its owner knows that it is read in place.
+        is_read_in_place: made by ``empty``: its owner knows that it is read in place.
     """
 
-    __slots__ = ("_returned", "is_callers", "offset", "segment", "size_bytes")
+    __slots__ = ("_returned", "is_read_in_place", "offset", "segment", "size_bytes")
 
     def __init__(self, segment: Segment, offset: int, size_bytes: int, returned: deque[Any]) -> None:
         self.offset = offset
         self.size_bytes = size_bytes
-        self.is_callers = False
+        self.is_read_in_place = False
         self._returned = returned
         self.segment = segment  # the last: from here on, it goes back when this dies
 
@@ -93,10 +93,11 @@ class Allocation:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        return {"data": (self.address, False), "shape": (self.size_bytes,), "typestr": "|u1", "version": 3}
+        address = self.segment.address + self.offset
+        return {"data": (address, False), "shape": (self.size_bytes,), "typestr": "|u1", "version": 3}
 
     def at(self, offset: int) -> tuple[int, int]:
-        """Return what a message says of a place in this block: the segment's number, and the offset in it."""
+        """Return what a message says of an offset in this block: the segment's number, and the offset in it."""
         return self.segment.number, self.offset + offset
 
     def __del__(self) -> None:
@@ -108,7 +109,7 @@ class Allocation:
 
 
 class Allocator:
-    """Leases blocks of shared memory and takes them back by itself; safe from all threads."""
+    """Allocates blocks of shared memory and takes them back by itself; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -121,19 +122,20 @@ class Allocator:
         #: Numbers of segments that workers can unmap: worker's number -> segments.
         self._unmap: dict[int, list[int]] = {}
 
-    def lease(self, size_bytes: int) -> Allocation:
+    def allocate(self, size_bytes: int) -> Allocation:
         """Return a block of at least this size; its content is undefined.
 
         Raises OSError where the system has no more memory or descriptors.
         """
-        block_bytes = max(PAGE_BYTES, 1 << max(0, size_bytes - 1).bit_length())
+        block_bytes = PAGE_BYTES if size_bytes <= PAGE_BYTES else 1 << (size_bytes - 1).bit_length()
         with self._lock:
-            self._take_back()
-            free = self._free.setdefault(block_bytes, [])
+            if self._returned:
+                self._take_back()
+            free = self._free.get(block_bytes)
             if not free:
-                self._add_segment(block_bytes)
+                free = self._add_segment(block_bytes)
             segment, offset = free.pop()
-            segment.leased += 1
+            segment.used += 1
         return Allocation(segment, offset, size_bytes, self._returned)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
@@ -150,50 +152,58 @@ class Allocator:
             sizes = (-1,)
         if min(sizes, default=0) < 0:
             raise UsageError(f"empty: shape is {shape!r}; expected sizes of at least 0")
-        lease = self.lease(max(1, math.prod(sizes) * wanted.itemsize))
-        lease.is_callers = True
-        found: np.ndarray[Any, Any] = np.ndarray(sizes, wanted, np.asarray(lease))
+        allocation = self.allocate(max(1, math.prod(sizes) * wanted.itemsize))
+        allocation.is_read_in_place = True
+        found: np.ndarray[Any, Any] = np.ndarray(sizes, wanted, np.asarray(allocation))
         return found
 
     def held_bytes(self) -> tuple[int, int]:
-        """Return (bytes leased, bytes of all segments); pages that were never written take no memory."""
+        """Return (bytes allocated, bytes of all segments); pages that were never written take no memory."""
         with self._lock:
             self._take_back()
-            leased = sum(s.leased * self._block_bytes[s] for s in self._segments.values())
-            return leased, sum(segment.size_bytes for segment in self._segments.values())
+            allocated = sum(s.used * self._block_bytes[s] for s in self._segments.values())
+            return allocated, sum(segment.size_bytes for segment in self._segments.values())
+
+    @property
+    def has_unmapped(self) -> bool:
+        """Whether there is a worker for which :meth:`take_unmapped` returns something."""
+        return bool(self._unmap)
 
     def take_unmapped(self, worker: int) -> list[int]:
         """Return the segments that a worker can unmap, once."""
-        return self._unmap.pop(worker, []) if self._unmap else []
+        return self._unmap.pop(worker, [])
 
     def close(self) -> None:
         """Give all free memory back; arrays that a caller still holds stay valid."""
         with self._lock:
             self._take_back()
             for segment in self._segments.values():
-                segment.close(free_pages=segment.leased == 0)
+                segment.close(free_pages=segment.used == 0)
             self._segments.clear()
             self._block_bytes.clear()
             self._free.clear()
 
-    def _add_segment(self, block_bytes: int) -> None:
+    def _add_segment(self, block_bytes: int) -> list[tuple[Segment, int]]:
+        """Map a new segment; return the free blocks of its size."""
         count = max(1, min(BLOCKS_PER_SEGMENT, SEGMENT_BYTES // block_bytes))
         self._last_number += 1
         segment = Segment(self._last_number, block_bytes * count)
         self._segments[segment.number] = segment
         self._block_bytes[segment] = block_bytes
         # The first block is at the end of the list: popped first, so memory is touched from the start.
-        self._free[block_bytes] += [(segment, i * block_bytes) for i in reversed(range(count))]
+        free = self._free.setdefault(block_bytes, [])
+        free += [(segment, i * block_bytes) for i in reversed(range(count))]
+        return free
 
     def _take_back(self) -> None:
         returned = self._returned
         now_s = 0.0
         while returned:
             segment, offset = returned.popleft()
-            segment.leased -= 1
+            segment.used -= 1
             if segment.number in self._segments:
                 self._free[self._block_bytes[segment]].append((segment, offset))
-                if segment.leased == 0:
+                if segment.used == 0:
                     now_s = now_s or time.monotonic()
                     segment.idle_since_s = now_s
         if now_s > self._next_trim_s:
@@ -203,7 +213,7 @@ class Allocator:
         """Drop the segments that were idle for long."""
         self._next_trim_s = now_s + IDLE_SEGMENT_S / 4
         for segment in list(self._segments.values()):
-            if segment.leased == 0 and now_s - segment.idle_since_s > IDLE_SEGMENT_S:
+            if segment.used == 0 and now_s - segment.idle_since_s > IDLE_SEGMENT_S:
                 self._drop(segment)
 
     def _drop(self, segment: Segment) -> None:

@@ -1,0 +1,109 @@
+"""The backend interface: what the runner, and all that stands on it, sees of whoever computes."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.batching.plan import Plan
+from ascend_parallel.errors import RunnerClosedError
+
+from .call import Call, Placement
+
+#: How much later than it could be the result of a stream may come, for the sake of those behind it.
+AHEAD_S = 1e-3
+
+
+class Backend(ABC):
+    """Runs the tasks of calls on devices.
+
+    Its life is :meth:`start`, then any number of calls from any threads, then :meth:`close`. A call is planned by its
+    caller (see ``batching/``) and then goes through :meth:`place`, :meth:`enqueue` and :meth:`wait`. A call with
+    ``on_done`` needs no :meth:`wait`: the backend calls ``on_done`` when the call is completed. It does so in a thread
+    of its own, where :meth:`check_may_wait` raises.
+
+    A backend belongs to the process that made it. In a fork of that process all calls raise RunnerClosedError, and
+    :meth:`close` does nothing.
+
+    Attributes:
+        descriptions: model name -> what an engine says of the model (see ``worker/building.py``); set by :meth:`start`.
+    """
+
+    descriptions: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.descriptions = {}
+        self._pid = os.getpid()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Build the models on all devices at the same time; raise the first failure, for the caller to close."""
+
+    @abstractmethod
+    def check_open(self) -> None:
+        """Raise RunnerClosedError after :meth:`close` or a fork, or the error of the last device if all are lost."""
+
+    @abstractmethod
+    def check_may_wait(self, method: str) -> None:
+        """Raise UsageError where the calling thread would wait for itself; ``method`` is what the user called."""
+
+    @abstractmethod
+    def place(self, plan: Plan, arrays: Sequence[Array], *, in_place: bool) -> Placement:
+        """Take the memory of a call; nothing is copied yet.
+
+        Args:
+            plan: how the call is done.
+            arrays: its inputs.
+            in_place: whether inputs may be read where they lie: the caller does not change them before the call is
+                completed.
+        """
+
+    @abstractmethod
+    def enqueue(self, call: Call) -> None:
+        """Write the inputs of a call and queue its tasks. A call that cannot be queued is cancelled."""
+
+    @abstractmethod
+    def wait(self, call: Call) -> Any:
+        """Wait until a call without ``on_done`` is completed; return its outputs, or raise its error.
+
+        An exception that hits the waiting thread, such as KeyboardInterrupt, cancels the call.
+        """
+
+    @abstractmethod
+    def cancel(self, call: Call) -> None:
+        """Give a call up: its queued tasks are dropped, and so are the replies to those that run."""
+
+    @abstractmethod
+    def wait_ahead(self, call: Call) -> None:
+        """Wait until a call is completed, but no longer than :data:`AHEAD_S`.
+
+        A caller of many short calls waits so for a later one before it comes for the first. It wakes once for several
+        of them then: a thread that wakes for each finds its caches cold each time.
+        """
+
+    def keep_busy(self) -> None:  # noqa: B027 (an empty default)
+        """Have queued tasks started in time, though the caller will be busy elsewhere before it waits for them."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Return the figures of ``ParallelPredictUtils.stats``."""
+
+    @abstractmethod
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        """Return an uninitialised array that a call reads in place; raises UsageError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers in bounded time and give their memory back; open calls fail. Can be called again."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the process that made the backend, and not a fork of it."""
+        return self._pid == os.getpid()
+
+    def _check_own(self) -> None:
+        if self._pid != os.getpid():
+            raise RunnerClosedError("this runner was built in another process; build one after the fork")

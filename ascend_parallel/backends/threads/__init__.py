@@ -1,0 +1,1 @@
+"""The thread backend: one thread of this process for each instance of the model; nothing is copied."""

@@ -1,0 +1,24 @@
+"""Futures of ``submit``."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from ascend_parallel.backends.call import Call
+from ascend_parallel.backends.unhandled import report_exception
+
+
+def resolve(future: Future[Any], call: Call) -> None:
+    """Set a future to the outputs or the error of a completed call."""
+    if future.done():  # an interrupt may make a backend notify twice
+        return
+    try:
+        try:
+            outputs = call.outputs()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(outputs)
+    except BaseException:  # a callback's sys.exit, which must not end a thread of ours; the future logs other errors
+        report_exception()
