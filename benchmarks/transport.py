@@ -167,7 +167,7 @@ SIDES = {"pipe": open_pipe, "bare": open_bare, "ours": open_ours, "memcpy": open
 
 def median_ms(call: Call, times: int) -> float:
     """Return the median time of a call in milliseconds."""
-    taken_s = []
+    times_s = []
     for _ in range(times):
         started_s = time.perf_counter()
         call()
@@ -194,14 +194,14 @@ def measure(size: Size, sides: list[str], rounds: int) -> dict[str, list[float]]
         pipes[side], far = fresh.Pipe()
         fresh.Process(target=drive, args=(side, size, far)).start()
         far.close()
-    taken: dict[str, list[float]] = {side: [] for side in sides}
+    samples: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side, pipe in pipes.items():
             pipe.send(True)
             samples[side].append(pipe.recv())
     for pipe in pipes.values():
         pipe.send(False)
-    return taken
+    return samples
 
 
 # ---- the table

@@ -93,8 +93,8 @@ class LoadGenerator:
         self._pending += 1
         future.add_done_callback(lambda done: self._completed.put((call_started_ns, time.perf_counter_ns(), done)))
 
-    def _await(self) -> tuple[int, int]:
-        began_ns, ended_ns, future = get_next(self._ended)
+    def _wait(self) -> tuple[int, int]:
+        call_started_ns, ended_ns, future = get_next(self._completed)
         self._pending -= 1
         future.result()
-        return began_ns, ended_ns
+        return call_started_ns, ended_ns

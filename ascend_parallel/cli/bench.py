@@ -243,7 +243,7 @@ def choose_search_space(
     from ascend_parallel.bench.sweep import search_space
 
     batch_sizes = read_counts("--batch-size", batch_size)
-    others = (read_counts("--instances", instances), read_counts("--in-flight", in_flight))
+    instances_and_in_flight = (read_counts("--instances", instances), read_counts("--in-flight", in_flight))
     if sweep:
         return search_space(batch_sizes, *instances_and_in_flight)
     return SearchSpace(

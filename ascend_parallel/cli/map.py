@@ -175,7 +175,7 @@ class _Job:
             self._print(f"no file was processed in this run, so there is no report: {path} was not written")
             return
         report.write(path, self._title, self._failures)
-        self._say(f"the report is in {path}")
+        self._print(f"the report is in {path}")
 
     # ---- output on stderr
 
@@ -202,7 +202,7 @@ class _Job:
         counts = self._counts
         before = f"; {counts.before:,} were done before" if counts.before else ""
         if counts.dealt_with:
-            self._say(f"{counts.describe_run()}: {counts.describe_devices()}{before}")
+            self._print(f"{counts.describe_run()}: {counts.describe_devices()}{before}")
         else:
             self._print(f"nothing to do: all {counts.total:,} files were processed before")
         self._print(f"outputs are in {self._manifest.folder}")

@@ -125,7 +125,7 @@ class Mapper:
         """
         self._fill()
         while self._in_flight:
-            bundle = get_next(self._answers)
+            bundle = get_next(self._replies)
             self._in_flight -= 1
             done = self._complete(bundle)
             if self._disk_error is None:

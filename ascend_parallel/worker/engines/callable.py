@@ -43,7 +43,7 @@ class CallableEngine(Engine):
 def load_object(where: str) -> Any:
     """Return the object that ``module:name`` or ``file.py:name`` names."""
     source, _, name = where.rpartition(":")
-    found = load_module(source)
+    value = load_module(source)
     for part in name.split("."):
         value = getattr(value, part)
     return value

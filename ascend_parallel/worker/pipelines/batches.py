@@ -10,9 +10,9 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 from ..engines.base import EngineBroken
 from .opening import Pipeline
-from .pairing import ResultsDoNotPair, pair
+from .pairing import ResultMismatch, pair
 from .payload import BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
-from .saving import CannotSave
+from .saving import SaveError
 from .writers import FileWriter, JsonLinesWriter, ValueWriter
 
 #: (path, name).
