@@ -92,7 +92,7 @@ def list_inputs(
     from ascend_parallel.mapping.files import list_folder, name_files, read_list
 
     if input_list is None and input_dir is None:
-        raise UsageError("there are no inputs: say --input-dir DIR or --input-list FILE")
+        raise UsageError("there are no inputs; use --input-dir DIR or --input-list FILE")
     if input_dir is not None:
         check_folder("--input-dir", input_dir)
     if input_list is not None:

@@ -57,7 +57,7 @@ class RunManifest:
         self._with_results = with_results
         self._fds: dict[str, int] = {}
         check_may_be_made("the output folder", self.folder)
-        self._kept = b""
+        self._kept_lines = b""
 
     def read(self, *, resume: bool, retry_failed: bool = False) -> None:
         """Read the manifest of earlier runs.

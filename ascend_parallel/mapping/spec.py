@@ -50,9 +50,9 @@ def read_pipeline(
         raise UsageError(f"preprocess and postprocess are for model files; {text} does its own")
     library, colon, rest = text.rpartition(":")
     if not colon or not library or not rest:
-        raise UsageError(f"the pipeline {text!r} is of no known kind; expected {_EXPECTED}")
+        raise UsageError(f"the pipeline {text!r} is of an unknown kind; expected {_EXPECTED}")
     if library == "paddlex" and rest.endswith((".yaml", ".yml")):
-        check_file("configuration", rest, " for paddlex")
+        check_file("configuration file", rest, " for paddlex")
         text = f"paddlex:{os.path.abspath(rest)}"
     if library.endswith(".py"):
         check_file("file", library, f" for the pipeline {text}")

@@ -217,11 +217,14 @@ REFUSED = {
     "a batch in the graph": (["built_in.onnx"], "has its batch built into the graph and cannot be converted to 1 rows"),
     "all sizes in the graph": (["built_in_2.onnx"], "has its batch built into the graph"),
     "target": (["model.onnx", "--target", "gpu"], "--target is 'gpu'; expected ascend or cpu"),
-    "target and devices": (["model.onnx", "--target", "cpu"], "do not fit: name devices of one type"),
-    "no target": (["model.onnx", "--devices", "gpu:0,1"], "the target cannot be told from gpu:0, gpu:1"),
+    "target and devices": (["model.onnx", "--target", "cpu"], "cannot run a model for cpu: name devices of one type"),
+    "no target": (["model.onnx", "--devices", "gpu:0,1"], "the target cannot be determined from gpu:0, gpu:1"),
     "devices": (["model.onnx", "--devices", "tpu:0"], "unknown device type 'tpu'"),
     "precision": (["model.onnx", "--precision", "fp8"], "--precision is 'fp8'; expected fp16 or fp32"),
-    "fp16 on CPUs": (["model.onnx", "--devices", "cpu:0,1", "--precision", "fp16"], "fp16 cannot be had on the CPU"),
+    "fp16 on CPUs": (
+        ["model.onnx", "--devices", "cpu:0,1", "--precision", "fp16"],
+        "--precision fp16 is not available on the CPU",
+    ),
     "config file": (["model.onnx", "--config-file", "no.cfg"], "--config-file no.cfg: there is no such file"),
     "both": (
         ["model.onnx", "--config-file", "text.onnx", "--precision", "fp16"],
@@ -238,8 +241,11 @@ REFUSED = {
         ["model.onnx", "--output", "text.onnx"],
         "text.onnx cannot be made: text.onnx is not a",
     ),
-    "tolerance": (["model.onnx", "--tolerance", "0.1"], "--tolerance is of no use without --verify"),
-    "no Ascend": (["model.onnx", "--verify"], "--verify runs the MINDIR file on ascend:0, and this machine has none"),
+    "tolerance": (["model.onnx", "--tolerance", "0.1"], "--tolerance has no effect without --verify"),
+    "no Ascend": (
+        ["model.onnx", "--verify"],
+        "--verify runs the MINDIR file on ascend:0, which this machine does not have",
+    ),
 }
 
 
