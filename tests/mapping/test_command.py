@@ -254,7 +254,7 @@ def test_a_report(inputs, suffix):
         page = report.read_text()
         assert "bad&lt;1&gt;$.jpg" in page
         assert "data:image/png;base64," in page
-        (told,) = re.findall(r"^32 files in \S+ s \(\S+ files/s\)", folders.said(done), re.MULTILINE)
+        (told,) = re.findall(r"^32 files in \S+ s \(\S+ files/s\)", folders.stderr_of(done), re.MULTILINE)
         assert f"<p>{told};" in page
     else:
         with PIL.Image.open(report) as picture:
