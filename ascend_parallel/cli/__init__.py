@@ -68,16 +68,18 @@ def show_devices(
 def show_engines(
     engine: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENGINE]...", help="Which: by name, or as package.module:EngineClass. [default: ours]"),
+        typer.Argument(metavar="ENGINE", help="Which engines. [default: those of this package]"),
     ] = None,
     worker_python: WorkerPython = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show the engines: models, devices, options, and whether their runtimes can be imported.
+    """Show the engines, and whether they can run here.
 
-    Each runtime is imported in a process of its own, by this Python and, where it is given, by --worker-python. An
-    engine of your own is named package.module:EngineClass or path/to/file.py:EngineClass. What map runs pipelines with
-    is not listed: there, PIPELINE says it.
+    For each engine: its model files, its devices, its options, and whether its runtime can be imported by this Python
+    and, if it is given, by --worker-python. The imports run in processes of their own.
+
+    An engine of your own is named package.module:EngineClass or path/to/file.py:EngineClass. The engines that map uses
+    for pipelines are not listed; they are chosen by PIPELINE.
     """
     from .engines import engines_command
 

@@ -30,6 +30,13 @@ EngineOptions = Annotated[
     list[str] | None,
     typer.Option("--engine-option", metavar="NAME=VALUE", help="Option of the engine, such as threads=2; repeatable."),
 ]
+Workers = Annotated[
+    str,
+    typer.Option(
+        help="processes: one worker process per device. threads: threads of this process, which copy nothing; a "
+        "crash of the engine ends this process."
+    ),
+]
 WorkerPython = Annotated[
     Path | None, typer.Option(help="Python interpreter of the workers, if the engine needs another one.")
 ]

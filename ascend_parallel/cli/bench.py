@@ -14,7 +14,7 @@ from ascend_parallel.checks import check_writable, read_numbers, read_whole_numb
 from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.files import write_whole
 
-from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_batch_axes, read_options
+from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, Workers, read_batch_axes, read_options
 from .run import read_arrays
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def bench(
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
+    workers: Workers = "processes",
     worker_python: WorkerPython = None,
     chunk_size: ChunkSize = None,
     batch_axis: BatchAxis = None,
@@ -146,7 +147,8 @@ def bench(
     from ascend_parallel.bench import Bench, read_shapes
 
     options: dict[str, Any] = {"devices": devices, "engine": engine, "engine_options": read_options(engine_option)}
-    options |= {"worker_python": worker_python, "chunk_size": chunk_size, "batch_axes": read_batch_axes(batch_axis)}
+    options |= {"workers": workers, "worker_python": worker_python, "chunk_size": chunk_size}
+    options |= {"batch_axes": read_batch_axes(batch_axis)}
     measure(
         Bench(
             model,

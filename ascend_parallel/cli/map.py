@@ -54,6 +54,7 @@ def map_command(
     report: opt.ReportFile = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
+    workers: opt.MapWorkers = "processes",
     worker_python: WorkerPython = None,
 ) -> None:
     """Run a pipeline over a folder of files, on all devices.
@@ -73,6 +74,7 @@ def map_command(
         batch_size=batch_size,
         options=read_options(option, "--option"),
         timeout_s=timeout_s,
+        workers=workers,
         worker_python=worker_python,
         input_dir=input_dir,
         **told,

@@ -58,6 +58,13 @@ Preprocess = Annotated[
         metavar="MODULE:FUNCTION", help="For a model file: function that converts a path to one row of the inputs."
     ),
 ]
+MapWorkers = Annotated[
+    str,
+    typer.Option(
+        help="processes: worker processes. threads: for a model file: threads of this process, which share one set of "
+        "weights; a crash of the engine ends this process."
+    ),
+]
 Postprocess = Annotated[
     str | None,
     typer.Option(

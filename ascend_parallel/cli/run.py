@@ -22,6 +22,7 @@ from .arguments import (
     Model,
     ShareWeights,
     WorkerPython,
+    Workers,
     read_batch_axes,
     read_options,
 )
@@ -34,6 +35,7 @@ def run(
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
+    workers: Workers = "processes",
     worker_python: WorkerPython = None,
     instances: Annotated[int, typer.Option(help="How many times each device runs the model at the same time.")] = 1,
     share_weights: ShareWeights = False,
@@ -53,6 +55,7 @@ def run(
         devices=devices,
         engine=engine,
         engine_options=read_options(engine_option),
+        workers=workers,
         worker_python=worker_python,
         instances=instances,
         share_weights=share_weights,

@@ -40,6 +40,7 @@ def parallel_map(
     retry_failed: bool = False,
     ordered: bool = True,
     timeout_s: float = 600.0,
+    workers: str = "processes",
     worker_python: str | os.PathLike[str] | None = None,
 ) -> Iterator[Outcome]:
     """Run files through a pipeline on all devices; yield an :class:`Outcome` for each file.
@@ -75,6 +76,7 @@ def parallel_map(
         retry_failed: with ``resume``: process the failed files again.
         ordered: yield outcomes in the order of the inputs; else in the order of completion.
         timeout_s: time limit per file; a worker that exceeds it is killed.
+        workers: "processes"; or, for a model file, "threads" of this process, which share one set of weights.
         worker_python: the Python interpreter of the workers, if the pipeline needs another one.
 
     Yields:
@@ -95,6 +97,7 @@ def parallel_map(
         batch_size=batch_size,
         options=options,
         timeout_s=timeout_s,
+        workers=workers,
         worker_python=worker_python,
         max_ahead=_MAX_AHEAD if ordered else None,
         input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,

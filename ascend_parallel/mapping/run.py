@@ -6,7 +6,14 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ascend_parallel.runner.options import THREAD_VARIABLES, check_devices, environment, load_engine, threads_of_each
+from ascend_parallel.runner.options import (
+    THREAD_VARIABLES,
+    check_devices,
+    check_workers,
+    environment,
+    load_engine,
+    threads_of_each,
+)
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
@@ -47,7 +54,9 @@ class MapRun:
         self._settings = settings
         self._runner = _make_runner(spec, settings)
         self.devices = self._runner.devices
-        check_devices(self.devices, load_engine(spec.options.get("engine", spec.engine)))
+        engine = load_engine(spec.options.get("engine", spec.engine))
+        check_devices(self.devices, engine)
+        check_workers(settings.workers, engine, settings.worker_python)
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)
@@ -120,11 +129,12 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUt
         engine=spec.engine,
         engine_options=engine_options,
         instances=settings.instances_per_device,
+        workers=settings.workers,
         worker_python=settings.worker_python,
         batch_axes={FILES: None, RECORDS: None},
         predict_timeout_s=settings.timeout_s,
-        max_retries=0,
-        max_restarts=_MAX_RESTARTS,
+        max_retries=0 if settings.workers == "processes" else None,
+        max_restarts=_MAX_RESTARTS if settings.workers == "processes" else None,
     )
 
 

@@ -45,6 +45,7 @@ class MapSettings:
     max_ahead: int | None = None
     input_dir: str | os.PathLike[str] | None = None
     engine: str | None = None
+    workers: str = "processes"
 
     def __post_init__(self) -> None:
         """Check what nothing else checks; raises UsageError."""

@@ -340,10 +340,10 @@ WORKERS = ("processes", "threads")
 def check_workers(
     workers: str,
     engine: type[Engine],
-    worker_python: str | os.PathLike[str] | None,
-    share_weights: bool,
-    max_retries: int | None,
-    max_restarts: int | None,
+    worker_python: str | os.PathLike[str] | None = None,
+    share_weights: bool = False,
+    max_retries: int | None = None,
+    max_restarts: int | None = None,
 ) -> None:
     """Check what runs the model, worker processes or threads; the last four arguments are for processes only.
 
@@ -359,8 +359,8 @@ def check_workers(
             raise UsageError(f"{name} is for worker processes, and workers is 'threads': leave {name} out")
     if not can_run_in_threads(engine):
         raise UsageError(
-            f"the engine {engine.name} runs in worker processes only: each of them may end with its pipeline; use "
-            "workers='processes'"
+            "a pipeline runs in worker processes only, as its libraries may not be thread-safe; leave out "
+            "workers='threads'"
         )
     for module in engine.modules:
         if importlib.util.find_spec(module) is None:

@@ -352,6 +352,17 @@ def test_a_module_that_only_the_master_can_import(package, model):
         ParallelPredictUtils(model, engine=f"{module}:Scale", devices="cpu", worker_python=python).build_model()
 
 
+@pytest.mark.mslite
+def test_what_a_worker_of_an_old_python_has_of_the_package(package, model):
+    """The engines' names; others would need newer syntax, or libraries that are not there."""
+    module = package("from ascend_parallel import UsageError\n" + textwrap.dedent(GOOD))
+    words = "ascend_parallel.UsageError needs Python 3.10; a worker under Python 3.7 has only the engines"
+    with pytest.raises(EngineError, match=words):
+        ParallelPredictUtils(
+            model, engine=f"{module}:Scale", devices="cpu", worker_python=models.mslite_python()
+        ).build_model()
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
