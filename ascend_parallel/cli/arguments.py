@@ -46,6 +46,23 @@ ShareWeights = Annotated[
 ]
 
 
+def runner_options(
+    devices: str | None,
+    engine: str | None,
+    engine_option: Sequence[str] | None,
+    workers: str,
+    worker_python: Path | None,
+) -> dict[str, Any]:
+    """Return the arguments of ``ParallelPredictUtils`` that ``run`` and ``bench`` share; raises UsageError."""
+    return {
+        "devices": devices,
+        "engine": engine,
+        "engine_options": read_options(engine_option),
+        "workers": workers,
+        "worker_python": worker_python,
+    }
+
+
 def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -> dict[str, Any]:
     """Parse ``NAME=VALUE`` texts; values are YAML: ``2``, ``true``, ``{a: 1}`` or plain words.
 

@@ -14,7 +14,7 @@ from ascend_parallel.checks import check_writable, read_numbers, read_whole_numb
 from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.files import write_whole
 
-from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, Workers, read_batch_axes, read_options
+from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, Workers, read_batch_axes, runner_options
 from .run import read_arrays
 
 if TYPE_CHECKING:
@@ -146,9 +146,6 @@ def bench(
     outputs.check()
     from ascend_parallel.bench import Bench, read_shapes
 
-    options: dict[str, Any] = {"devices": devices, "engine": engine, "engine_options": read_options(engine_option)}
-    options |= {"workers": workers, "worker_python": worker_python, "chunk_size": chunk_size}
-    options |= {"batch_axes": read_batch_axes(batch_axis)}
     measure(
         Bench(
             model,
@@ -157,7 +154,9 @@ def bench(
             data=read_data(data),
             shapes=read_shapes(input_shape),
             on_row=print_row,
-            **options,
+            chunk_size=chunk_size,
+            batch_axes=read_batch_axes(batch_axis),
+            **runner_options(devices, engine, engine_option, workers, worker_python),
         ),
         outputs,
     )

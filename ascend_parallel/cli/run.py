@@ -24,7 +24,7 @@ from .arguments import (
     WorkerPython,
     Workers,
     read_batch_axes,
-    read_options,
+    runner_options,
 )
 
 
@@ -52,11 +52,7 @@ def run(
     inputs = read_arrays("--input", input_file)
     runner = ParallelPredictUtils(
         model,
-        devices=devices,
-        engine=engine,
-        engine_options=read_options(engine_option),
-        workers=workers,
-        worker_python=worker_python,
+        **runner_options(devices, engine, engine_option, workers, worker_python),
         instances=instances,
         share_weights=share_weights,
         chunk_size=chunk_size,

@@ -45,7 +45,7 @@ def test_the_command(rows, tmp_path):
     assert done.returncode == 1, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 30
-    assert "1 of 31 files failed" in done.stderr
+    assert b"1 of 31 files failed" in done.stderr
 
 
 def test_a_pipeline_runs_in_processes_only(rows):
