@@ -142,8 +142,7 @@ def bench(
     memory), queueing (the device computes other calls), dispatch (the rest of the time until the device starts),
     compute, reply (until the caller is notified), gather (assemble the outputs).
     """
-    outputs = OutputFiles(breakdown, sweep, trace, json_file, plot)
-    outputs.check()
+    outputs = OutputFiles(breakdown, sweep, trace, json_file, plot).checked()
     from ascend_parallel.bench import Bench, read_shapes
 
     measure(
@@ -171,7 +170,7 @@ class OutputFiles(NamedTuple):
     json_file: Path | None
     plot: Path | None
 
-    def check(self) -> None:
+    def checked(self) -> OutputFiles:
         """Check, before anything is started, that all files can be written."""
         from ascend_parallel.bench.plot import check_plot
 
@@ -183,6 +182,7 @@ class OutputFiles(NamedTuple):
             check_writable("--json", self.json_file, [".json"])
         if self.sweep and self.plot is not None:
             raise UsageError("--plot needs several numbers of devices, but --sweep measures on all only: leave one out")
+        return self
 
     @property
     def prints_json(self) -> bool:

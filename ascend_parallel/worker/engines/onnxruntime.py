@@ -34,6 +34,12 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "openvino": "onnxruntime-openvino",
 }
+#: What usually keeps a provider from starting.
+_LIKELY_CAUSES = {
+    "cuda": ": a library of CUDA or cuDNN is missing, or of another version",
+    "tensorrt": ": a library of TensorRT, CUDA or cuDNN is missing, or of another version",
+    "cann": ": libascendcl.so of CANN is often not found (source CANN's set_env.sh), or the device is not available",
+}
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
@@ -96,7 +102,7 @@ class OnnxRuntimeEngine(Engine):
         others = [kind for kind in device_types if kind != "cpu"]
         if others:
             return "onnxruntime shares weights between processes on cpu devices only, not on %s ones" % others[0]
-        if options.get("provider", "cpu") != "cpu":
+        if _short_name(str(options.get("provider", "cpu"))) != "cpu":
             return (
                 "onnxruntime's provider %s cannot share weights between processes, only cpu can" % options["provider"]
             )
@@ -177,8 +183,8 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
     if wanted not in session.get_providers():
         raise RuntimeError(
-            "onnxruntime could not start %s and would run on the CPU; see its lines above for the cause "
-            "(a missing CUDA or CANN library is common)" % wanted
+            "onnxruntime could not start %s and would run on the CPU; its lines above say why%s"
+            % (wanted, _LIKELY_CAUSES.get(provider, ""))
         )
     session.disable_fallback()
     trim_heap()
@@ -188,12 +194,21 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
     """Return the short name of the provider for a device type and the options."""
     possible = PROVIDERS[device_type]
-    provider = str(options.get("provider", possible[0]))
+    asked = str(options.get("provider", possible[0]))
+    provider = _short_name(asked)
+    if provider not in PROVIDER_CLASSES:
+        raise ValueError("provider %r is unknown; expected one of %s" % (asked, ", ".join(possible)))
     if provider not in possible:
         raise ValueError(
-            "provider %r does not run on %s devices; expected one of %s" % (provider, device_type, ", ".join(possible))
+            "provider %r does not run on %s devices; expected one of %s" % (asked, device_type, ", ".join(possible))
         )
     return provider
+
+
+def _short_name(provider: str) -> str:
+    """Return a provider's short name, whether it is given as "openvino" or as "OpenVINOExecutionProvider"."""
+    names = {name.lower(): short for short, name in PROVIDER_CLASSES.items()}
+    return names.get(provider.lower(), provider.lower())
 
 
 def import_runtime(provider: str) -> Any:
@@ -201,6 +216,11 @@ def import_runtime(provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        if provider == "cann" and int(np.__version__.split(".")[0]) >= 2:
+            raise ImportError(
+                "onnxruntime-cann is built against numpy 1 and cannot be imported by %s, which has numpy %s (%s): run "
+                "%s -m pip install 'numpy<2'" % (sys.executable, np.__version__, error, sys.executable)
+            ) from error
         raise ImportError(
             "onnxruntime cannot be imported by %s (%s); install %s there, or name an interpreter that has it with "
             "worker_python" % (sys.executable, error, PACKAGES[provider])
