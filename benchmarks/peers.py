@@ -112,13 +112,17 @@ def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dic
         return {}
     job = write_job(name, folder, arguments.mslite_python)
     python = arguments.mslite_python if is_mindir else sys.executable
-    with open_side(OURS, job, sys.executable) as ours:
-        measured = {}
-        for peer in peers:
-            print(f"{MODELS[name].title}: {PEERS[peer].title}", file=sys.stderr)
-            with open_side(PEERS[peer], job, python) as theirs:
-                measured[peer] = alternate(ours, theirs, arguments.rounds, arguments.seconds)
-        return measured
+    measured = {}
+    for which in OURS:
+        chosen = [peer for peer in peers if PEERS[peer].ours == which]
+        if not chosen:
+            continue
+        with open_side(OURS[which], job, sys.executable) as ours:
+            for peer in chosen:
+                print(f"{MODELS[name].title}: {PEERS[peer].title}", file=sys.stderr)
+                with open_side(PEERS[peer], job, python) as theirs:
+                    measured[peer] = alternate(ours, theirs, arguments.rounds, arguments.seconds)
+    return measured
 
 
 @contextlib.contextmanager

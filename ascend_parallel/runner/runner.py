@@ -25,8 +25,22 @@ from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
-from . import options as asked
 from .futures import resolve
+from .options import (
+    add_share_weights,
+    check_batch_axes,
+    check_counts,
+    check_files,
+    check_manifests,
+    check_options,
+    check_trace,
+    check_workers,
+    choose_devices,
+    choose_engine,
+    make_limits,
+    make_worker_specs,
+    name_models,
+)
 from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
@@ -113,20 +127,20 @@ class ParallelPredictUtils:
         Raises:
             UsageError: an argument is wrong; the message says which, and what is expected.
         """
-        asked.check_counts(instances, chunk_size, warmup)
-        self._limits = asked.make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
-        self._batch_axes = asked.check_batch_axes(batch_axes or {})
-        models = asked.name_models(model)
-        self._engine = asked.choose_engine(models.values(), engine)
-        asked.check_workers(workers, self._engine, worker_python, share_weights, max_retries, max_restarts)
-        asked.check_files(models.values(), self._engine)
-        options = asked.check_options(self._engine, engine_options or {})
-        self.devices = asked.choose_devices(devices, device_num, self._engine)
-        options = asked.add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
-        self._manifest_axes = asked.check_manifests(models, self.devices, self._engine)
+        check_counts(instances, chunk_size, warmup)
+        self._limits = make_limits(build_timeout_s, predict_timeout_s, max_retries, max_restarts)
+        self._batch_axes = check_batch_axes(batch_axes or {})
+        models = name_models(model)
+        self._engine = choose_engine(models.values(), engine)
+        check_workers(workers, self._engine, worker_python, share_weights, max_retries, max_restarts)
+        check_files(models.values(), self._engine)
+        options = check_options(self._engine, engine_options or {})
+        self.devices = choose_devices(devices, device_num, self._engine)
+        options = add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
+        self._manifest_axes = check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
-        self._trace_file = asked.check_trace(trace, models.values())
-        self._specs = asked.make_worker_specs(
+        self._trace_file = check_trace(trace, models.values())
+        self._specs = make_worker_specs(
             models, self._engine, self.devices, options, instances, find_python(worker_python), warmup
         )
         self._workers = workers

@@ -19,6 +19,7 @@ class Peer(NamedTuple):
         package: the package that it needs.
         has_processes: False for a single process, which sends no data.
         takes_mindir: whether it runs MINDIR models, not ONNX models.
+        ours: what it is compared with: one of :data:`OURS`.
     """
 
     title: str
@@ -26,9 +27,11 @@ class Peer(NamedTuple):
     package: str = "onnxruntime"
     has_processes: bool = True
     takes_mindir: bool = False
+    ours: str = "processes"
 
 
-OURS = Peer("ours", "ours:Ours")
+#: ascend_parallel, with worker processes and with threads.
+OURS = {"processes": Peer("ours", "ours:Ours"), "threads": Peer("ours, threads", "ours:OursInThreads")}
 PEERS = {
     "pipes": Peer("pickled pipes (the tutorial)", "pipes:Pipes"),
     "executor": Peer("ProcessPoolExecutor", "executors:ProcessPool"),
@@ -40,6 +43,12 @@ PEERS = {
     "ort-default": Peer("onnxruntime, default threads", "alone:Default", has_processes=False),
     "ort-threads": Peer("onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False),
     "ort-callers": Peer("onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False),
+    "threads-ort-threads": Peer(
+        "threads: onnxruntime, 2 threads", "alone:TwoThreads", has_processes=False, ours="threads"
+    ),
+    "threads-ort-callers": Peer(
+        "threads: onnxruntime, 2 callers", "alone:TwoCallers", has_processes=False, ours="threads"
+    ),
     "mslite": Peer(
         "ModelParallelRunner (MINDIR)",
         "model_parallel_runner:ModelParallelRunner",

@@ -26,6 +26,12 @@ TITLES = {
 AXES = {"latency": "one call", "stream": "a stream of batches", "cpu": "its CPU time"}
 PACKAGES = ("onnxruntime", "numpy", "mpire", "loky", "joblib", "ray")
 
+#: The rows of our own figures: title, workers, and whether the model is a MINDIR file.
+OWN_ROWS = (
+    ("ours, onnxruntime engine", "processes", False),
+    ("ours, onnxruntime engine, threads", "threads", False),
+    ("ours, mslite engine", "processes", True),
+)
 #: Model -> peer -> its rounds.
 Results = dict[str, dict[str, Rounds]]
 #: A title, the columns, and the rows, all as text.
@@ -55,8 +61,8 @@ def sheets(results: Results) -> Iterator[Sheet]:
             for name, peer in PEERS.items()
             if any(name in peers for peers in merged.values())
         ]
-        for title, is_mindir in (("ours, onnxruntime engine", False), ("ours, mslite engine", True)):
-            row = [own_figure(peers, question, is_mindir=is_mindir) for peers in merged.values()]
+        for title, which, is_mindir in OWN_ROWS:
+            row = [own_figure(peers, question, which, is_mindir=is_mindir) for peers in merged.values()]
             rows += [[title, *row]] if any(row) else []
         yield TITLES[question], ["peer", *(MODELS[name].title for name in merged)], rows
 
@@ -66,9 +72,10 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def own_figure(peers: dict[str, Rounds], question: str, *, is_mindir: bool) -> str:
-    """Return our own figure with one of the engines, over the rounds with all peers."""
-    rounds = [rounds for name, rounds in peers.items() if PEERS[name].takes_mindir == is_mindir]
+def own_figure(peers: dict[str, Rounds], question: str, which: str, *, is_mindir: bool) -> str:
+    """Return our own figure with these workers and one of the engines, over the rounds with all peers."""
+    wanted = (which, is_mindir)
+    rounds = [rounds for name, rounds in peers.items() if (PEERS[name].ours, PEERS[name].takes_mindir) == wanted]
     if not rounds:
         return ""
     ours_ms = statistics.median(ours_ms for rounds_of_peer in rounds for ours_ms, _ in rounds_of_peer[question])

@@ -13,7 +13,7 @@ from sides.job import Job
 from sides.process import Side, SideError
 
 PEERS = Path(scheduling.__file__).with_name("peers.py")
-SOME = ("pipes", "executor", "pool", "ort-default", "ort-callers")
+SOME = ("pipes", "executor", "pool", "ort-default", "ort-callers", "threads-ort-callers")
 
 
 def run_peers(*arguments):
@@ -26,7 +26,14 @@ def test_peers_measures_all_metrics():
     call, rest = done.stdout.split("A stream of batches")
     stream, cpu = rest.split("CPU time of all processes")
     for table in (call, stream, cpu):
-        for title in ("pickled pipes", "ProcessPoolExecutor", "multiprocessing.Pool", "onnxruntime, 2 callers", "ours"):
+        for title in (
+            "pickled pipes",
+            "ProcessPoolExecutor",
+            "multiprocessing.Pool",
+            "onnxruntime, 2 callers",
+            "threads: onnx",
+            "ours",
+        ):
             assert title in table
     assert "1 rounds of 0.01 s a side; " in done.stdout
 
