@@ -53,7 +53,7 @@ class Segment:
         self.workers: set[int] = set()
 
     def close(self, *, free_pages: bool) -> None:
-        """Close the descriptor; with ``free_pages``, give the memory back whoever still maps it."""
+        """Close the descriptor; with ``free_pages``, give the memory back, even if workers still map it."""
         if self.fd >= 0:
             if free_pages:
                 os.ftruncate(self.fd, 0)

@@ -1,4 +1,4 @@
-"""The backend interface: what the runner, and all that stands on it, sees of whoever computes."""
+"""The backend interface: what the runner, and the rooms above it, see of worker processes and threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call and its tasks: what is owed to one caller."""
+"""A call and its tasks: one predict, from its inputs to its outputs."""
 
 from __future__ import annotations
 

@@ -144,9 +144,9 @@ def _agree(sliced: Sequence[_Row]) -> int:
         if item.rows == 0:
             raise ShapeError(f"input {item.name!r} has 0 rows; a call needs at least one")
     if len({item.rows for item in sliced}) > 1:
-        told = ", ".join(f"{item.name!r} has {item.rows}" for item in sliced)
+        counts = ", ".join(f"{item.name!r} has {item.rows}" for item in sliced)
         raise ShapeError(
-            f"the inputs disagree about the number of rows: {told}; if one of them is not part of the batch, "
+            f"the inputs disagree about the number of rows: {counts}; if one of them is not part of the batch, "
             "say batch_axes={'its name': None}"
         )
     return sliced[0].rows
@@ -156,9 +156,9 @@ def _agree_on_fixed(sliced: Sequence[_Row]) -> int | None:
     """Return how many rows the model takes at a time; None where it takes any number."""
     fixed = {item.fixed for item in sliced if item.fixed is not None}
     if len(fixed) > 1:
-        told = ", ".join(f"{item.fixed} of {item.name!r}" for item in sliced if item.fixed is not None)
+        counts = ", ".join(f"{item.fixed} of {item.name!r}" for item in sliced if item.fixed is not None)
         raise ShapeError(
-            f"the model takes different numbers of rows at a time ({told}); if one of these inputs is not part "
+            f"the model takes different numbers of rows at a time ({counts}); if one of these inputs is not part "
             "of the batch, say batch_axes={'its name': None}"
         )
     return fixed.pop() if fixed else None

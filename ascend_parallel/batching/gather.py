@@ -35,8 +35,8 @@ def gather(
     chunks = [_chunk_of(plan, whole, i) if result is None else result for i, result in enumerate(results)]
     names = list(chunks[0])
     if any(set(chunk) != set(names) for chunk in chunks):
-        told = " and ".join(str(sorted(chunk)) for chunk in chunks)
-        raise ShapeError(f"the chunks have different outputs and cannot be put together: {told}")
+        shapes = " and ".join(str(sorted(chunk)) for chunk in chunks)
+        raise ShapeError(f"the chunks have different outputs and cannot be put together: {shapes}")
     _check_axes_named(plan, names)
     return {name: _join(plan, name, [chunk[name] for chunk in chunks]) for name in names}
 
@@ -81,9 +81,9 @@ def _join(plan: Plan, name: str, parts: Sequence[Array]) -> Array:
     try:
         return np.concatenate(parts, axis)
     except ValueError:
-        told = ", ".join(str(part.shape) for part in parts)
+        shapes = ", ".join(str(part.shape) for part in parts)
         raise ShapeError(
-            f"output {name!r} has different shapes in the chunks ({told}) and cannot be put together; send rows "
+            f"output {name!r} has different shapes in the chunks ({shapes}) and cannot be put together; send rows "
             "that give outputs of different sizes in calls of their own"
         ) from None
 

@@ -36,7 +36,7 @@ class Model:
         chunk_size: int | None,
         parts: int,
     ) -> None:
-        """Take what a worker told of the model.
+        """Take the description of the model.
 
         Args:
             name: its name.
@@ -85,7 +85,7 @@ class Model:
         self._seen.clear()
 
     def known_names(self) -> list[str] | None:
-        """Return the names of all inputs and outputs; None where neither model nor warm-up told both."""
+        """Return the names of all inputs and outputs; None where neither the model nor the warm-up shows both."""
         outputs = [spec.name for spec in self.outputs or ()] or [name for name, *_ in (self._warm_up or ((), ()))[1]]
         if self.inputs is None or not outputs:
             return None
@@ -164,8 +164,10 @@ def _wrong_names(inputs: Mapping[Any, Any], names: Sequence[str]) -> ShapeError:
     return ShapeError(f"inputs do not fit the model: {'; '.join(parts)}; it takes {', '.join(names)}")
 
 
-def _to_specs(told: Sequence[Any] | None) -> list[TensorSpec] | None:
-    return None if told is None else [TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in told]
+def _to_specs(description: Sequence[Any] | None) -> list[TensorSpec] | None:
+    if description is None:
+        return None
+    return [TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in description]
 
 
 def to_array(name: str, value: Any) -> Array:

@@ -200,7 +200,7 @@ class Mapper:
                 (self._untried if status == UNTRIED else self._retries).append(position)
                 continue
             elif status == UNSAVED:
-                self._disk_error = DiskError(f"{detail}; mend that, and run the same again with --resume")
+                self._disk_error = DiskError(f"{detail}; correct that, and repeat the command with --resume")
                 break
             else:
                 outcome = Outcome(name, path, False, detail, seconds, device)

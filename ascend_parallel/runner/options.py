@@ -28,7 +28,7 @@ from ascend_parallel.worker.protocol import decode, encode_part
 
 from .outside_engine import is_outside_engine, load_outside_engine
 
-#: Libraries that start as many threads as there are cores, in each worker, unless told otherwise.
+#: Libraries that start as many threads as there are cores, in each worker, unless the environment says otherwise.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -64,12 +64,12 @@ def choose_engine(models: Iterable[str], engine: str | None) -> type[Engine]:
     """Return the engine that the user named, or that the models' suffixes tell.
 
     Raises:
-        UsageError: the engine is unknown, cannot be told, cannot be loaded, or does not take a model's kind of file.
+        UsageError: the engine is unknown, not determined, cannot be loaded, or does not take a model's kind of file.
     """
     chosen = [engine] if engine else sorted({_engine_of(model) for model in models})
     if len(chosen) > 1:
-        told = " and ".join(chosen)
-        raise UsageError(f"the models of one runner need one engine; by their suffixes these need {told}")
+        names = " and ".join(chosen)
+        raise UsageError(f"the models of one runner need one engine; by their suffixes these need {names}")
     engine_class = load_engine(chosen[0])
     for model in models:
         _check_suffix(model, engine_class)
@@ -98,7 +98,7 @@ def _engine_of(model: str) -> str:
     if ":" in model:
         return "callable"
     raise UsageError(
-        f"the engine for {model!r} cannot be told from its name; expected a .mindir or .onnx file or "
+        f"the engine for {model!r} cannot be determined from its name; expected a .mindir or .onnx file or "
         "'module:factory', or say which: engine=..."
     )
 
@@ -172,8 +172,8 @@ def check_options(engine: type[Engine], options: Mapping[str, Any]) -> dict[str,
     for option, value in options.items():
         known = engine.options
         if known is not None and option not in known:
-            told = ", ".join(known) or "none"
-            raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {told}")
+            names = ", ".join(known) or "none"
+            raise UsageError(f"the engine {engine.name} has no option {option!r}; it has: {names}")
         if known is not None and not _is_of_type(value, known[option]):
             kinds = " or ".join(kind.__name__ for kind in known[option])
             raise UsageError(f"option {option!r} of the engine {engine.name} is {value!r}; expected {kinds}")

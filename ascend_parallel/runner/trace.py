@@ -50,7 +50,7 @@ class CallRecord(NamedTuple):
         model: the model's name in the runner; "" where there is only one.
         opened_ns: ``predict`` or ``submit`` was called.
         begun_ns: the call was planned and had its memory; copying began.
-        gather_ns: the caller, or its future, was told; the result was put together.
+        gather_ns: the caller, or its future, was notified; the outputs were joined.
         closed_ns: the result was there.
         tasks: in the order of their answers, so that the last is the one that the call waited for.
         error: the class of the error that it ended with; "" where it succeeded.

@@ -32,8 +32,8 @@ def shape_like_model(model: Model, inputs: Sequence[Any]) -> list[Any]:
     if model.inputs is None:
         return list(inputs)
     if len(inputs) != len(model.inputs):
-        told = ", ".join(spec.name for spec in model.inputs)
-        raise ShapeError(f"{len(inputs)} inputs were given for a device, the model takes {len(model.inputs)}: {told}")
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise ShapeError(f"{len(inputs)} inputs were given for a device, the model takes {len(model.inputs)}: {names}")
     return [_shape_like(spec, to_array(spec.name, value)) for spec, value in zip(model.inputs, inputs, strict=True)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_parallel import UsageError
-from ascend_parallel.backends import allocator as pool_module
+from ascend_parallel.backends import allocator as allocator_module
 from ascend_parallel.backends.allocator import PAGE_BYTES, Allocator
 from ascend_parallel.worker.memory import (
     MappedSegments,
@@ -29,8 +29,8 @@ def pool():
     made.close()
 
 
-def array_of(lease):
-    return np.asarray(lease)
+def array_of(allocation):
+    return np.asarray(allocation)
 
 
 @given(sizes=st.lists(st.integers(0, 3 * PAGE_BYTES), max_size=40), drops=st.lists(st.integers(0, 39), max_size=40))
@@ -39,12 +39,12 @@ def test_blocks_never_overlap(sizes, drops):
     pool = Allocator()
     held = {}
     for number, size in enumerate(sizes):
-        lease = pool.allocate(size)
-        array = array_of(lease)
-        assert len(array) == size and lease.offset % PAGE_BYTES == 0
+        allocation = pool.allocate(size)
+        array = array_of(allocation)
+        assert len(array) == size and allocation.offset % PAGE_BYTES == 0
         array[:] = number % 251
         held[number] = array
-        del lease, array
+        del allocation, array
         if drops and drops[number % len(drops)] in held:
             del held[drops[number % len(drops)]]
         assert all((held[other] == other % 251).all() for other in held)
@@ -89,14 +89,14 @@ def test_arrays_outlive_the_pool_and_descriptors_do_not():
 
 def test_an_idle_segment_goes_back_to_the_system(pool, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(pool_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(allocator_module.time, "monotonic", lambda: now[0])
     pool._next_trim_s = 0
-    lease = pool.allocate(1 << 20)
-    number = lease.segment.number
-    lease.segment.workers.add(5)
-    del lease
+    allocation = pool.allocate(1 << 20)
+    number = allocation.segment.number
+    allocation.segment.workers.add(5)
+    del allocation
     pool.held_bytes()
-    now[0] += pool_module.IDLE_SEGMENT_S + 1
+    now[0] += allocator_module.IDLE_SEGMENT_S + 1
     pool.allocate(10)
     assert pool.held_bytes()[1] < 1 << 20
     assert pool.take_unmapped(5) == [number]
@@ -143,13 +143,13 @@ def test_empty_is_in_shared_memory_and_refuses_objects(pool):
     dtype=st.sampled_from(["<f2", "<f4", "<i8", "|u1", "|b1"]),
 )
 @settings(deadline=None)
-def test_a_stretch_s_chunks_are_contiguous_and_apart(axis, shape, start, dtype):
+def test_the_chunks_of_a_shared_array_are_contiguous_and_apart(axis, shape, start, dtype):
     itemsize = np.dtype(dtype).itemsize
     buffer = bytearray(64 + int(np.prod(shape)) * itemsize)
-    stretch = SharedArray(buffer, 64, dtype, shape, axis, True)
+    shared = SharedArray(buffer, 64, dtype, shape, axis, True)
     total = shape[axis] if axis is not None else 1
     start = min(start, total - 1)
-    first, second = stretch.rows(0, start), stretch.rows(start, total - start)
+    first, second = shared.rows(0, start), shared.rows(start, total - start)
     assert second.flags.c_contiguous and second.dtype == dtype
     if axis is None:
         assert first.shape == second.shape == shape
@@ -161,9 +161,9 @@ def test_a_stretch_s_chunks_are_contiguous_and_apart(axis, shape, start, dtype):
 
 
 def test_inputs_cannot_be_written_to():
-    stretch = SharedArray(bytearray(64), 0, "<f4", (4,), 0, False)
+    shared = SharedArray(bytearray(64), 0, "<f4", (4,), 0, False)
     with pytest.raises(ValueError, match="read-only"):
-        stretch.rows(0, 2)[:] = 1
+        shared.rows(0, 2)[:] = 1
 
 
 def test_a_segment_travels_over_a_socket():
@@ -175,8 +175,8 @@ def test_a_segment_travels_over_a_socket():
         send_segment(near, 7, 4096, fd)
         os.close(fd)
         mapped = MappedSegments(far)
-        stretch = mapped.shared_array((7, 64, "<i4", (3,), 0), True)
-        stretch.rows(0, 3)[:] = [1, 2, 3]
+        shared = mapped.shared_array((7, 64, "<i4", (3,), 0), True)
+        shared.rows(0, 3)[:] = [1, 2, 3]
         assert mapped.shared_array((7, 64, "<i4", (3,), None), False).rows(0, 9).tolist() == [1, 2, 3]
         references = mapped.publish([np.arange(5), np.array(2.5), np.zeros((0, 3), "f4")])
         number, size_bytes, own = receive_segment(near)

@@ -25,7 +25,7 @@ def make_model(specs, *, batch_axes=None, chunk_size=None, parts=1):
 
 
 def look(pool, reference):
-    """Return the stretch that a reference of the wire format names, as a worker sees it."""
+    """Return the shared that a reference of the wire format names, as a worker sees it."""
     segment, offset, dtype, shape, axis = reference
     return SharedArray(pool._segments[segment].map, offset, dtype, shape, axis, True)
 
@@ -38,15 +38,15 @@ def scatter(model, inputs, pool, *, in_place=False):
     for index in chunks:
         scattered.write(index)
     _, _, references = decode(decode_chunk(scattered.encoded_chunk(0))[0])
-    stretches = [look(pool, reference) for reference in references]
+    shared_arrays = [look(pool, reference) for reference in references]
     places = {name: look(pool, reference) for name, reference in decode(scattered.destinations)}
     fed = []
     for index in chunks:
         start, rows = plan.chunks[index][0], plan.fed_rows(index)
         fed.append(
             (
-                [stretch.rows(start, rows) for stretch in stretches],
-                {name: stretch.rows(start, rows) for name, stretch in places.items()},
+                [shared.rows(start, rows) for shared in shared_arrays],
+                {name: shared.rows(start, rows) for name, shared in places.items()},
             )
         )
     return plan, scattered, fed
@@ -75,8 +75,8 @@ def disguise(array, how, pool):
     """Return an array of the same values that lies in memory otherwise."""
     if how.startswith("shared"):
         more = 1 if how == "shared part" else 0  # a row before and a row after, of other numbers
-        lease = pool.allocate(array.nbytes // len(array) * (len(array) + 2 * more))
-        whole = np.ndarray((len(array) + 2 * more, *array.shape[1:]), array.dtype, np.asarray(lease))
+        allocation = pool.allocate(array.nbytes // len(array) * (len(array) + 2 * more))
+        whole = np.ndarray((len(array) + 2 * more, *array.shape[1:]), array.dtype, np.asarray(allocation))
         whole[:] = 77
         found = whole[more : more + len(array)]
         found[:] = array
@@ -230,8 +230,8 @@ def test_a_mutated_input_does_not_change_what_was_sent():
 def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_place):
     pool = Allocator()
     model = make_model([("x", "float32", ["batch", 1024])], parts=2)
-    lease = pool.allocate(4 * 4096)
-    x = np.ndarray((4, 1024), np.float32, np.asarray(lease))
+    allocation = pool.allocate(4 * 4096)
+    x = np.ndarray((4, 1024), np.float32, np.asarray(allocation))
     x[:] = some((4, 1024), "float32")
     for view in (x, x[1:], x[1:3]):  # a part of it likewise: its rows lie one behind the other
         _, _, fed = scatter(model, {"x": view}, pool, in_place=in_place)
@@ -243,9 +243,9 @@ def test_an_array_in_shared_memory_is_read_where_it_lies_only_if_allowed(in_plac
 def test_shared_memory_of_another_layout_or_dtype_is_copied():
     pool = Allocator()
     model = make_model([("x", "float32", ["batch", 4])], parts=1)
-    lease = pool.allocate(4096)
-    floats = np.ndarray((8, 8), np.float32, np.asarray(lease))
-    halves = np.ndarray((8, 4), np.float16, np.asarray(lease))
+    allocation = pool.allocate(4096)
+    floats = np.ndarray((8, 8), np.float32, np.asarray(allocation))
+    halves = np.ndarray((8, 4), np.float16, np.asarray(allocation))
     floats[:] = np.arange(64).reshape(8, 8)
     for view in (floats[:, :4], floats[:4, ::2], floats[:4, :4].T, halves):
         outputs, _, _ = run(model, {"x": view}, lambda x: {"y": x}, pool, in_place=True)

@@ -67,7 +67,7 @@ def test_interrupt_at_each_line(what):
                         pass
                 if interrupt.where is None:
                     break
-                try:  # first from another thread: a seat that the interrupted one still held would show there
+                try:  # first from another thread: a leader that has not stepped down would show there
                     pool.submit(runners.assert_right, runner, -number).result(10)
                     runners.assert_right(runner, number + 0.5)
                 except BaseException as error:
@@ -108,7 +108,7 @@ def test_interrupt_while_another_s_call_ends():
                 list(runner.map(runners.batch(i) for i in range(3)))
             with contextlib.suppress(WorkerError):
                 future.result(10)
-            with contextlib.suppress(WorkerError):  # the interrupt may have torn the books only just now
+            with contextlib.suppress(WorkerError):  # the interrupt may have hit an update just now
                 runners.assert_right(runner)
             runners.assert_right(runner)
 

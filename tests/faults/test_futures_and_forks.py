@@ -35,7 +35,7 @@ def test_predict_in_a_callback_is_refused(listening):
 
         def submit():
             if listening == "another predict":
-                procs.wait_until(lambda: _listener(runner) == threading.main_thread().ident, "the predict")
+                procs.wait_until(lambda: _leader(runner) == threading.main_thread().ident, "the predict")
             runner.submit(runners.batch(1, rows=1)).add_done_callback(call_back)
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -48,8 +48,8 @@ def test_predict_in_a_callback_is_refused(listening):
         runners.assert_right(runner)
 
 
-def _listener(runner):
-    """Return the thread that hears the workers."""
+def _leader(runner):
+    """Return the leader."""
     return runner._backend._leader.leader
 
 
@@ -131,7 +131,7 @@ def _call_until_closed(runner, mark):
 
 
 def test_close_in_a_signal_handler():
-    """The handler may run while its own thread is in the middle of the runner's books."""
+    """The handler may run while its own thread is in the middle of an update."""
     for _ in range(6):
         runner = runners.simulated("simulated:0")
         runner.build_model()

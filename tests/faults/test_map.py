@@ -68,9 +68,9 @@ def test_a_dead_worker_s_tasks_are_done_while_the_consumer_is_busy():
     with runners.acting_runner(chunk_size=1, max_restarts=0) as runner:
         results = runner.map(items)
         next(results)
-        seats = runner._backend._pool.slots  # whose numbers are those of answers heard; stats() would hear more
-        os.kill(seats[0].worker.pid, signal.SIGKILL)
-        procs.wait_until(lambda: sum(seat.stats()["tasks"] for seat in seats) == AHEAD, "all answers were heard")
+        slots = runner._backend._pool.slots  # stats() would receive more replies
+        os.kill(slots[0].worker.pid, signal.SIGKILL)
+        procs.wait_until(lambda: sum(slot.stats()["tasks"] for slot in slots) == AHEAD, "all replies were received")
         assert [result["y"][0, 2] for result in results] == [1, 2, 3, 4]
 
 

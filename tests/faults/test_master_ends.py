@@ -29,7 +29,7 @@ class Master:
         self._working = threading.Semaphore(0)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.workers = [int(word) for word in self.hear().split()[1:]]
+        self.workers = [int(word) for word in self.read_line().split()[1:]]
         assert len(self.workers) == 2, "".join(self.errors)
         self.watch = procs.Watch(self.workers)
 
@@ -50,7 +50,7 @@ class Master:
         self._reader.join(timeout_s)
         return code
 
-    def hear(self):
+    def read_line(self):
         return self._process.stdout.readline()
 
     def say(self):
@@ -97,7 +97,7 @@ def test_master_ended_by_a_signal(state, number):
 @pytest.mark.parametrize("state", ["idle", "predict"])
 def test_master_killed_while_a_forked_child_holds_its_pipes(state):
     with master(state, "fork") as ended:
-        child = int(ended.hear())
+        child = int(ended.read_line())
         try:
             ended.send(signal.SIGKILL)
             ended.watch.wait_gone(GONE_S)

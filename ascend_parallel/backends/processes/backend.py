@@ -145,7 +145,7 @@ class ProcessBackend(Backend):
             raise
 
     def _mark_unattended(self, call: Call) -> None:
-        """Have a call's replies received though nobody comes for them, or whoever came cannot lead."""
+        """Have a call's replies received though no thread waits for them, or the one that waits cannot lead."""
         with self._lock:
             self._pool.scheduler.mark_unattended(call)
             self._request_leader()
