@@ -66,7 +66,7 @@ class RunCounts:
         return (now - before) / (now_s - since_s) if now_s > since_s else 0.0
 
     def left_s(self) -> float | None:
-        """Return how long the rest will take; None where that cannot be told yet."""
+        """Return how long the rest will take; None if that is not known yet."""
         rate = self.recent_files_per_s()
         return (self.total - self.before - self.dealt_with) / rate if rate else None
 

@@ -61,8 +61,8 @@ def refused(words, *arguments, kind=UsageError, **options):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("model.pb", r"engine for 'model.pb' cannot be told .* a .mindir or .onnx file or 'module:factory'.*engine="),
-        ("", r"engine for '' cannot be told"),
+        ("model.pb", r"engine for 'model.pb' cannot be determined .* a .mindir or .onnx file or 'module:factory'.*engine="),
+        ("", r"engine for '' cannot be determined"),
         (None, "model is None; expected the path of a file, or 'module:factory'"),
         (len, "model is <built-in function len>; expected the path of a file, or 'module:factory'"),
         ({}, "model is an empty dict; expected at least one name -> path"),
