@@ -8,6 +8,9 @@ MSLITE_VERSION = 2.0.0
 # PaddleX and PaddleOCR on their onnxruntime engine: without paddlepaddle, half the size.
 PYTHON311 ?= $(shell scripts/find_python.sh 3.11)
 PADDLE_PACKAGES = paddlex==3.7.2 paddleocr==3.7.0 onnxruntime
+# Vendors' builds of ONNX Runtime take its place, so each has a venv of its own. These are for Python 3.11, too.
+CANN_VERSION = 1.24.4
+OPENVINO_VERSION = 1.24.1
 
 DEMO = $(VENVS)/demo
 TEST = $(VENVS)/test
@@ -15,15 +18,19 @@ MSLITE = $(VENVS)/mslite
 PEERS = $(VENVS)/peers
 DOCS = $(VENVS)/docs
 PADDLE = $(VENVS)/paddle
+CANN = $(VENVS)/cann
+OPENVINO = $(VENVS)/openvino
 
 .PHONY: demo test lint types docs smoke bench bench-peers clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
 
-test: $(TEST)/.ready mslite paddle
+test: $(TEST)/.ready mslite paddle cann openvino
 	MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
-	PADDLE_PYTHON="$(wildcard $(abspath $(PADDLE))/bin/python)" $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+	PADDLE_PYTHON="$(wildcard $(abspath $(PADDLE))/bin/python)" \
+	CANN_PYTHON="$(wildcard $(abspath $(CANN))/bin/python)" \
+	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(TEST)/.ready
 	$(TEST)/bin/ruff check .
@@ -94,6 +101,27 @@ $(PADDLE)/.ready: Makefile
 else
 paddle:
 	@echo "no Python 3.11 found (set PYTHON311): the tests with the real PaddleX and PaddleOCR will not run" >&2
+endif
+
+# The real onnxruntime-cann, as the extra brings it, and the real onnxruntime-openvino. Without a Python 3.11 their tests
+# are skipped, and say so; under CI they fail. numpy2/ is off the path: a test sees what the wheel says to it.
+.PHONY: cann openvino
+ifneq ($(PYTHON311),)
+cann: $(CANN)/.ready
+$(CANN)/.ready: Makefile pyproject.toml
+	$(PYTHON311) -m venv $(CANN)
+	$(CANN)/bin/pip install --quiet --editable '.[cann]' onnxruntime-cann==$(CANN_VERSION)
+	$(CANN)/bin/pip install --quiet --upgrade --target $(CANN)/numpy2 'numpy==2.*'
+	touch $@
+
+openvino: $(OPENVINO)/.ready
+$(OPENVINO)/.ready: Makefile pyproject.toml
+	$(PYTHON311) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/pip install --quiet --editable . onnxruntime-openvino==$(OPENVINO_VERSION)
+	touch $@
+else
+cann openvino:
+	@echo "no Python 3.11 found (set PYTHON311): the tests with the real onnxruntime-$@ will not run" >&2
 endif
 
 clean:

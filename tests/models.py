@@ -30,15 +30,20 @@ c.convert(ms.FmkType.ONNX, sys.argv[1], sys.argv[2])
 """
 
 
-# ---- MindSpore Lite's interpreter
+# ---- the vendors' interpreters
 
 
 def mslite_python() -> str:
     """Return the Python 3.7 that has the real MindSpore Lite; without one, fail in CI and skip elsewhere."""
-    python = os.environ.get("MSLITE_PYTHON")
+    return vendor_python("MSLITE_PYTHON", "mindspore_lite")
+
+
+def vendor_python(variable: str, package: str) -> str:
+    """Return the Python that a variable names; without one, fail in CI and skip elsewhere."""
+    python = os.environ.get(variable)
     if python:
         return python
-    reason = "MSLITE_PYTHON does not name a Python with the real mindspore_lite"
+    reason = f"{variable} does not name a Python with the real {package}"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and CI is set: these tests must run there")
     pytest.skip(reason)

@@ -9,6 +9,7 @@ which is the runner's to say: they load the model's prepared copy (see prepared.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
@@ -26,6 +27,8 @@ PROVIDER_CLASSES = {
     "cann": "CANNExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+#: The same the other way round, as providers may be given by either name.
+SHORT_NAMES = {long: short for short, long in PROVIDER_CLASSES.items()}
 #: What to install where a provider is missing.
 PACKAGES = {
     "cpu": "onnxruntime",
@@ -36,6 +39,10 @@ PACKAGES = {
 }
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+
+
+class WrongNumpyError(ImportError):
+    """The installed onnxruntime was built against another numpy than the one that is there."""
 
 
 class OnnxRuntimeEngine(Engine):
@@ -78,8 +85,7 @@ class OnnxRuntimeEngine(Engine):
     @classmethod
     def describe_runtime(cls) -> str:
         """Tell the providers, too: the runtime may be there without the one that a device needs."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         names = [name for name, long in PROVIDER_CLASSES.items() if long in onnxruntime.get_available_providers()]
         return "onnxruntime %s (%s)" % (onnxruntime.__version__, ", ".join(names))
 
@@ -96,7 +102,7 @@ class OnnxRuntimeEngine(Engine):
         others = [kind for kind in device_types if kind != "cpu"]
         if others:
             return "onnxruntime shares weights between processes on cpu devices only, not on %s ones" % others[0]
-        if options.get("provider", "cpu") != "cpu":
+        if shorten_provider(options.get("provider", "cpu")) != "cpu":
             return (
                 "onnxruntime's provider %s cannot share weights between processes, only cpu can" % options["provider"]
             )
@@ -177,8 +183,7 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
     if wanted not in session.get_providers():
         raise RuntimeError(
-            "onnxruntime could not start %s and would run on the CPU; see its lines above for the cause "
-            "(a missing CUDA or CANN library is common)" % wanted
+            "onnxruntime could not start %s and would run on the CPU: %s" % (wanted, find_cause(runtime, provider))
         )
     session.disable_fallback()
     trim_heap()
@@ -188,18 +193,43 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
     """Return the provider's short name for a device type, as the options want it."""
     possible = PROVIDERS[device_type]
-    provider = str(options.get("provider", possible[0]))
+    named = str(options.get("provider", possible[0]))
+    provider = shorten_provider(named)
     if provider not in possible:
         raise ValueError(
-            "provider %r does not run on %s devices; expected one of %s" % (provider, device_type, ", ".join(possible))
+            "provider %r does not run on %s devices; expected one of %s" % (named, device_type, ", ".join(possible))
         )
     return provider
+
+
+def shorten_provider(name: str) -> str:
+    """Return "openvino" for "OpenVINOExecutionProvider"; other names stay as they are."""
+    return SHORT_NAMES.get(name, name)
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime; tell what its own "import numpy failed" means.
+
+    Raises ImportError, and WrongNumpyError where it was built against numpy 1 and numpy 2 is there.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if "numpy" in str(error) and int(np.__version__.split(".")[0]) > 1:
+            raise WrongNumpyError(
+                "onnxruntime cannot be imported by %s (%s): it was built against numpy 1, and numpy %s is there; "
+                'install "numpy<2" there' % (sys.executable, error, np.__version__)
+            ) from error
+        raise
+    return onnxruntime
 
 
 def import_runtime(provider: str) -> Any:
     """Import onnxruntime and make sure that it was built with the provider."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
+    except WrongNumpyError:
+        raise
     except ImportError as error:
         raise ImportError(
             "onnxruntime cannot be imported by %s (%s); install %s there, or name an interpreter that has it with "
@@ -216,6 +246,22 @@ def import_runtime(provider: str) -> Any:
             )
         )
     return onnxruntime
+
+
+def find_cause(runtime: Any, provider: str) -> str:
+    """Tell why a provider did not start: the library that its own library needs and the system does not find.
+
+    ONNX Runtime writes the cause to stderr only, so the library is loaded once more.
+    """
+    library = Path(runtime.__file__).parent / "capi" / ("libonnxruntime_providers_%s.so" % provider)
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return "%s; install the vendor's libraries and make them known (LD_LIBRARY_PATH%s)" % (
+            error,
+            ", or source CANN's set_env.sh" if provider == "cann" else "",
+        )
+    return "see its lines above for the cause (a device that is not there and wrong provider_options are common)"
 
 
 def provider_settings(provider: str, device: Tuple[str, int], options: Dict[str, Any]) -> Dict[str, str]:
