@@ -103,13 +103,15 @@ paddle:
 	@echo "no Python 3.11 found (set PYTHON311): the tests with the real PaddleX and PaddleOCR will not run" >&2
 endif
 
-# The real onnxruntime-cann, as the extra brings it, and the real onnxruntime-openvino; else as for PaddleX.
+# The real onnxruntime-cann, as the extra brings it, and the real onnxruntime-openvino. Without a Python 3.11 their tests
+# are skipped, and say so; under CI they fail. numpy2/ is off the path: a test sees what the wheel says to it.
 .PHONY: cann openvino
 ifneq ($(PYTHON311),)
 cann: $(CANN)/.ready
 $(CANN)/.ready: Makefile pyproject.toml
 	$(PYTHON311) -m venv $(CANN)
 	$(CANN)/bin/pip install --quiet --editable '.[cann]' onnxruntime-cann==$(CANN_VERSION)
+	$(CANN)/bin/pip install --quiet --upgrade --target $(CANN)/numpy2 'numpy==2.*'
 	touch $@
 
 openvino: $(OPENVINO)/.ready

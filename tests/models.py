@@ -30,15 +30,15 @@ c.convert(ms.FmkType.ONNX, sys.argv[1], sys.argv[2])
 """
 
 
-# ---- MindSpore Lite's interpreter
+# ---- the vendors' interpreters
 
 
 def mslite_python() -> str:
-    """Return the Python 3.7 that has the real MindSpore Lite."""
-    return python_with("MSLITE_PYTHON", "mindspore_lite")
+    """Return the Python 3.7 that has the real MindSpore Lite; without one, fail in CI and skip elsewhere."""
+    return vendor_python("MSLITE_PYTHON", "mindspore_lite")
 
 
-def python_with(variable, package) -> str:
+def vendor_python(variable: str, package: str) -> str:
     """Return the Python that a variable names; without one, fail in CI and skip elsewhere."""
     python = os.environ.get(variable)
     if python:

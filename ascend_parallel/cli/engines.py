@@ -80,5 +80,6 @@ def _describe_options(info: EngineInfo) -> str:
 
 
 def _describe_error(info: EngineInfo, runtime: RuntimeInfo) -> str:
-    install = f"; to install it: {info.engine.install}" if info.engine.install else ""
+    is_missing = runtime.state == "missing"
+    install = f"; to install it: {info.engine.install}" if is_missing and info.engine.install else ""
     return f"{info.engine.name} cannot be used by {runtime.python}: {runtime.error}{install}"

@@ -122,6 +122,8 @@ def test_no_cuda_in_this_onnxruntime():
         ("ascend:0", None, "has no CANNExecutionProvider .*; install onnxruntime-cann in place of onnxruntime"),
         ("cpu", "openvino", "has no OpenVINOExecutionProvider .*; install onnxruntime-openvino in place"),
         ("cpu", "cuda", "provider 'cuda' does not run on cpu devices; expected one of cpu, openvino"),
+        ("cpu", "OpenVINOExecutionProvider", "has no OpenVINOExecutionProvider .*; install onnxruntime-openvino in"),
+        ("cpu", "CUDAExecutionProvider", "provider 'CUDAExecutionProvider' does not run on cpu devices; expected"),
         ("cpu", "coreml", "provider 'coreml' does not run on cpu devices"),
     ],
 )

@@ -146,9 +146,10 @@ def test_an_error_of_the_model_has_its_traceback():
 
 
 def test_options_reach_the_session():
-    options = {"threads": 1, "session_config": {"session.intra_op.allow_spinning": "0"}, "provider": "cpu"}
-    with make(models.linear(), engine_options=options, devices="cpu") as runner:
-        assert runner.predict([normal(2, 8)])[0].shape == (2, 5)
+    options = {"threads": 1, "session_config": {"session.intra_op.allow_spinning": "0"}}
+    for provider in ("cpu", "CPUExecutionProvider"):
+        with make(models.linear(), engine_options={**options, "provider": provider}, devices="cpu") as runner:
+            assert runner.predict([normal(2, 8)])[0].shape == (2, 5)
     with pytest.raises(EngineError, match=r"cpu:0 failed while building"):
         make(models.linear(), engine_options={"session_config": {"": "x"}}, devices="cpu").build_model()
 

@@ -356,6 +356,11 @@ REFUSED = {
     "callable": ("m:f", {}, "callable cannot share weights between processes: leave"),
     "simulated": ("x", {"engine": "simulated", "devices": "simulated:0"}, "simulated cannot share weights"),
     "openvino": ("m.onnx", {"engine_options": {"provider": "openvino"}}, "provider openvino cannot share weights"),
+    "openvino in full": (
+        "m.onnx",
+        {"engine_options": {"provider": "OpenVINOExecutionProvider"}},
+        "provider OpenVINOExecutionProvider cannot share weights",
+    ),
     "ort format": ("m.ort", {}, "the weights of .onnx files between processes; .*m.ort is none"),
     "no bool": ("m.onnx", {"share_weights": "yes"}, "share_weights is 'yes'; expected True or False"),
 }
@@ -376,7 +381,8 @@ def test_models_that_cannot_share_are_refused_before_the_start(tmp_path, cache, 
 def test_devices_that_cannot_share():
     engine = ENGINES["onnxruntime"]
     assert "on cpu devices only, not on gpu ones" in engine.why_not_shareable(["m.onnx"], ["cpu", "gpu"], {})
-    assert engine.why_not_shareable(["m.onnx"], ["cpu"], {"provider": "cpu"}) == ""
+    for provider in ("cpu", "CPUExecutionProvider"):
+        assert engine.why_not_shareable(["m.onnx"], ["cpu"], {"provider": provider}) == ""
 
 
 def test_a_damaged_memo_is_ignored(cache):

@@ -61,7 +61,10 @@ def refused(words, *arguments, kind=UsageError, **options):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("model.pb", r"engine for 'model.pb' cannot be determined .* a .mindir or .onnx file or 'module:factory'.*engine="),
+        (
+            "model.pb",
+            r"engine for 'model.pb' cannot be determined .* a .mindir or .onnx file or 'module:factory'.*engine=",
+        ),
         ("", r"engine for '' cannot be determined"),
         (None, "model is None; expected the path of a file, or 'module:factory'"),
         (len, "model is <built-in function len>; expected the path of a file, or 'module:factory'"),

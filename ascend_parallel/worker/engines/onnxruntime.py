@@ -9,6 +9,7 @@ runner sets: they load the model's prepared copy (see prepared.py).
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
@@ -26,6 +27,8 @@ PROVIDER_CLASSES = {
     "cann": "CANNExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+#: The same the other way round, as providers may be given by either name.
+SHORT_NAMES = {long: short for short, long in PROVIDER_CLASSES.items()}
 #: Provider -> the package to install if it is missing.
 PACKAGES = {
     "cpu": "onnxruntime",
@@ -34,14 +37,12 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "openvino": "onnxruntime-openvino",
 }
-#: What usually keeps a provider from starting.
-_LIKELY_CAUSES = {
-    "cuda": ": a library of CUDA or cuDNN is missing, or of another version",
-    "tensorrt": ": a library of TensorRT, CUDA or cuDNN is missing, or of another version",
-    "cann": ": libascendcl.so of CANN is often not found (source CANN's set_env.sh), or the device is not available",
-}
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+
+
+class WrongNumpyError(ImportError):
+    """The installed onnxruntime was built against another numpy than the one that is there."""
 
 
 class OnnxRuntimeEngine(Engine):
@@ -84,8 +85,7 @@ class OnnxRuntimeEngine(Engine):
     @classmethod
     def describe_runtime(cls) -> str:
         """Tell the providers, too: the runtime may be there without the one that a device needs."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         names = [name for name, long in PROVIDER_CLASSES.items() if long in onnxruntime.get_available_providers()]
         return "onnxruntime %s (%s)" % (onnxruntime.__version__, ", ".join(names))
 
@@ -102,7 +102,7 @@ class OnnxRuntimeEngine(Engine):
         others = [kind for kind in device_types if kind != "cpu"]
         if others:
             return "onnxruntime shares weights between processes on cpu devices only, not on %s ones" % others[0]
-        if _short_name(str(options.get("provider", "cpu"))) != "cpu":
+        if shorten_provider(options.get("provider", "cpu")) != "cpu":
             return (
                 "onnxruntime's provider %s cannot share weights between processes, only cpu can" % options["provider"]
             )
@@ -183,8 +183,7 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
     if wanted not in session.get_providers():
         raise RuntimeError(
-            "onnxruntime could not start %s and would run on the CPU; its lines above say why%s"
-            % (wanted, _LIKELY_CAUSES.get(provider, ""))
+            "onnxruntime could not start %s and would run on the CPU: %s" % (wanted, find_cause(runtime, provider))
         )
     session.disable_fallback()
     trim_heap()
@@ -194,33 +193,46 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
 def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
     """Return the short name of the provider for a device type and the options."""
     possible = PROVIDERS[device_type]
-    asked = str(options.get("provider", possible[0]))
-    provider = _short_name(asked)
+    named = str(options.get("provider", possible[0]))
+    provider = shorten_provider(named)
     if provider not in PROVIDER_CLASSES:
-        raise ValueError("provider %r is unknown; expected one of %s" % (asked, ", ".join(possible)))
+        raise ValueError("provider %r is unknown; expected one of %s" % (named, ", ".join(possible)))
     if provider not in possible:
         raise ValueError(
-            "provider %r does not run on %s devices; expected one of %s" % (asked, device_type, ", ".join(possible))
+            "provider %r does not run on %s devices; expected one of %s" % (named, device_type, ", ".join(possible))
         )
     return provider
 
 
-def _short_name(provider: str) -> str:
-    """Return a provider's short name, whether it is given as "openvino" or as "OpenVINOExecutionProvider"."""
-    names = {name.lower(): short for short, name in PROVIDER_CLASSES.items()}
-    return names.get(provider.lower(), provider.lower())
+def shorten_provider(name: str) -> str:
+    """Return "openvino" for "OpenVINOExecutionProvider"; other names stay as they are."""
+    return SHORT_NAMES.get(name, name)
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime; tell what its own "import numpy failed" means.
+
+    Raises ImportError, and WrongNumpyError where it was built against numpy 1 and numpy 2 is there.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if "numpy" in str(error) and int(np.__version__.split(".")[0]) > 1:
+            raise WrongNumpyError(
+                "onnxruntime cannot be imported by %s (%s): it was built against numpy 1, and numpy %s is there; "
+                'install "numpy<2" there' % (sys.executable, error, np.__version__)
+            ) from error
+        raise
+    return onnxruntime
 
 
 def import_runtime(provider: str) -> Any:
     """Import onnxruntime, and check that it was built with the provider."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
+    except WrongNumpyError:
+        raise
     except ImportError as error:
-        if provider == "cann" and int(np.__version__.split(".")[0]) >= 2:
-            raise ImportError(
-                "onnxruntime-cann is built against numpy 1 and cannot be imported by %s, which has numpy %s (%s): run "
-                "%s -m pip install 'numpy<2'" % (sys.executable, np.__version__, error, sys.executable)
-            ) from error
         raise ImportError(
             "onnxruntime cannot be imported by %s (%s); install %s there, or name an interpreter that has it with "
             "worker_python" % (sys.executable, error, PACKAGES[provider])
@@ -236,6 +248,22 @@ def import_runtime(provider: str) -> Any:
             )
         )
     return onnxruntime
+
+
+def find_cause(runtime: Any, provider: str) -> str:
+    """Tell why a provider did not start: the library that its own library needs and the system does not find.
+
+    ONNX Runtime writes the cause to stderr only, so the library is loaded once more.
+    """
+    library = Path(runtime.__file__).parent / "capi" / ("libonnxruntime_providers_%s.so" % provider)
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return "%s; install the vendor's libraries and make them known (LD_LIBRARY_PATH%s)" % (
+            error,
+            ", or source CANN's set_env.sh" if provider == "cann" else "",
+        )
+    return "see its lines above for the cause (a device that is not there and wrong provider_options are common)"
 
 
 def provider_settings(provider: str, device: Tuple[str, int], options: Dict[str, Any]) -> Dict[str, str]:
