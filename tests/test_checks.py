@@ -125,7 +125,7 @@ def test_folders_that_can_be_made(tmp_path, monkeypatch):
     checks.check_may_be_made("the folder", tmp_path / "a" / "b")
     checks.check_may_be_made("the folder", Path("c"))
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"the folder .*file/a cannot be made: .*file is not a folder"):
+    with pytest.raises(UsageError, match=r"the folder .*file/a cannot be created: .*file is not a folder"):
         checks.check_may_be_made("the folder", tmp_path / "file" / "a")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UsageError, match=r"the folder .*a cannot be written to: check the permissions of"):

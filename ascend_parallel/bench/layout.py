@@ -1,4 +1,4 @@
-"""How a table of settings and figures is made to fit a terminal without losing a figure."""
+"""Fit a table of settings and figures to a terminal's width; all figures stay readable."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from rich.table import Table
 
 __all__ = ["fit"]
 
-#: Columns of space between two columns, where there is room and where there is not.
+#: Spaces between two columns, if there is enough room and if there is not.
 _WIDE_GAP, _NARROW_GAP = 2, 1
 
 
 def fit(width: int, titles: Sequence[str], lines: Sequence[Sequence[str]], names: int) -> tuple[str, list[Table]]:
-    """Lay out lines of text in a table, or in several tables where one is too wide.
+    """Arrange lines of text in a table, or in several tables if one is too wide.
 
-    Where it helps, what is the same in all lines is said once, and columns move closer together; after that the figures
-    go into several tables, each with the settings that tell its lines apart. Only a column that is wider than the
-    terminal is folded.
+    If the table is too wide, settings that are equal in all lines are removed from it, and the columns move closer
+    together. If that is not enough, the figures are divided into several tables; each repeats the settings that differ.
+    Only a column that is wider than the terminal is folded.
 
     Args:
-        width: of the terminal, in columns.
-        titles: of the columns; they may have several lines.
-        lines: as many texts each as there are titles; at least one.
-        names: how many columns, the first ones, are the settings; the others are figures.
+        width: the width of the terminal, in columns.
+        titles: the titles of the columns; a title may have several lines.
+        lines: the rows, at least one; each has one text per title.
+        names: the number of columns with settings, which come first; the other columns are figures.
 
     Returns:
-        What is the same in all lines, "" if nothing was taken out; and the tables.
+        The settings that were removed because they are equal in all lines ("" if there are none), and the tables.
     """
     widths = [_width(title, [line[i] for line in lines]) for i, title in enumerate(titles)]
     everything = range(len(titles))
@@ -44,7 +44,7 @@ def fit(width: int, titles: Sequence[str], lines: Sequence[Sequence[str]], names
 
 
 def _groups(width: int, widths: Sequence[int], names: Sequence[int], figures: Sequence[int]) -> Iterator[list[int]]:
-    """Yield as many figures at a time as fit beside the names, at least one."""
+    """Yield groups of figures that fit beside the names; each has at least one figure."""
     group: list[int] = []
     for i in figures:
         if group and _total(widths, [*names, *group, i], _WIDE_GAP) > width:

@@ -23,7 +23,7 @@ EngineName = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        help="mslite, onnxruntime, callable, simulated or package.module:EngineClass; by default by suffix.",
+        help="mslite, onnxruntime, callable, simulated or package.module:EngineClass. [default: by the model's suffix]",
     ),
 ]
 EngineOptions = Annotated[

@@ -239,7 +239,7 @@ REFUSED = {
     "sizes": (["batch.onnx", "--batch-per-device", "one"], "--batch-per-device is 'one'; expected whole numbers"),
     "a file for a folder": (
         ["model.onnx", "--output", "text.onnx"],
-        "text.onnx cannot be made: text.onnx is not a",
+        "text.onnx cannot be created: text.onnx is not a",
     ),
     "tolerance": (["model.onnx", "--tolerance", "0.1"], "--tolerance has no effect without --verify"),
     "no Ascend": (
