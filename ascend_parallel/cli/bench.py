@@ -73,7 +73,9 @@ Sweep = Annotated[
 ShowBreakdown = Annotated[bool, typer.Option("--breakdown", help="Also print the time of each phase of a call.")]
 TraceFile = Annotated[
     Path | None,
-    typer.Option("--trace", metavar="FILE.json", help="Write a timeline of all calls, for ui.perfetto.dev."),
+    typer.Option(
+        "--trace", metavar="FILE.json", help="Write a timeline of some calls per combination, for ui.perfetto.dev."
+    ),
 ]
 JsonFile = Annotated[
     Path | None,

@@ -212,7 +212,10 @@ REFUSED = {
     "unknown name": (["model.onnx", "--input-shape", "smaple:2,4,64,64"], "--input-shape names 'smaple'; the model's"),
     "an open size": (["open.onnx", "--batch-per-device", "1"], "the input 'sample' of the model has open axes"),
     "an open batch": (["batch.onnx"], "the batch of the model is open"),
-    "opset": (["new.onnx", "--batch-per-device", "1"], "opset 18, but MindSpore Lite and CANN support 17 at most"),
+    "opset": (
+        ["new.onnx", "--batch-per-device", "1"],
+        "new.onnx has opset 18, but MindSpore Lite and CANN support 17 at most",
+    ),
     "LayerNormalization": (["norm.onnx", "--devices", "cpu:0,1"], "LayerNormalization nodes, whose epsilon"),
     "a batch in the graph": (["built_in.onnx"], "has its batch built into the graph and cannot be converted to 1 rows"),
     "all sizes in the graph": (["built_in_2.onnx"], "has its batch built into the graph"),

@@ -194,7 +194,7 @@ def test_a_model_file_without_functions_reads_arrays(double_onnx):
     reasons = [
         "the shape of a row without",
         "returned ['z']; expected the model's inputs ['x']",
-        "no preprocess function",
+        "there is no preprocess function",
     ]
     for outcome, reason in zip(outcomes[2:], reasons, strict=True):
         assert reason in outcome.error
