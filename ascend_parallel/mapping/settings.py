@@ -24,9 +24,10 @@ class MapSettings:
     """The settings of a run, without its files; see :func:`ascend_parallel.parallel_map`.
 
     Attributes:
-        engine: of a model file; None: by its suffix.
-        max_ahead: how many files may be begun beyond the first that is not dealt with; None: any number.
-        input_dir: the folder that files' names are relative to, where there is one: a run is taken up only with it.
+        engine: the engine of a model file; None: chosen by its suffix.
+        max_ahead: how many files may be sent beyond the first one without an outcome; None: any number.
+        input_dir: the folder that the files' names are relative to; None: there is none. A run is resumed only with the
+            same one.
     """
 
     pipeline: str
@@ -48,7 +49,7 @@ class MapSettings:
     workers: str = "processes"
 
     def __post_init__(self) -> None:
-        """Check what nothing else checks; raises UsageError."""
+        """Check what no other place checks; raises UsageError."""
         check_whole_number("batch_size", self.batch_size, 1)
         check_whole_number("instances_per_device", self.instances_per_device, 1)
         check_seconds("timeout_s", self.timeout_s)
