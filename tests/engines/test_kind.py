@@ -124,7 +124,7 @@ def test_no_cuda_in_this_onnxruntime():
         ("cpu", "cuda", "provider 'cuda' does not run on cpu devices; expected one of cpu, openvino"),
         ("cpu", "OpenVINOExecutionProvider", "has no OpenVINOExecutionProvider .*; install onnxruntime-openvino in"),
         ("cpu", "CUDAExecutionProvider", "provider 'CUDAExecutionProvider' does not run on cpu devices; expected"),
-        ("cpu", "coreml", "provider 'coreml' does not run on cpu devices"),
+        ("cpu", "coreml", "provider 'coreml' is unknown; expected one of cpu, openvino"),
     ],
 )
 def test_providers_that_are_missing(devices, provider, words):
