@@ -159,6 +159,16 @@ def test_instances_that_share_are_threads_over_the_same_weights(good, model):
         np.testing.assert_array_equal(made["y"], np.tile(X, (20, 1)) * [1, 2, 3])
 
 
+def test_threads_over_the_same_weights_are_told_their_devices(package, model):
+    text = GOOD + """
+        def set_device(self, device):
+            self.weights = np.full(3, device[1], np.float32)
+"""
+    options = {"devices": "cpu:0,1", "workers": "threads", "chunk_size": 1}
+    with ParallelPredictUtils(model, engine=f"{package(text)}:Shared", **options) as runner:
+        procs.wait_until(lambda: (runner.predict({"x": X})["y"][:, 2] == X[:, 2]).any(), "a task for cpu:1")
+
+
 def test_instances_that_do_not_share_are_processes(good, model):
     with ParallelPredictUtils(model, engine=f"{good}:Scale", devices="cpu", instances=2) as runner:
         assert list(runner.stats()["workers"]) == ["cpu:0#0", "cpu:0#1"]

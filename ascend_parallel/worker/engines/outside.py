@@ -5,16 +5,17 @@ The master loads the class too, for its attributes, before it starts anything.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
 import traceback
 import types
-from typing import Any, List, Optional, Sequence, Type
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
-from .base import Arrays, Engine, TensorSpec
+from .base import Arrays, Engine, Run, TensorSpec
 from .callable import load_module, read_specs
 
 
@@ -100,7 +101,14 @@ class CheckedEngine(Engine):
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the model; raises TypeError where what it returns is no dict of name -> array of plain elements."""
-        results = self._inner.predict(names, inputs, destinations)
+        return self._run_checked(self._inner.predict, names, inputs, destinations)
+
+    def bind(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Run:
+        """Return what the engine's own ``bind`` returns, checked likewise each time that it is called."""
+        return functools.partial(self._run_checked, self._inner.bind(names, inputs, destinations))
+
+    def _run_checked(self, run: Callable[..., Arrays], *arguments: Any) -> Arrays:
+        results = run(*arguments)
         if not isinstance(results, dict):
             raise TypeError("%s returned a %s; expected a dict of output name -> array" % (self.name, _kind(results)))
         for name, array in results.items():
@@ -117,6 +125,10 @@ class CheckedEngine(Engine):
         if self.outputs is None:  # some runtimes tell them only by predicting
             self.outputs = self._specs("outputs")
         return results
+
+    def set_device(self, device: Tuple[str, int]) -> None:
+        """Tell the engine."""
+        self._inner.set_device(device)
 
     def share(self) -> Engine:
         """Return the engine of one more thread, checked too."""
