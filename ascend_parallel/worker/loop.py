@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import traceback
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -40,13 +40,23 @@ def run(channel: Channel, memory: MappedSegments) -> None:
     server.serve(engines)
 
 
-class Chunk(NamedTuple):
-    """What a PREDICT asks for, its arrays mapped."""
+class Chunk:
+    """What a PREDICT asks for, its arrays mapped.
 
-    model: str
-    names: Optional[Sequence[str]]
-    inputs: Sequence[np.ndarray]
-    destinations: Arrays
+    Attributes:
+        run: computes it; None until an engine is bound to its arrays.
+    """
+
+    __slots__ = ("destinations", "inputs", "model", "names", "run")
+
+    def __init__(
+        self, model: str, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays
+    ) -> None:
+        self.model = model
+        self.names = names
+        self.inputs = inputs
+        self.destinations = destinations
+        self.run: Optional[Run] = None
 
 
 class Server:
@@ -64,7 +74,7 @@ class Server:
 
     def serve(self, engines: Engines) -> None:
         """Answer one message after the other; return at EXIT."""
-        kept: Dict[bytes, Tuple[Run, Arrays]] = {}  # chunk -> what runs it, and the destinations
+        kept: Dict[bytes, Chunk] = {}
         generation = 0
         while True:
             with self._receiving:
@@ -75,23 +85,25 @@ class Server:
                 _, task, encoded, retired = message
                 if retired:
                     self._forget(retired)
-                if generation != self._generation or len(kept) >= MAX_KEPT_CHUNKS:
+                if generation != self._generation:
                     kept.clear()
                     generation = self._generation
-                found = kept.get(encoded)
-                if found is None:
-                    chunk = self._map_chunk(encoded)
-                    run = engines[chunk.model].bind(chunk.names, chunk.inputs, chunk.destinations)
-                    found = kept[encoded] = (run, chunk.destinations)
-                    del chunk, run
-            self._compute(task, *found)
-            del found  # the next wait must not hold the memory of this chunk
+                chunk = kept.get(encoded)
+                if chunk is None:
+                    if len(kept) >= MAX_KEPT_CHUNKS:
+                        kept.clear()
+                    chunk = kept[encoded] = self._map_chunk(encoded)
+            self._compute(task, chunk, engines)
+            del chunk  # the next wait must not hold the memory of this chunk
 
-    def _compute(self, task: int, run: Run, destinations: Arrays) -> None:
+    def _compute(self, task: int, chunk: Chunk, engines: Engines) -> None:
         started_ns = time.perf_counter_ns()
         try:
+            run = chunk.run
+            if run is None:
+                run = chunk.run = engines[chunk.model].bind(chunk.names, chunk.inputs, chunk.destinations)
             results = run()
-            is_placed = write_to_destinations(results, destinations)
+            is_placed = write_to_destinations(results, chunk.destinations)
         except EngineBroken:
             os._exit(BROKEN)
         except Exception as error:

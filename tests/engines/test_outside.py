@@ -160,7 +160,7 @@ def test_instances_that_share_are_threads_over_the_same_weights(good, model):
 
 
 def test_threads_over_the_same_weights_are_told_their_devices(package, model):
-    text = GOOD + """
+    text = f"""{GOOD}
         def set_device(self, device):
             self.weights = np.full(3, device[1], np.float32)
 """
@@ -343,6 +343,29 @@ def test_a_fault_is_an_engine_error_and_the_worker_goes_on(good, model, python):
                 runner.predict({"x": X})
             assert 'raise RuntimeError("no more ink")' in caught.value.remote_traceback
         assert not runner.predict({"x": X * 0})["y"].any()
+        assert runner.stats()["workers"]["cpu:0"]["restarts"] == 0
+
+
+def test_a_fault_while_binding_is_an_engine_error_and_the_worker_goes_on(package, model, python):
+    """An engine that cannot prepare some arrays has failed their tasks, and is asked again for the next."""
+    text = f"""{GOOD}
+    class Bound(Scale):
+        def bind(self, names, inputs, destinations):
+            if inputs[0].any():
+                raise RuntimeError("no binding")
+            return super().bind(names, inputs, destinations)
+"""
+    engine = f"{package(text)}:Bound"
+    with ParallelPredictUtils(model, engine=engine, devices="cpu", worker_python=python[0]) as runner:
+        before = procs.children()
+        for _ in range(2):
+            words = f"cpu:0 failed while predicting .*model.npz with {engine}: RuntimeError: no binding"
+            with pytest.raises(EngineError, match=words) as caught:
+                runner.predict({"x": X})
+            assert 'raise RuntimeError("no binding")' in caught.value.remote_traceback
+        made = runner.predict({"x": X * 0})
+        assert not made["y"].any()
+        assert set(made["pid"]) == set(before) == {runner.stats()["workers"]["cpu:0"]["pid"]}
         assert runner.stats()["workers"]["cpu:0"]["restarts"] == 0
 
 
