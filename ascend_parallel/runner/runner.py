@@ -250,8 +250,8 @@ class ParallelPredictUtils:
 
         Only a few items ahead of the one that is yielded are taken from ``inputs``, so it may be endless. Worker
         processes get a copy of an item, made before the next is taken; for ``workers="threads"`` nothing is copied,
-        and an item must not change before its result is yielded. Raises what :meth:`predict` raises, and then cancels
-        the calls that are in flight.
+        and an item must not change before its result is yielded. Raises what :meth:`predict` raises; the calls that
+        are in flight then are given up: they run on, and their results are dropped.
         """
         backend = self._built()
         backend.check_may_wait("map")
