@@ -206,6 +206,20 @@ def test_close_in_a_signal_handler():
             signal.signal(signal.SIGUSR1, usual)
 
 
+def test_a_call_that_cannot_be_queued_is_cancelled():
+    runner = make()
+    runner.build_model()
+    backend = runner._backend
+    completed = []
+    call = runner._open(backend, rows((ECHO,)), None, in_place=True, on_done=completed.append)
+    runner.close()
+    with pytest.raises(RunnerClosedError, match="is closed"):
+        backend.enqueue(call)
+    assert completed == [call]
+    with pytest.raises(RunnerClosedError, match="abandoned"):
+        call.outputs()
+
+
 def test_forgotten_runner_ends_its_threads():
     runner = make()
     runner.build_model()

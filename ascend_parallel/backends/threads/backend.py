@@ -155,17 +155,21 @@ class ThreadBackend(Backend):
 
     def enqueue(self, call: Call) -> None:
         """Queue the tasks of a call."""
-        if call.timeout_s is None:
-            call.timeout_s = self._limits.predict_timeout_s
-        tasks = [Task(call, index) for index in range(len(call.plan.chunks))]
-        with self._lock:
-            self.check_open()
-            for task in tasks:
-                if call.is_recorded:
-                    call.note_written(task.index)
-                self.queue.put(task)
-            if self._is_closing:  # by the handler of a signal, just now
-                self.cancel(call)
+        try:
+            if call.timeout_s is None:
+                call.timeout_s = self._limits.predict_timeout_s
+            tasks = [Task(call, index) for index in range(len(call.plan.chunks))]
+            with self._lock:
+                self.check_open()
+                for task in tasks:
+                    if call.is_recorded:
+                        call.note_written(task.index)
+                    self.queue.put(task)
+                if self._is_closing:  # by the handler of a signal, just now
+                    self.cancel(call)
+        except BaseException:
+            self.cancel(call)
+            raise
 
     def wait(self, call: Call) -> Any:
         """Wait until the thread that completes the call notifies."""
