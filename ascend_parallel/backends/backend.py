@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,12 +10,27 @@ from typing import Any
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan
-from ascend_parallel.errors import RunnerClosedError
+from ascend_parallel.errors import RunnerClosedError, WorkerError
 
 from .call import Call, Placement
 
 #: How much later than it could be the result of a stream may come, for the sake of those behind it.
 AHEAD_S = 1e-3
+
+
+class State:
+    """Why a backend takes no calls, if it takes none; any thread may read it without a lock.
+
+    Attributes:
+        is_closing: :meth:`Backend.close` was called.
+        error: why the backend is of no use, such as the loss of its last device.
+    """
+
+    __slots__ = ("error", "is_closing")
+
+    def __init__(self) -> None:
+        self.error: WorkerError | None = None
+        self.is_closing = False
 
 
 class Backend(ABC):
@@ -36,15 +52,21 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.descriptions = {}
+        self._state = State()
         self._pid = os.getpid()
 
     @abstractmethod
     def start(self) -> None:
         """Build the models on all devices at the same time; raise the first failure, for the caller to close."""
 
-    @abstractmethod
     def check_open(self) -> None:
         """Raise RunnerClosedError after :meth:`close` or a fork, or the error of the last device if all are lost."""
+        self._check_own()
+        state = self._state
+        if state.is_closing:
+            raise RunnerClosedError("the runner is closed; build a new one")
+        if state.error is not None:
+            raise copy.copy(state.error)  # one instance would collect the tracebacks of all who get it
 
     @abstractmethod
     def check_may_wait(self, method: str) -> None:

@@ -11,7 +11,6 @@ The page docs/concurrency.md names the threads, the locks, and who may hold whic
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Sequence
@@ -56,7 +55,7 @@ class ProcessBackend(Backend):
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._allocator = Allocator()
-        self._pool = WorkerPool(specs, limits, self._allocator, self._start_worker, self._wake.set)
+        self._pool = WorkerPool(specs, limits, self._allocator, self._state, self._start_worker, self._wake.set)
         self._completed = self._pool.scheduler.completed
         self._leader = LeaderFollowers(self._lock, self._receive, self._pool.has_unattended)
         self._logs = LogPump()
@@ -69,8 +68,8 @@ class ProcessBackend(Backend):
         self._thread.start()
         while not self._pool.built.wait(SIGNAL_LATENCY_S):
             pass
-        if self._pool.error is not None:
-            raise self._pool.error
+        if self._state.error is not None:
+            raise self._state.error
         self.descriptions = self._pool.descriptions
 
     def place(self, plan: Plan, arrays: Sequence[Array], *, in_place: bool) -> SharedPlacement:
@@ -177,14 +176,6 @@ class ProcessBackend(Backend):
         if self._pool.has_unattended():
             self._leader.request_leader()
 
-    def check_open(self) -> None:
-        """Raise RunnerClosedError, or the error with which the last device was given up."""
-        self._check_own()
-        if self._pool.is_closing:
-            raise RunnerClosedError("the runner is closed; build a new one")
-        if self._pool.error is not None:
-            raise copy.copy(self._pool.error)  # one instance would collect the tracebacks of all who get it
-
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
         caller = threading.get_ident()
@@ -216,7 +207,7 @@ class ProcessBackend(Backend):
         """End all workers (see shutdown.py); open calls fail. Does nothing in a forked child."""
         if not self.is_own:
             return
-        self._pool.is_closing = True
+        self._state.is_closing = True
         self._wake.set()
         if self._thread.is_alive() and not self._must_not_join():
             self._thread.join(_CLOSE_S)
@@ -278,9 +269,9 @@ class ProcessBackend(Backend):
         except BaseException as error:  # a fault of ours: no caller must wait for ever
             with self._lock:
                 broken = WorkerError(f"the runner broke down ({error!r}); build a new one")
-                self._pool.error = self._pool.error or broken
+                self._state.error = self._state.error or broken
                 self._pool.built.set()
-                self._pool.fail_all(self._pool.error)
+                self._pool.fail_all(self._state.error)
             self._notify()
             raise
 
@@ -297,7 +288,7 @@ class ProcessBackend(Backend):
                 self._pool.reap()
                 self._pool.check_deadlines()
                 self._request_leader()
-                if self._pool.is_closing and self._pool.shutdown is None:
+                if self._state.is_closing and self._pool.shutdown is None:
                     self._pool.begin_shutdown()
             if self._completed:
                 self._notify()

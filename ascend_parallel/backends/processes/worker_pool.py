@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
+from ascend_parallel.backends.backend import State
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.diagnostics import (
     describe_death,
@@ -46,10 +47,8 @@ class WorkerPool:
         scheduler: the queue of tasks.
         descriptions: what a worker said of the models, once one has built them.
         built: set when all have built their models, or the first has failed to.
-        error: why the runner is of no use: a first build failed, or no device is left.
         exited: workers whose processes have ended, to be reaped; any thread may append.
         shutdown: the end of all workers, once it has begun.
-        is_closing: the runner is to be closed: dead workers are not replaced.
         is_inconsistent: a Ctrl-C has hit in the middle of an update.
         next_deadline_s: when :meth:`check_deadlines` is to be called next (``time.monotonic``).
     """
@@ -59,6 +58,7 @@ class WorkerPool:
         specs: Sequence[WorkerSpec],
         limits: Limits,
         allocator: Allocator,
+        state: State,
         start: Callable[[WorkerSpec], Worker],
         wake: Callable[[], None],
     ) -> None:
@@ -68,6 +68,8 @@ class WorkerPool:
             specs: what runs in each slot.
             limits: the times and numbers to keep.
             allocator: the shared memory of the calls.
+            state: the backend's. An error is set when a first build fails, and when no device is left; while it is
+                closing, dead workers are not replaced.
             start: starts a worker; called in the supervisor's thread.
             wake: has the supervisor's thread call :meth:`reap` and :meth:`check_deadlines`.
         """
@@ -77,14 +79,13 @@ class WorkerPool:
         )
         self.descriptions: dict[str, Any] = {}
         self.built = threading.Event()
-        self.error: WorkerError | None = None
         self.exited: deque[Worker] = deque()
         self.shutdown: Shutdown | None = None
         self.is_inconsistent = False
-        self.is_closing = False
         self.next_deadline_s = float("inf")
         self._check_every_s = min(_CHECK_S, limits.predict_timeout_s)
         self._limits = limits
+        self._state = state
         self._start = start
         self._wake = wake
         self._slot_of: dict[int, WorkerSlot] = {}
@@ -269,7 +270,7 @@ class WorkerPool:
             worker.close()
             slot.worker = None
             self.scheduler.reassign(worker, failure)
-            if not self.is_closing:
+            if not self._state.is_closing:
                 self._replace(slot, failure, counts=worker.counts_against_device)
                 self.scheduler.dispatch()
 
@@ -284,7 +285,7 @@ class WorkerPool:
     def _replace(self, slot: WorkerSlot, failure: WorkerError, *, counts: bool = True) -> None:
         """Plan the next worker of a slot, unless the first build failed or the slot's workers fail too often."""
         if not self.built.is_set():
-            self.error = self.error or failure
+            self._state.error = self._state.error or failure
             self.built.set()
             return
         if not counts:
@@ -293,8 +294,8 @@ class WorkerPool:
         elif slot.plan_restart(time.monotonic(), self._limits.max_restarts):
             self.next_deadline_s = min(self.next_deadline_s, slot.restart_at_s)
         elif all(slot.is_out for slot in self.slots):
-            self.error = no_device_left(failure)
-            self.fail_all(self.error)
+            self._state.error = no_device_left(failure)
+            self.fail_all(self._state.error)
 
     # ---- deadlines
 

@@ -10,7 +10,6 @@ backend in the middle of a call's enqueue.
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 import time
@@ -62,8 +61,6 @@ class ThreadBackend(Backend):
         self._builds = [Build(group, self._built) for group in group_by_weights(specs, can_share)]
         self._instances: list[Instance] = []
         self._own_threads: set[int | None] = set()
-        self._error: WorkerError | None = None
-        self._is_closing = False
         self._watchdog = threading.Thread(target=self._watch, name="ascend-parallel watchdog", daemon=True)
         self._wake = threading.Event()
         self._next_deadline_s = float("inf")
@@ -105,9 +102,9 @@ class ThreadBackend(Backend):
         if not self.is_own:
             return
         with self._lock:
-            if self._is_closing:
+            if self._state.is_closing:
                 return
-            self._is_closing = True
+            self._state.is_closing = True
             open_calls = self._take_open_calls()
             for _ in self._instances:
                 self.queue.put(None)
@@ -130,14 +127,6 @@ class ThreadBackend(Backend):
                 RuntimeWarning,
                 stacklevel=4,
             )
-
-    def check_open(self) -> None:
-        """Raise RunnerClosedError, or the error with which the last instance was lost."""
-        self._check_own()
-        if self._is_closing:
-            raise RunnerClosedError("the runner is closed; build a new one")
-        if self._error is not None:
-            raise copy.copy(self._error)
 
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in a model: a thread that computes must not wait for others."""
@@ -165,7 +154,7 @@ class ThreadBackend(Backend):
                     if call.is_recorded:
                         call.note_written(task.index)
                     self.queue.put(task)
-                if self._is_closing:  # by the handler of a signal, just now
+                if self._state.is_closing:  # by the handler of a signal, just now
                     self.cancel(call)
         except BaseException:
             self.cancel(call)
@@ -257,10 +246,10 @@ class ThreadBackend(Backend):
             if not self._stop_clock(instance):
                 return
             open_calls = self._lose(instance, EngineError(text, device=spec.device))
-            if self._error is None and not self._is_closing:
+            if self._state.error is None and not self._state.is_closing:
                 self.queue.put(task)
                 return
-        error = self._error or RunnerClosedError("the runner was closed while this call was under way")
+        error = self._state.error or RunnerClosedError("the runner was closed while this call was under way")
         self._fail_calls([task.call, *open_calls], error)
 
     def _stop_clock(self, instance: Instance) -> bool:
@@ -293,11 +282,11 @@ class ThreadBackend(Backend):
         return [task.call for task in tasks]
 
     def _lose(self, instance: Instance, error: WorkerError) -> list[Call]:
-        """Give an instance up; return the calls that fail with ``_error``, as it was the last. The lock is held."""
+        """Give an instance up; return the calls that now fail, because it was the last one. The lock is held."""
         instance.is_lost = True
         if not all(other.is_lost for other in self._instances):
             return []
-        self._error = WorkerError(
+        self._state.error = WorkerError(
             f"no instance is left: each was lost to a task that did not end, or broke; the last: {error}; close the "
             "runner and build a new one, or use workers='processes', where a hung worker is replaced",
             device=error.device,
@@ -307,7 +296,7 @@ class ThreadBackend(Backend):
     # ---- the watchdog's thread
 
     def _watch(self) -> None:
-        while not self._is_closing:
+        while not self._state.is_closing:
             # The deadline first: an instance that sets its clock after it was looked at wakes this thread.
             self._next_deadline_s = float("inf")
             now_s = time.monotonic()
@@ -333,5 +322,5 @@ class ThreadBackend(Backend):
             instance.task = None
             open_calls = self._lose(instance, error)
         self._fail_calls([task.call], error)
-        if self._error is not None:
-            self._fail_calls(open_calls, self._error)
+        if self._state.error is not None:
+            self._fail_calls(open_calls, self._state.error)
