@@ -357,10 +357,10 @@ def check_workers(
     for name, value in {**given, "max_retries": max_retries, "max_restarts": max_restarts}.items():
         if value is not None:
             raise UsageError(f"{name} is for worker processes, and workers is 'threads': leave {name} out")
-    if not can_run_in_threads(engine):
+    if not engine.may_run_in_threads:
         raise UsageError(
-            "a pipeline runs in worker processes only, as its libraries may not be thread-safe; leave out "
-            "workers='threads'"
+            f"the engine {engine.name} runs in worker processes only, as its libraries may not be thread-safe; leave "
+            "out workers='threads'"
         )
     for module in engine.modules:
         if importlib.util.find_spec(module) is None:
@@ -369,11 +369,6 @@ def check_workers(
                 f"{module}; install it here, or use workers='processes' with worker_python=... of an interpreter that "
                 "has it"
             )
-
-
-def can_run_in_threads(engine: type[Engine]) -> bool:
-    """Whether an engine may run beside others in one process; pipelines, whose libraries are not known, may not."""
-    return engine.name != "pipeline"
 
 
 def check_counts(instances: int, chunk_size: int | None, warmup: int) -> None:

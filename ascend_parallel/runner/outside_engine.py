@@ -16,7 +16,7 @@ from ascend_parallel.worker.engines import Engine, find_engine
 
 __all__ = ["is_outside_engine", "load_outside_engine"]
 
-_FLAGS = ("can_share", "needs_instances", "spreads_over_cores")
+_FLAGS = ("can_share", "may_run_in_threads", "needs_instances", "spreads_over_cores")
 
 
 def is_outside_engine(name: str) -> bool:

@@ -282,6 +282,7 @@ def test_modules_with_an_error(package, model, text, words):
         ("options = {'scale': float}", "options = .*; expected a dict of option -> tuple of types, such as"),
         ("options = ['scale']", "options = .*; expected a dict of option"),
         ("can_share = 1", "can_share = 1; expected True or False"),
+        ("may_run_in_threads = None", "may_run_in_threads = None; expected True or False"),
     ],
 )
 def test_attributes_that_cannot_be(package, model, body, words):
@@ -329,6 +330,17 @@ def test_checks_are_those_of_built_in_engines(good, model, tmp_path):
     (tmp_path / "lfs.npz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     refused("lfs.npz is not the model but a pointer", tmp_path / "lfs.npz", engine)
     refused(f"{engine} cannot share weights between processes", model, engine, share_weights=True)
+
+
+@pytest.mark.parametrize("how", ["predict", "map"])
+def test_an_engine_that_may_not_run_in_threads(package, model, rows, how):
+    engine = f"{package(GOOD.replace('modules =', 'may_run_in_threads, modules = False,'))}:Scale"
+    words = f"the engine {engine} runs in worker processes only, .* not be thread-safe; leave out workers='threads'"
+    if how == "predict":
+        refused(words, model, engine, workers="threads")
+    else:
+        with pytest.raises(UsageError, match=words):
+            parallel_map(str(model), rows, engine=engine, devices="cpu", workers="threads")
 
 
 # ---- it fails

@@ -49,5 +49,7 @@ def test_the_command(rows, tmp_path):
 
 
 def test_a_pipeline_runs_in_processes_only(rows):
-    with pytest.raises(UsageError, match="a pipeline runs in worker processes only.*leave out workers='threads'"):
+    with pytest.raises(
+        UsageError, match="the engine pipeline runs in worker processes only.*leave out workers='threads'"
+    ):
         parallel_map("my_module:make", rows, devices="cpu", workers="threads")

@@ -69,6 +69,9 @@ class Engine:
     #: Whether several threads of one process can serve one set of weights, through :meth:`share`; else each of a
     #: device's ``instances`` is a process.
     can_share = False
+    #: Whether it may run in threads of the user's own process (``workers="threads"``), beside engines of other devices;
+    #: False where its libraries may not be thread-safe.
+    may_run_in_threads = True
     #: Whether it gets the option ``instances``: the number of threads that will share it.
     needs_instances = False
     #: Whether it gets the option ``threads`` by default: the worker's share of the cores.

@@ -27,6 +27,7 @@ class ModelFileEngine(PipelineEngine):
 
     name = "modelfile"
     can_share = True
+    may_run_in_threads = True  # if the inner engine may, which the master checks
     spreads_over_cores = True
     needs_instances = True
 

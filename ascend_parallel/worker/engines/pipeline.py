@@ -25,6 +25,7 @@ class PipelineEngine(Engine):
     name = "pipeline"
     device_types = ("ascend", "gpu", "cpu")
     options = None
+    may_run_in_threads = False  # nobody knows all libraries that a pipeline uses
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from ..pipelines.batches import BatchRunner
