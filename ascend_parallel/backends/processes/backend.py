@@ -60,6 +60,7 @@ class ProcessBackend(Backend):
         self._leader = LeaderFollowers(self._lock, self._receive, self._pool.has_unattended)
         self._logs = LogPump()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
+        self._supervisor: int | None = None  # its ident, which Thread.ident gives at the cost of a call
 
     # ---- for all threads
 
@@ -178,17 +179,16 @@ class ProcessBackend(Backend):
 
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
-        caller = threading.get_ident()
-        if caller in (self._thread.ident, self._leader.background):
+        if self._is_own_thread():
             raise UsageError(f"{method} was called in a future's callback, where it would wait for itself; use submit")
-        if caller == self._leader.leader:
+        if threading.get_ident() == self._leader.leader:
             raise UsageError(
                 f"{method} was called in the handler of a signal, and would wait for the call that this hit"
             )
 
     def _is_own_thread(self) -> bool:
         """Whether the caller is a future's callback, in the very thread that would have to receive the reply."""
-        return threading.get_ident() in (self._thread.ident, self._leader.background)
+        return threading.get_ident() in (self._supervisor, self._leader.background)
 
     def stats(self) -> dict[str, Any]:
         """Return the figures of each worker, and the shared memory in use."""
@@ -264,6 +264,7 @@ class ProcessBackend(Backend):
     # ---- the supervisor's thread
 
     def _run(self) -> None:
+        self._supervisor = threading.get_ident()
         try:
             self._supervise()
         except BaseException as error:  # a fault of ours: no caller must wait for ever
