@@ -1,8 +1,13 @@
 """Runners for the tests of faults, small and quick, and the questions asked of all of them."""
 
+import concurrent.futures
+import contextlib
+import signal
+import threading
+
 import numpy as np
 
-from ascend_parallel import ParallelPredictUtils
+from ascend_parallel import ParallelPredictUtils, RunnerClosedError
 
 from . import acting, procs
 
@@ -57,3 +62,35 @@ def states(runner) -> list[str]:
 def wait_ready(runner, timeout_s=20.0):
     """Wait until no worker is about to start: that needs no call, so there is no event for it."""
     procs.wait_until(lambda: "starting" not in states(runner), "all workers ready or out", timeout_s)
+
+
+def call_until_closed(call):
+    """Repeat a call until its runner is closed; any other error is raised."""
+    with contextlib.suppress(RunnerClosedError):
+        while True:
+            call()
+
+
+def close_while_others_call(runner, check):
+    """Close a runner that was built, while three threads call ``check(runner, mark)``: each is told, at once."""
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        callers = [pool.submit(call_until_closed, lambda mark=10 * n: check(runner, mark)) for n in range(3)]
+        check(runner, 7.0)
+        runner.close()
+        for caller in callers:
+            caller.result(20)
+
+
+def close_in_a_signal_handler(runner, check):
+    """Close a runner that was built in the handler of a signal, which hits a thread that calls ``check(runner, mark)``.
+
+    The handler may run while its own thread is in the middle of an update.
+    """
+    usual = signal.signal(signal.SIGUSR1, lambda *_: runner.close())
+    timer = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
+    timer.start()
+    try:
+        call_until_closed(lambda: check(runner, 1))
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, usual)

@@ -3,7 +3,6 @@
 import concurrent.futures
 import gc
 import os
-import signal
 import sys
 import threading
 import time
@@ -114,35 +113,14 @@ def test_close_fails_what_is_pending_and_what_waits():
 def test_close_while_others_call(repeat):
     runner = runners.simulated()
     runner.build_model()
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        callers = [pool.submit(_call_until_closed, runner, 10 * caller) for caller in range(3)]
-        runners.assert_right(runner)
-        runner.close()
-        for caller in callers:
-            assert caller.result(20) is RunnerClosedError
-
-
-def _call_until_closed(runner, mark):
-    while True:
-        try:
-            runners.assert_right(runner, mark)
-        except RunnerClosedError as error:
-            return type(error)
+    runners.close_while_others_call(runner, runners.assert_right)
 
 
 def test_close_in_a_signal_handler():
-    """The handler may run while its own thread is in the middle of an update."""
     for _ in range(6):
         runner = runners.simulated("simulated:0")
         runner.build_model()
-        usual = signal.signal(signal.SIGUSR1, lambda *_, closing=runner: closing.close())
-        timer = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
-        timer.start()
-        try:
-            assert _call_until_closed(runner, 1) is RunnerClosedError
-        finally:
-            timer.join()
-            signal.signal(signal.SIGUSR1, usual)
+        runners.close_in_a_signal_handler(runner, runners.assert_right)
 
 
 def test_forgotten_runner_ends_its_workers():

@@ -25,7 +25,7 @@ from ascend_parallel import (
 )
 from ascend_parallel.backends.threads import backend as module
 
-from . import procs, thread_models
+from . import procs, runners, thread_models
 from .test_futures_and_forks import _fork, _is_refused
 from .thread_models import ECHO, EXIT, HANG, INTERRUPT, RAISE, SLEEP, rows
 
@@ -176,34 +176,14 @@ def test_close_while_others_call():
     for _ in range(10):
         runner = make()
         runner.build_model()
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            callers = [pool.submit(_call_until_closed, runner, 10 * caller) for caller in range(3)]
-            assert_right(runner)
-            runner.close()
-            for caller in callers:
-                assert caller.result(20) is RunnerClosedError
-
-
-def _call_until_closed(runner, mark):
-    while True:
-        try:
-            assert_right(runner, mark)
-        except RunnerClosedError as error:
-            return type(error)
+        runners.close_while_others_call(runner, assert_right)
 
 
 def test_close_in_a_signal_handler():
     for _ in range(6):
         runner = make("cpu:0")
         runner.build_model()
-        usual = signal.signal(signal.SIGUSR1, lambda *_, closing=runner: closing.close())
-        timer = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
-        timer.start()
-        try:
-            assert _call_until_closed(runner, 1) is RunnerClosedError
-        finally:
-            timer.join()
-            signal.signal(signal.SIGUSR1, usual)
+        runners.close_in_a_signal_handler(runner, assert_right)
 
 
 def test_a_call_that_cannot_be_queued_is_cancelled():
