@@ -7,6 +7,12 @@ AscendParallelError          base class of all errors
 ├── RunnerClosedError        a call on a runner that is not built yet or already closed
 ├── DiskError                a file could not be read or written (also an OSError)
 ├── ConversionError          a conversion failed, or the converted model computes other numbers; has .log
+├── ServingError             a server refused or dropped a request
+│   ├── NotFoundError        there is no such model, version or route
+│   ├── OverloadedError      the queue is full, or the model is not ready; has .retry_after_s
+│   ├── DeadlineError        the request was not answered in its time
+│   ├── TooLargeError        the request is larger than the server takes
+│   └── UnauthorizedError    the request has no valid token
 └── WorkerError              one worker failed; has .device
     ├── EngineError          the engine raised during build or predict; has .remote_traceback
     ├── WorkerDied           the worker process ended with tasks in flight; has .exit_code
@@ -16,7 +22,8 @@ Where each error arises in one call::
 
     inputs ──UsageError──► scatter ──► worker ──EngineError, WorkerDied, WorkerTimeout──► gather ──► outputs
 
-Each class defines the exit code of the command line, so that the exit code does not depend on the caller.
+Each class defines the exit code of the command line and the HTTP status of a server's answer, so that these do not
+depend on the caller.
 """
 
 from __future__ import annotations
@@ -26,11 +33,17 @@ from typing import ClassVar
 __all__ = [
     "AscendParallelError",
     "ConversionError",
+    "DeadlineError",
     "DeviceSpecError",
     "DiskError",
     "EngineError",
+    "NotFoundError",
+    "OverloadedError",
     "RunnerClosedError",
+    "ServingError",
     "ShapeError",
+    "TooLargeError",
+    "UnauthorizedError",
     "UsageError",
     "WorkerDied",
     "WorkerError",
@@ -42,12 +55,14 @@ class AscendParallelError(Exception):
     """The base class of all errors that this package raises."""
 
     exit_code_of_cli: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
 
 
 class UsageError(AscendParallelError, ValueError):
     """The request is invalid; nothing was started, sent or written."""
 
     exit_code_of_cli = 2
+    http_status = 400
 
 
 class DeviceSpecError(UsageError):
@@ -62,6 +77,7 @@ class RunnerClosedError(AscendParallelError):
     """The runner is not built yet, or is already closed."""
 
     exit_code_of_cli = 2
+    http_status = 503
 
 
 class DiskError(AscendParallelError, OSError):
@@ -128,3 +144,46 @@ class WorkerTimeout(WorkerError):
     """A worker did not answer in time and was killed."""
 
     exit_code_of_cli = 5
+    http_status = 504
+
+
+class ServingError(AscendParallelError):
+    """A server refused a request, or dropped it."""
+
+
+class NotFoundError(ServingError):
+    """There is no model, version or route of this name."""
+
+    http_status = 404
+
+
+class OverloadedError(ServingError):
+    """The server cannot take the request now: the queue is full, or no worker of the model is ready.
+
+    Attributes:
+        retry_after_s: when the client may try again.
+    """
+
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(ServingError):
+    """The request was not answered in the time that it had."""
+
+    http_status = 504
+
+
+class TooLargeError(ServingError):
+    """The request is larger than the server takes."""
+
+    http_status = 413
+
+
+class UnauthorizedError(ServingError):
+    """The request has no token, or a wrong one."""
+
+    http_status = 401

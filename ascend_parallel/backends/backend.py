@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import RunnerClosedError, WorkerError
 
 from .call import Call, Placement
+from .event_loop import EventLoop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 #: How much later than it could be the result of a stream may come, for the sake of those behind it.
 AHEAD_S = 1e-3
@@ -39,7 +44,7 @@ class Backend(ABC):
     Its life is :meth:`start`, then any number of calls from any threads, then :meth:`close`. A call is planned by its
     caller (see ``batching/``) and then goes through :meth:`place`, :meth:`enqueue` and :meth:`wait`. A call with
     ``on_done`` needs no :meth:`wait`: the backend calls ``on_done`` when the call is completed. It does so in a thread
-    of its own, where :meth:`check_may_wait` raises.
+    of its own, where :meth:`check_may_wait` raises; or in the call's event loop (:meth:`attach`).
 
     A backend belongs to the process that made it. In a fork of that process all calls raise RunnerClosedError, and
     :meth:`close` does nothing.
@@ -54,6 +59,8 @@ class Backend(ABC):
         self.descriptions = {}
         self._state = State()
         self._pid = os.getpid()
+        self._loops: dict[AbstractEventLoop, EventLoop] = {}
+        self._attaching = threading.Lock()
 
     @abstractmethod
     def start(self) -> None:
@@ -84,6 +91,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def place_rows(self, plan: Plan) -> tuple[Placement, list[Array]]:
+        """Take the memory of a call of one chunk whose inputs the caller writes itself before :meth:`enqueue`.
+
+        Returns:
+            The placement, and an array for each input, in the model's order.
+        """
+
+    @abstractmethod
     def enqueue(self, call: Call) -> None:
         """Write the inputs of a call and queue its tasks. A call that cannot be queued is cancelled."""
 
@@ -108,6 +123,35 @@ class Backend(ABC):
 
     def keep_busy(self) -> None:  # noqa: B027 (an empty default)
         """Have queued tasks started in time, though the caller will be busy elsewhere before it waits for them."""
+
+    # ---- event loops
+
+    def attach(self, loop: AbstractEventLoop) -> EventLoop:
+        """Return the running loop of this thread, attached; the first call attaches it.
+
+        A call that has it as its ``loop`` needs no :meth:`wait`: ``on_done`` is called in the loop's thread.
+        """
+        found = self._loops.get(loop)
+        return found if found is not None else self._attach(loop)
+
+    def _attach(self, loop: AbstractEventLoop) -> EventLoop:
+        with self._attaching:
+            for other, attached in list(self._loops.items()):
+                if attached.is_closed:
+                    del self._loops[other]
+                    attached.detach()
+            self._loops[loop] = attached = self._make_event_loop(loop)
+        return attached
+
+    def _make_event_loop(self, loop: AbstractEventLoop) -> EventLoop:
+        return EventLoop(loop, -1, self.keep_busy)
+
+    def _detach_all(self) -> None:
+        with self._attaching:
+            while self._loops:
+                self._loops.popitem()[1].detach()
+
+    # ---- the whole
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.gather import gather
 from ascend_parallel.batching.plan import Plan
 
+from .event_loop import EventLoop
+
 
 class Placement(ABC):
     """Where the inputs and outputs of one call lie; each backend has its own kind.
@@ -68,22 +70,34 @@ class Call:
     Attributes:
         plan: how it is done.
         placement: where its inputs and outputs lie; held until the last worker is done with it.
-        on_done: called when it is completed, in a thread of the backend's; None where the caller waits.
+        on_done: called when it is completed, in a thread of the backend's or in ``loop``; None where the caller waits.
+        loop: the event loop that waits for it; None where a thread does.
+        has_callback: whether ``on_done`` is called in a thread of the backend's.
         error: why it failed; None while it did not.
         is_open: whether anything is still owed.
         is_led: whether its caller receives its replies itself, and looks at ``is_open`` after each.
         is_recorded: whether it takes :meth:`note_written` and :meth:`note_reply`; see ``runner/trace.py``.
         timeout_s: how long each task may run; None: as the runner says, which the backend sets.
+        max_retries: how often a task is sent to another worker after its own died; None: as the runner says.
     """
 
     is_recorded = False
 
-    def __init__(self, plan: Plan, placement: Placement, on_done: Callable[[Call], None] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        placement: Placement,
+        on_done: Callable[[Call], None] | None = None,
+        loop: EventLoop | None = None,
+    ) -> None:
         self.plan = plan
         self.placement = placement
         self.on_done = on_done
+        self.loop = loop
+        self.has_callback = on_done is not None and loop is None
         self.error: Exception | None = None
         self.timeout_s: float | None = None
+        self.max_retries: int | None = None
         self.is_open = True
         self.is_led = False
         self._missing = len(plan.chunks)
@@ -127,7 +141,10 @@ class Call:
     def notify(self) -> None:
         """Tell the caller that the call is completed; no lock is held. An interrupt may make this happen twice."""
         if self.on_done is not None:
-            self.on_done(self)
+            if self.loop is not None:
+                self.loop.run(self.on_done, self)
+            else:
+                self.on_done(self)
         elif self._done.locked():
             self._done.release()
 

@@ -24,6 +24,7 @@ class Model:
         name: its name in the runner; "" where there is only one.
         inputs: its inputs; None where the model does not tell (a callable).
         outputs: likewise.
+        batch_axes: what the user declared of inputs and outputs.
         must_have: names that an input or output must have, as ``batch_axes`` names them.
     """
 
@@ -50,7 +51,7 @@ class Model:
         self.outputs = _to_specs(description["outputs"])
         self._names = tuple(spec.name for spec in self.inputs or ())
         self._warm_up = description["seen"]
-        self._batch_axes = batch_axes
+        self.batch_axes = batch_axes
         self._chunk_size = chunk_size
         self._parts = parts
         self.must_have: list[str] = []
@@ -66,7 +67,7 @@ class Model:
         Raises:
             ShapeError: an input's name, dtype or shape does not fit, or the batch axis is ambiguous.
         """
-        names, arrays = self._in_order(inputs)
+        names, arrays = self.in_order(inputs)
         as_list = isinstance(inputs, (list, tuple))
         key = (as_list, names, tuple([(array.dtype, array.shape) for array in arrays]))
         plan = self._plans.get(key)
@@ -92,7 +93,7 @@ class Model:
         return [*(spec.name for spec in self.inputs), *outputs]
 
     def _make_plan(self, names: tuple[str, ...], arrays: list[Array], as_list: bool) -> Plan:
-        batch = find_batch(self.inputs, names, arrays, self._batch_axes)
+        batch = find_batch(self.inputs, names, arrays, self.batch_axes)
         if self._chunk_size and batch.fixed_rows and self._chunk_size != batch.fixed_rows:
             raise ShapeError(f"chunk_size is {self._chunk_size}, but the model takes {batch.fixed_rows} rows at a time")
         plan = Plan(
@@ -102,7 +103,7 @@ class Model:
             self._fit_dtypes(arrays),
             batch,
             cut(batch.rows, fixed_rows=batch.fixed_rows, chunk_size=self._chunk_size, parts=self._parts),
-            self._batch_axes,
+            self.batch_axes,
             as_list=as_list,
             tell_names=not as_list,
         )
@@ -129,8 +130,8 @@ class Model:
             return [array.dtype.newbyteorder("=") for array in arrays]
         return [fit_dtype(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
 
-    def _in_order(self, inputs: Any) -> tuple[tuple[str, ...], list[Array]]:
-        """Return names and arrays in the model's order."""
+    def in_order(self, inputs: Any) -> tuple[tuple[str, ...], list[Array]]:
+        """Return names and arrays in the model's order; raises ShapeError."""
         if isinstance(inputs, (dict, Mapping)):  # a dict first: asking an abstract class takes ten times as long
             names = tuple(inputs) if self.inputs is None else self._names
             if len(names) != len(inputs) or not inputs.keys() >= set(names):

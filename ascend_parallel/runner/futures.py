@@ -1,17 +1,20 @@
-"""Futures of ``submit``."""
+"""Futures of ``submit`` and ``predict_async``."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ascend_parallel.backends.call import Call
 from ascend_parallel.backends.unhandled import report_exception
 
+if TYPE_CHECKING:
+    import asyncio
 
-def resolve(future: Future[Any], call: Call) -> None:
+
+def resolve(future: Future[Any] | asyncio.Future[Any], call: Call) -> None:
     """Set a future to the outputs or the error of a completed call."""
-    if future.done():  # an interrupt may make a backend notify twice
+    if future.done():  # an interrupt may make a backend notify twice; or the task that awaits it was cancelled
         return
     try:
         try:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call
+from ascend_parallel.backends.event_loop import EventLoop
 from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.batching.model import Model
 from ascend_parallel.checks import check_seconds, find_python
@@ -64,6 +65,7 @@ class ParallelPredictUtils:
     Attributes:
         devices: what it runs on.
         models: what it runs, by name; empty before :meth:`build_model`.
+        capacity: how many tasks it computes at the same time: devices times instances.
         trace: takes the records of the calls made while it is set; None where nobody asked for them.
     """
 
@@ -145,7 +147,7 @@ class ParallelPredictUtils:
         )
         self._workers = workers
         self._chunk_size = chunk_size
-        self._parts = len(self.devices) * instances
+        self.capacity = len(self.devices) * instances
 
     # ---- life
 
@@ -167,16 +169,7 @@ class ParallelPredictUtils:
             self.close()
             raise
         self._backend = backend
-        self.models = {
-            name: Model(
-                name,
-                description,
-                batch_axes={**self._manifest_axes.get(name, {}), **self._batch_axes},
-                chunk_size=self._chunk_size,
-                parts=self._parts,
-            )
-            for name, description in backend.descriptions.items()
-        }
+        self.models = {name: self._make_model(name, self._chunk_size, self.capacity) for name in backend.descriptions}
         self._check_batch_axes()
 
     def close(self) -> None:
@@ -245,6 +238,32 @@ class ParallelPredictUtils:
         backend.enqueue(call)
         return future
 
+    async def predict_async(self, inputs: Inputs, *, model: str | None = None, timeout_s: float | None = None) -> Any:
+        """Run the model on a batch, as :meth:`predict` does, without blocking the event loop; many can be in flight.
+
+        The loop (asyncio's or uvloop's) receives the answers of worker processes itself, so that no second thread is
+        woken. Inputs are copied as :meth:`submit` copies them, in the loop's thread. A task that is cancelled gives its
+        call up.
+
+        Arguments, results and errors are those of :meth:`submit`.
+        """
+        import asyncio
+
+        backend = self._built()
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        on_done = functools.partial(resolve, future)
+        call = self._open(backend, inputs, model, in_place=False, on_done=on_done, loop=backend.attach(loop))
+        call.timeout_s = timeout_s
+        backend.enqueue(call)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            backend.cancel(call)
+            raise
+
     def map(self, inputs: Iterable[Any], *, model: str | None = None) -> Iterator[Any]:
         """Yield the result of each item in order, keeping all devices busy.
 
@@ -260,7 +279,7 @@ class ParallelPredictUtils:
             call = self._open(self._built(), item, model, in_place=False)
             backend.enqueue(call)
             waiting.append(call)
-            if len(waiting) > _AHEAD * self._parts:
+            if len(waiting) > _AHEAD * self.capacity:
                 if waiting[0].is_open:
                     backend.wait_ahead(waiting[len(waiting) // 2])
                 yield backend.wait(waiting.popleft())
@@ -312,7 +331,22 @@ class ParallelPredictUtils:
         """
         return self._built().stats()
 
+    @property
+    def backend(self) -> Backend:
+        """Who runs the tasks; for rooms that plan calls of their own. Raises RunnerClosedError if not built."""
+        return self._built()
+
+    def model_of_batches(self, name: str | None = None, max_rows: int | None = None) -> Model:
+        """Return the model as it plans calls that are not split across devices, up to ``max_rows`` rows."""
+        return self._make_model(self._model(name).name, max_rows, 1)
+
     # ---- inside
+
+    def _make_model(self, name: str, chunk_size: int | None, parts: int) -> Model:
+        axes = {**self._manifest_axes.get(name, {}), **self._batch_axes}
+        assert self._backend is not None
+        description = self._backend.descriptions[name]
+        return Model(name, description, batch_axes=axes, chunk_size=chunk_size, parts=parts)
 
     def _make_backend(self) -> Backend:
         if sys.platform != "linux":
@@ -350,6 +384,7 @@ class ParallelPredictUtils:
         *,
         in_place: bool,
         on_done: Callable[[Call], None] | None = None,
+        loop: EventLoop | None = None,
     ) -> Call:
         """Plan a call and take its memory."""
         trace = self.trace
@@ -357,8 +392,8 @@ class ParallelPredictUtils:
         plan, arrays = self._find(model).plan(inputs)
         placement = backend.place(plan, arrays, in_place=in_place)
         if trace is not None:
-            return RecordedCall(trace, opened_ns, plan, placement, on_done)
-        return Call(plan, placement, on_done)
+            return RecordedCall(trace, opened_ns, plan, placement, on_done, loop)
+        return Call(plan, placement, on_done, loop)
 
     def _begin_trace(self, backend: Backend) -> Callable[[], None] | None:
         """Record calls from now on if a file is wanted; return what writes it in the end."""

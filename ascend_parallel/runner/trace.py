@@ -14,6 +14,7 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from ascend_parallel.backends.call import Call, Placement, Task
+from ascend_parallel.backends.event_loop import EventLoop
 from ascend_parallel.batching.plan import Plan
 
 #: Tasks that are kept; older calls make way. A task takes about 400 bytes here, and 1 KB in a file.
@@ -112,8 +113,9 @@ class RecordedCall(Call):
         plan: Plan,
         placement: Placement,
         on_done: Callable[[Call], None] | None = None,
+        loop: EventLoop | None = None,
     ) -> None:
-        super().__init__(plan, placement, on_done)
+        super().__init__(plan, placement, on_done, loop)
         self._trace = trace
         self._number = trace.next_number()
         self._opened_ns = opened_ns

@@ -14,11 +14,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.backend import AHEAD_S, Backend
 from ascend_parallel.backends.call import Call, Task
+from ascend_parallel.backends.event_loop import EventLoop
 from ascend_parallel.backends.unhandled import report_exception
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.batching.batch import Array
@@ -28,9 +29,12 @@ from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
 from .leader_followers import LeaderFollowers
 from .log_pump import LogPump
-from .placement import SharedPlacement
+from .placement import RowsPlacement, SharedPlacement
 from .worker_pool import WorkerPool
 from .worker_process import Worker
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 #: How long the last lines of all workers may take to arrive when the backend closes.
 _LOGS_GRACE_S = 1.0
@@ -57,7 +61,7 @@ class ProcessBackend(Backend):
         self._allocator = Allocator()
         self._pool = WorkerPool(specs, limits, self._allocator, self._state, self._start_worker, self._wake.set)
         self._completed = self._pool.scheduler.completed
-        self._leader = LeaderFollowers(self._lock, self._receive, self._pool.has_unattended)
+        self._leader = LeaderFollowers(self._lock, self._receive, self._has_unattended)
         self._logs = LogPump()
         self._thread = threading.Thread(target=self._run, name="ascend-parallel", daemon=True)
         self._supervisor: int | None = None  # its ident, which Thread.ident gives at the cost of a call
@@ -77,6 +81,11 @@ class ProcessBackend(Backend):
         """Take blocks of shared memory."""
         return SharedPlacement(plan, arrays, self._allocator, in_place=in_place)
 
+    def place_rows(self, plan: Plan) -> tuple[RowsPlacement, list[Array]]:
+        """Take blocks of shared memory, and show where the inputs go."""
+        placement = RowsPlacement(plan, self._allocator)
+        return placement, placement.targets()
+
     def enqueue(self, call: Call) -> None:
         """Write inputs and send tasks: each at once, or as soon as a worker has room."""
         try:
@@ -86,7 +95,7 @@ class ProcessBackend(Backend):
             else:
                 self._enqueue_in_turn(call)
             call.placement.outputs()  # made now, while the workers compute
-            if call.on_done is not None:
+            if call.has_callback:
                 self._mark_unattended(call)
         except BaseException:
             self.cancel(call)
@@ -152,7 +161,7 @@ class ProcessBackend(Backend):
 
     def keep_busy(self) -> None:
         """Have queued tasks sent in time, while the caller is busy elsewhere."""
-        if self._pool.has_unattended():
+        if self._has_unattended():
             with self._lock:
                 self._request_leader()
 
@@ -174,8 +183,17 @@ class ProcessBackend(Backend):
             self._request_leader()
 
     def _request_leader(self) -> None:
-        if self._pool.has_unattended():
+        if self._has_unattended():
             self._leader.request_leader()
+
+    def _has_unattended(self) -> bool:
+        """Whether the background thread has to lead; a running event loop polls for all other calls."""
+        if self._loops and any(loop.is_running for loop in list(self._loops.values())):
+            return self._pool.scheduler.has_unattended_calls()
+        return self._pool.has_unattended()
+
+    def _make_event_loop(self, loop: AbstractEventLoop) -> EventLoop:
+        return EventLoop(loop, self._leader.epoll.fileno(), self.poll)
 
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
@@ -211,6 +229,7 @@ class ProcessBackend(Backend):
         self._wake.set()
         if self._thread.is_alive() and not self._must_not_join():
             self._thread.join(_CLOSE_S)
+        self._detach_all()
         self._allocator.close()
 
     def _must_not_join(self) -> bool:
@@ -249,7 +268,7 @@ class ProcessBackend(Backend):
                 self._completed.clear()
             is_own = None
             while completed:
-                if completed[-1].on_done is not None:
+                if completed[-1].has_callback:
                     is_own = self._is_own_thread() if is_own is None else is_own
                     if not is_own:
                         break

@@ -146,6 +146,21 @@ class SharedPlacement(Placement):
         return self._whole
 
 
+class RowsPlacement(SharedPlacement):
+    """The shared memory of a call of one chunk whose inputs the caller writes itself."""
+
+    def __init__(self, plan: Plan, allocator: Allocator) -> None:
+        """Take the memory."""
+        super().__init__(plan, (), allocator, in_place=False)
+
+    def targets(self) -> list[Array]:
+        """Return where the inputs are to be written."""
+        return [target.rows(0, self._plan.span) for _, target in self._layout.targets]
+
+    def write(self, index: int) -> None:
+        """Do nothing: the caller has written all."""
+
+
 def _find_input_layout(plan: Plan, block: Allocation) -> _InputLayout:
     """Return what a plan's inputs are in a block; the plan remembers it for when the block comes again."""
     key = (block.segment.number, block.offset)

@@ -61,6 +61,10 @@ class Scheduler:
         """
         return bool(self._unattended or self._queue or self._cancelled)
 
+    def has_unattended_calls(self) -> bool:
+        """Whether a call is open that was marked as unattended."""
+        return bool(self._unattended)
+
     def mark_unattended(self, call: Call) -> None:
         """Note that nobody will come for a call's replies."""
         if call.is_open:
@@ -159,7 +163,8 @@ class Scheduler:
         self._cancelled.difference_update(tasks)
         for task in tasks[: worker.capacity]:
             task.failures += 1
-            if task.failures > self._max_retries:
+            max_retries = task.call.max_retries
+            if task.failures > (self._max_retries if max_retries is None else max_retries):
                 self.fail(task.call, error)
         self._queue.extendleft(task for task in reversed(tasks) if task.call.is_open)
 

@@ -111,6 +111,7 @@ class ThreadBackend(Backend):
         self._fail_calls(open_calls, RunnerClosedError("the runner was closed while this call was under way"))
         self._wake.set()
         self._join()
+        self._detach_all()
         self._allocator.close()
 
     def _join(self) -> None:
@@ -141,6 +142,11 @@ class ThreadBackend(Backend):
     def place(self, plan: Plan, arrays: Sequence[Array], *, in_place: bool) -> LocalPlacement:
         """Take memory for the outputs; inputs stay where they are, whatever ``in_place`` says."""
         return LocalPlacement(plan, arrays, self._allocator)
+
+    def place_rows(self, plan: Plan) -> tuple[LocalPlacement, list[Array]]:
+        """Take memory for inputs and outputs."""
+        inputs = [self._allocator.empty(region.whole_shape(plan.span), region.dtype) for region in plan.inputs]
+        return LocalPlacement(plan, inputs, self._allocator), inputs
 
     def enqueue(self, call: Call) -> None:
         """Queue the tasks of a call."""
