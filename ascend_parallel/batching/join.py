@@ -105,7 +105,8 @@ def why_not_split(outputs: Mapping[str, Array], batch_axes: BatchAxes, count: in
         ):
             return (
                 f"output {name!r} has shape {array.shape} for {count} rows: axis {axis} does not hold as many; say "
-                f"where its rows are with batch_axes={{{name!r}: AXIS}}, or {{{name!r}: None}} if it is the same for all rows"
+                f"where its rows are with batch_axes={{{name!r}: AXIS}}, or {{{name!r}: None}} if it is the same for "
+                "all rows"
             )
     return ""
 

@@ -435,14 +435,14 @@ def _join(target: Array, axis: int | None, parts: Sequence[Array]) -> None:
     if axis is None:
         target[...] = parts[0]
         return
-    before: tuple[Any, ...] = (slice(None),) * axis
+    target = np.moveaxis(target, axis, 0)
     start = 0
     for part in parts:
         stop = start + part.shape[axis]
-        target[before + (slice(start, stop),)] = part
+        target[start:stop] = np.moveaxis(part, axis, 0) if axis else part
         start = stop
-    if start < target.shape[axis]:
-        target[before + (slice(start, None),)] = target[before + (slice(start - 1, start),)]
+    if start < len(target):
+        target[start:] = target[start - 1]
 
 
 def _check_dtypes(model: Model, request: InferRequest) -> None:

@@ -1,0 +1,168 @@
+"""One version of a model that is served: its runner, its queue and its state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.errors import AscendParallelError, OverloadedError
+from ascend_parallel.runner.runner import ParallelPredictUtils
+from ascend_parallel.worker.engines import TensorSpec
+
+from .batcher import Batcher, Limits
+from .model_stats import ModelStats
+from .request import InferRequest
+
+#: Rows of a batch where the configuration does not say, and the model takes any number.
+DEFAULT_MAX_ROWS = 16
+
+
+class ServedModel:
+    """One version of a model.
+
+    Attributes:
+        name: the model's name in the protocol.
+        version: likewise.
+        runner: what runs it.
+        stats: what is counted.
+        state: "LOADING", "READY", "UNLOADING" or "UNAVAILABLE", as the repository index shows it.
+        reason: why it is not ready; "" if it is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        runner: ParallelPredictUtils,
+        *,
+        max_rows: int | None = None,
+        limits: Limits,
+        examples: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            name: the model's name.
+            version: its version.
+            runner: what runs it, not built yet.
+            max_rows: rows of a batch; None: as many as a model of fixed size takes, or :data:`DEFAULT_MAX_ROWS`.
+            limits: what its queue keeps to; its ``max_rows`` is replaced.
+            examples: inputs that are run before it is ready.
+        """
+        self.name = name
+        self.version = version
+        self.runner = runner
+        self.stats = ModelStats(name, version)
+        self.state = "UNAVAILABLE"
+        self.reason = "not loaded"
+        self._max_rows = max_rows
+        self._limits = limits
+        self._examples = examples
+        self._batcher: Batcher | None = None
+
+    # ---- life
+
+    async def load(self) -> None:
+        """Build the model on all devices, and run the examples; raises what the runner raises."""
+        self.state, self.reason = "LOADING", "is being loaded"
+        try:
+            await asyncio.to_thread(self.runner.build_model)
+            self._batcher = self._make_batcher()
+            for example in self._examples:
+                await self.runner.predict_async(example)
+        except BaseException as error:
+            self.state, self.reason = "UNAVAILABLE", str(error)
+            with contextlib.suppress(AscendParallelError):
+                await asyncio.to_thread(self.runner.close)
+            raise
+        self.state, self.reason = "READY", ""
+
+    def _make_batcher(self) -> Batcher:
+        runner = self.runner
+        fixed = fixed_rows(runner.inputs)
+        max_rows = self._max_rows or fixed or DEFAULT_MAX_ROWS
+        return Batcher(
+            runner.backend,
+            runner.model_of_batches(max_rows=None if fixed else max_rows),
+            asyncio.get_running_loop(),
+            self._limits._replace(max_rows=max_rows),
+            runner.capacity,
+            self.stats,
+        )
+
+    async def unload(self, timeout_s: float) -> None:
+        """Answer the requests that it has, for at most ``timeout_s``; then end the workers."""
+        self.state, self.reason = "UNLOADING", "is being unloaded"
+        if self._batcher is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._batcher.drain(), timeout_s)
+            self._batcher.fail_all(OverloadedError(f"model {self.name!r} was unloaded before the request was computed"))
+        await asyncio.to_thread(self.runner.close)
+        self._batcher = None
+        self.state, self.reason = "UNAVAILABLE", "unloaded"
+
+    # ---- requests
+
+    def add(self, request: InferRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            ShapeError: its inputs do not fit the model.
+            OverloadedError: the queue is full, or the model is not ready.
+            WorkerError: no worker is left.
+        """
+        if self._batcher is None or self.state == "LOADING":
+            raise OverloadedError(f"model {self.name!r} version {self.version} {self.reason}")
+        self._batcher.add(request)
+
+    def cancel(self, request: InferRequest) -> None:
+        """Drop a request whose client is gone."""
+        if self._batcher is not None:
+            self._batcher.cancel(request)
+
+    # ---- what it is
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is loaded, and at least one worker is there."""
+        if self.state != "READY":
+            return False
+        with contextlib.suppress(AscendParallelError):
+            return any(worker["state"] == "ready" for worker in self.runner.stats()["workers"].values())
+        return False
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return 0 if self._batcher is None else self._batcher.waiting
+
+    @property
+    def running(self) -> int:
+        """How many batches the workers have."""
+        return 0 if self._batcher is None else self._batcher.running
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of a batch at most; 0 before it is loaded."""
+        return 0 if self._batcher is None else self._batcher.limits.max_rows
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names of the outputs; None where the model does not tell."""
+        outputs = self.runner.outputs
+        return None if outputs is None else [spec.name for spec in outputs]
+
+
+def fixed_rows(inputs: Sequence[TensorSpec] | None) -> int | None:
+    """Return the fixed size of the first axis that all inputs with one agree about; None where it is open."""
+    sizes = {spec.shape[0] for spec in inputs or () if spec.shape}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if isinstance(size, int) else None
+
+
+def select_outputs(outputs: Mapping[str, Array], wanted: Sequence[str] | None) -> dict[str, Array]:
+    """Return the outputs that a client asked for, in its order; all where it named none. Raises KeyError."""
+    return dict(outputs) if wanted is None else {name: outputs[name] for name in wanted}
