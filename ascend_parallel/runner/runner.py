@@ -332,6 +332,11 @@ class ParallelPredictUtils:
         return self._built().stats()
 
     @property
+    def engine_name(self) -> str:
+        """The name of the engine that runs the model."""
+        return self._engine.name
+
+    @property
     def backend(self) -> Backend:
         """Who runs the tasks; for rooms that plan calls of their own. Raises RunnerClosedError if not built."""
         return self._built()

@@ -106,13 +106,19 @@ class Repository:
             tasks = [self._unload_later(model) for model in self._models.pop(name, {}).values()]
             await asyncio.gather(*tasks)
 
-    async def close(self) -> None:
+    async def close(self, timeout_s: float) -> None:
         """Answer the requests that all models have, within the time for that; end all workers."""
         self.is_draining = True
+        self._drain_timeout_s = timeout_s
         for model in self:
             self._unload_later(model)
         await asyncio.gather(*self._unloading, return_exceptions=True)
         self._models.clear()
+
+    def give_up(self) -> None:
+        """Fail all requests at once."""
+        for model in self:
+            model.give_up()
 
     def _unload_later(self, model: ServedModel) -> asyncio.Task[None]:
         task = asyncio.ensure_future(model.unload(self._drain_timeout_s))

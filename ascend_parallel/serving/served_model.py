@@ -16,9 +16,6 @@ from .batcher import Batcher, Limits
 from .model_stats import ModelStats
 from .request import InferRequest
 
-#: Rows of a batch where the configuration does not say, and the model takes any number.
-DEFAULT_MAX_ROWS = 16
-
 
 class ServedModel:
     """One version of a model.
@@ -38,7 +35,6 @@ class ServedModel:
         version: str,
         runner: ParallelPredictUtils,
         *,
-        max_rows: int | None = None,
         limits: Limits,
         examples: Sequence[Mapping[str, Any]] = (),
     ) -> None:
@@ -48,8 +44,7 @@ class ServedModel:
             name: the model's name.
             version: its version.
             runner: what runs it, not built yet.
-            max_rows: rows of a batch; None: as many as a model of fixed size takes, or :data:`DEFAULT_MAX_ROWS`.
-            limits: what its queue keeps to; its ``max_rows`` is replaced.
+            limits: what its queue keeps to; a model of fixed size has its own ``max_rows``.
             examples: inputs that are run before it is ready.
         """
         self.name = name
@@ -58,7 +53,6 @@ class ServedModel:
         self.stats = ModelStats(name, version)
         self.state = "UNAVAILABLE"
         self.reason = "not loaded"
-        self._max_rows = max_rows
         self._limits = limits
         self._examples = examples
         self._batcher: Batcher | None = None
@@ -83,7 +77,7 @@ class ServedModel:
     def _make_batcher(self) -> Batcher:
         runner = self.runner
         fixed = fixed_rows(runner.inputs)
-        max_rows = self._max_rows or fixed or DEFAULT_MAX_ROWS
+        max_rows = fixed or self._limits.max_rows
         return Batcher(
             runner.backend,
             runner.model_of_batches(max_rows=None if fixed else max_rows),
@@ -99,10 +93,15 @@ class ServedModel:
         if self._batcher is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._batcher.drain(), timeout_s)
-            self._batcher.fail_all(OverloadedError(f"model {self.name!r} was unloaded before the request was computed"))
+            self.give_up()
         await asyncio.to_thread(self.runner.close)
         self._batcher = None
         self.state, self.reason = "UNAVAILABLE", "unloaded"
+
+    def give_up(self) -> None:
+        """Fail all requests that it has."""
+        if self._batcher is not None:
+            self._batcher.fail_all(OverloadedError(f"model {self.name!r} was unloaded before the request was computed"))
 
     # ---- requests
 

@@ -1,0 +1,198 @@
+"""The ASGI app: all routes but the infer route, which the protocol class answers (see protocol.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, UsageError
+from ascend_parallel.serving.log import logger
+from ascend_parallel.serving.repository import why_not_ready
+from ascend_parallel.serving.rest.metadata import describe_index, describe_model, describe_server, describe_stats
+from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.service import Service
+
+from .infer_cycle import error_body, error_headers
+from .token_check import TokenCheck
+
+#: Bytes of the body of a request that is no infer request, at most.
+_MAX_BODY_BYTES = 1 << 20
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Routes:
+    """The routes of the Open Inference Protocol, and of Triton's extensions to it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._repository = service.repository
+
+    def table(self) -> list[Route]:
+        """Return all routes."""
+        return [
+            Route("/v2", self.server, methods=["GET"]),
+            Route("/v2/health/live", self.live, methods=["GET"]),
+            Route("/v2/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/models/stats", self.all_stats, methods=["GET"]),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+            *self._model_routes("/v2/models/{model}"),
+            *self._model_routes("/v2/models/{model}/versions/{version}"),
+        ]
+
+    def _model_routes(self, path: str) -> list[Route]:
+        return [
+            Route(path, self.model, methods=["GET"]),
+            Route(f"{path}/ready", self.model_ready, methods=["GET"]),
+            Route(f"{path}/stats", self.model_stats, methods=["GET"]),
+            Route(f"{path}/infer", self.infer, methods=["POST"]),
+        ]
+
+    # ---- the server
+
+    async def server(self, request: Request) -> Response:
+        """Describe the server."""
+        return to_json(describe_server(self._service.extensions))
+
+    async def live(self, request: Request) -> Response:
+        """Tell that the event loop runs: otherwise there is no answer."""
+        return Response()
+
+    async def ready(self, request: Request) -> Response:
+        """Tell whether all models can compute."""
+        if self._repository.is_ready:
+            return Response()
+        raise OverloadedError("the server is about to end" if self._repository.is_draining else self._not_ready())
+
+    def _not_ready(self) -> str:
+        reasons = [
+            f"model {m.name!r} version {m.version} {why_not_ready(m)}" for m in self._repository if not m.is_ready
+        ]
+        return "; ".join(reasons) or "no model is ready"
+
+    # ---- models
+
+    def _find(self, request: Request) -> ServedModel:
+        return self._repository.find(request.path_params["model"], request.path_params.get("version", ""))
+
+    async def model(self, request: Request) -> Response:
+        """Describe a model."""
+        model = self._find(request)
+        return to_json(describe_model(model, self._repository.versions(model.name)))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Tell whether a model can compute."""
+        model = self._find(request)
+        if model.is_ready and not self._repository.is_draining:
+            return Response()
+        raise OverloadedError(f"model {model.name!r} version {model.version} {why_not_ready(model)}")
+
+    async def model_stats(self, request: Request) -> Response:
+        """Return the statistics of a model."""
+        return to_json(describe_stats([self._find(request)]))
+
+    async def all_stats(self, request: Request) -> Response:
+        """Return the statistics of all models."""
+        return to_json(describe_stats(self._repository))
+
+    async def infer(self, request: Request) -> Response:
+        """Never reached by HTTP/1.1: the protocol class answers. It keeps the route known: other methods get a 405."""
+        raise NotFoundError("this route is answered by the server itself")
+
+    # ---- the repository
+
+    async def index(self, request: Request) -> Response:
+        """List the models."""
+        body = await read_body(request)
+        return to_json(describe_index(self._repository, only_ready=bool(body.get("ready"))))
+
+    async def load(self, request: Request) -> Response:
+        """Load a model anew."""
+        body = await read_body(request)
+        self._check_control()
+        if body.get("parameters"):
+            raise UsageError("load takes no parameters: a model is loaded as the server's configuration has it")
+        await self._repository.load(request.path_params["model"])
+        return to_json({})
+
+    async def unload(self, request: Request) -> Response:
+        """Take a model out."""
+        await read_body(request)
+        self._check_control()
+        await self._repository.unload(request.path_params["model"])
+        return to_json({})
+
+    def _check_control(self) -> None:
+        if not self._service.allow_control:
+            raise ForbiddenError("models are not loaded and unloaded by clients; start the server with allow_control")
+
+
+class ForbiddenError(AscendParallelError):
+    """The server was not started with what the client asks for."""
+
+    http_status = 403
+
+
+def make_app(service: Service) -> Starlette:
+    """Return the app."""
+    return Starlette(
+        middleware=[Middleware(TokenCheck, service=service)],
+        routes=Routes(service).table(),
+        exception_handlers={
+            AscendParallelError: answer_error,
+            HTTPException: _answer_http_error,
+            Exception: _answer_fault,
+        },
+    )
+
+
+def to_json(content: Any, status: int = 200) -> Response:
+    """Return a response with JSON."""
+    return Response(json.dumps(content), status, media_type="application/json")
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """Return the JSON object of a request, {} where it has no body; raises UsageError."""
+    text = b""
+    async for part in request.stream():
+        text += part
+        if len(text) > _MAX_BODY_BYTES:
+            raise UsageError(f"the body is larger than {_MAX_BODY_BYTES} bytes")
+    if not text.strip():
+        return {}
+    try:
+        body = from_json(text)
+    except ValueError as error:
+        raise UsageError(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise UsageError("the body is no JSON object")
+    return body
+
+
+async def answer_error(request: Request | None, error: Exception) -> Response:
+    """Return the response to a request that failed with an error of ours."""
+    assert isinstance(error, AscendParallelError)
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(str(error)), error.http_status, headers, "application/json")
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"there is no route {request.url.path}" if error.status_code == 404 else error.detail
+    return Response(error_body(text), error.status_code, error.headers, "application/json")
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Response(error_body(f"the server failed: {type(error).__name__}"), 500, media_type="application/json")

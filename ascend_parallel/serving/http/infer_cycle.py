@@ -1,0 +1,357 @@
+"""One infer request over HTTP, from its headers to its response."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import numpy as np
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.utils import get_client_addr
+
+from ascend_parallel.errors import (
+    AscendParallelError,
+    OverloadedError,
+    TooLargeError,
+    UnauthorizedError,
+    UsageError,
+)
+from ascend_parallel.serving.log import logger
+from ascend_parallel.serving.request import INF, InferRequest
+from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
+from ascend_parallel.serving.rest.infer_body import InferHead, read_arrays, read_head, wanted_names
+from ascend_parallel.serving.served_model import ServedModel
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .protocol import InferProtocol
+
+_ROUTE = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?")
+#: Routes that are kept by their URL: a client that makes up URLs does not fill the memory.
+_MAX_ROUTES = 1024
+_routes: dict[bytes, tuple[str, str] | None] = {}
+
+#: How long a client whose body was refused may go on sending it, so that it sees the response.
+_LINGER_S = 2.0
+#: Responses of so many bytes are copied into one write; of larger ones, the tensors are written as they are.
+_JOINED_BYTES = 1 << 14
+
+
+def find_infer_route(url: bytes) -> tuple[str, str] | None:
+    """Return (model, version) of an infer route; the version is "" for the latest. None for other routes."""
+    try:
+        return _routes[url]
+    except KeyError:
+        pass
+    match = _ROUTE.fullmatch(url)
+    route = None
+    if match is not None:
+        route = unquote(match[1].decode("latin-1")), unquote((match[2] or b"").decode("latin-1"))
+    if len(_routes) >= _MAX_ROUTES:
+        _routes.clear()
+    _routes[url] = route
+    return route
+
+
+class _NoEvent:
+    """Stands where uvicorn's cycle has an event that its ASGI app waits for."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+_NO_EVENT = _NoEvent()
+
+
+class InferCycle:
+    """An infer request and its response, in the place of one of uvicorn's cycles.
+
+    Attributes:
+        response_complete: whether the response was written.
+        disconnected: whether the client is gone.
+        keep_alive: whether the connection stays open after the response.
+        message_event: for uvicorn, which sets it when the client is gone.
+    """
+
+    message_event = _NO_EVENT
+
+    def __init__(self, protocol: InferProtocol, model: str, version: str) -> None:
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = protocol.parser.should_keep_alive() and not protocol.service.repository.is_draining
+        self._protocol = protocol
+        self._model_name = model
+        self._version = version
+        self._headers = headers = {name.lower(): value for name, value in protocol.headers}
+        self._url = protocol.url
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_started = False
+        self._is_complete = False
+        self._must_resume = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._error: Exception | None = self._check(headers)
+        self._head: InferHead | None = None
+        self._model: ServedModel | None = None
+        self._request: InferRequest | None = None
+
+    # ---- the request
+
+    def _check(self, headers: dict[bytes, bytes]) -> Exception | None:
+        """Return why the request is refused before its body is there."""
+        service = self._protocol.service
+        try:
+            service.check_token(headers)
+        except UnauthorizedError as error:
+            return error
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > service.max_body_bytes:
+            return _too_large(service.max_body_bytes)
+        encoding = headers.get(b"content-encoding", b"identity")
+        if encoding not in (b"identity", b"gzip", b"deflate"):
+            return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
+        return None
+
+    def start(self) -> None:
+        """Begin: all requests before on this connection are answered."""
+        self._is_started = True
+        if isinstance(self._error, TooLargeError):
+            self._refuse_body()
+        elif self._is_complete:
+            self._run()
+        elif self._error is None and self._headers.get(b"expect", b"").lower() == b"100-continue":
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def take_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._size += len(body)
+        if self._error is not None:
+            return
+        if self._size > self._protocol.service.max_body_bytes:  # chunked
+            self._error = _too_large(self._protocol.service.max_body_bytes)
+            self._parts.clear()
+            if self._is_started:
+                self._refuse_body()
+            return
+        self._parts.append(body)
+
+    def complete_body(self) -> None:
+        """Run the request, if it is its turn."""
+        self._is_complete = True
+        if self._linger is not None:
+            self._linger.cancel()
+            self._protocol.transport.close()
+        elif self._is_started and not self.response_complete:
+            self._run()
+
+    def _refuse_body(self) -> None:
+        """Answer before the body is there; read on for a while, so that the client sees it."""
+        assert self._error is not None
+        self.keep_alive = False
+        protocol = self._protocol
+        self._respond_error(self._error, may_close=self._is_complete)
+        if not self._is_complete:
+            self._linger = protocol.loop.call_later(_LINGER_S, protocol.transport.close)
+
+    def _run(self) -> None:
+        """Read the body and queue the request."""
+        try:
+            if self._error is not None:
+                raise self._error
+            self._model = self._protocol.service.repository.find(self._model_name, self._version)
+            self._add(self._model, self._read_body())
+        except AscendParallelError as error:
+            if self._model is not None:
+                self._model.stats.count_failure("rejected" if isinstance(error, OverloadedError) else "invalid")
+            self._respond_error(error)
+        except Exception as error:  # a fault of ours
+            logger.exception("a request for model %s failed", self._model_name)
+            self._respond_error(error)
+
+    def _read_body(self) -> bytes:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        encoding = self._headers.get(b"content-encoding", b"identity")
+        return body if encoding == b"identity" else _decompress(body, self._protocol.service.max_body_bytes)
+
+    def _add(self, model: ServedModel, body: bytes) -> None:
+        length = self._headers.get(b"inference-header-content-length")
+        end = len(body) if length is None else _read_length(length, len(body))
+        head = self._head = read_head(body if end == len(body) else body[:end])
+        arrays = self._protocol.service.fill_regions(head, read_arrays(head, body, end))
+        check_outputs(model, head)
+        deadline_s = INF if head.timeout_s is None else time.monotonic() + head.timeout_s
+        request = InferRequest(
+            head.names,
+            arrays,
+            self._take_answer,
+            id=head.id,
+            deadline_s=deadline_s,
+            trace_context=self._headers.get(b"traceparent", b"").decode("latin-1"),
+        )
+        self._request = request
+        model.add(request)
+
+    def disconnect(self) -> None:
+        """Drop the request, as the client is gone."""
+        self.disconnected = True
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._request is not None and self._model is not None:
+            self._model.cancel(self._request)
+
+    # ---- the response
+
+    def _take_answer(self, request: InferRequest) -> None:
+        """Write the response; called when the request is done."""
+        if self.disconnected:
+            return
+        if request.error is not None:
+            self._respond_error(request.error)
+            return
+        assert self._head is not None and self._model is not None and request.outputs is not None
+        try:
+            outputs = self._protocol.service.fill_output_regions(self._head, request.outputs)
+            answer = write_answer(self._model.name, self._model.version, self._head, outputs)
+        except Exception as error:
+            if not isinstance(error, AscendParallelError):
+                logger.exception("the answer of model %s cannot be written", self._model_name)
+            self._respond_error(error)
+            return
+        self._respond_answer(answer)
+
+    def _respond_answer(self, answer: Answer) -> None:
+        head = answer.head
+        tensor_bytes = sum([tensor.nbytes for tensor in answer.tensors])
+        if answer.tensors:
+            kind = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(head)
+        else:
+            kind = b"content-type: application/json\r\n"
+        start = b"%b%bcontent-length: %d\r\n" % (self._status_lines(200), kind, len(head) + tensor_bytes)
+        if not self.keep_alive:
+            start += b"connection: close\r\n"
+        transport = self._protocol.transport
+        if tensor_bytes <= _JOINED_BYTES:
+            transport.write(b"".join([start, b"\r\n", head, *[tensor.tobytes() for tensor in answer.tensors]]))
+        else:
+            transport.writelines([start, b"\r\n", head, *[_bytes_of(tensor) for tensor in answer.tensors]])
+        self._finish(200)
+
+    def _respond_error(self, error: Exception, *, may_close: bool = True) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        status = error.http_status if isinstance(error, AscendParallelError) else 500
+        text = str(error) if isinstance(error, AscendParallelError) else f"the server failed: {type(error).__name__}"
+        headers = self._protocol.default_headers
+        write_error(self._protocol.transport, status, text, headers, keep_alive=self.keep_alive, error=error)
+        self._finish(status, may_close=may_close)
+
+    def _status_lines(self, status: int) -> bytes:
+        lines = [STATUS_LINE[status]]
+        for name, value in self._protocol.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        return b"".join(lines)
+
+    def _finish(self, status: int, *, may_close: bool = True) -> None:
+        """Go on with the next request; not before the client has taken most of this response."""
+        protocol = self._protocol
+        self.response_complete = True
+        self._request = None
+        if protocol.access_log:
+            self._log_access(status)
+        if not self.keep_alive and may_close:
+            protocol.transport.close()
+        if protocol.flow.write_paused:
+            self._must_resume = True
+            protocol.flow.pause_reading()
+        else:
+            protocol.on_response_complete()
+
+    def resume(self) -> None:
+        """Go on, as the client has taken most of the response."""
+        if self._must_resume:
+            self._must_resume = False
+            self._protocol.on_response_complete()
+
+    def _log_access(self, status: int) -> None:
+        client = get_client_addr({"client": self._protocol.client})  # type: ignore[arg-type]
+        path = self._url.decode("latin-1")
+        self._protocol.access_logger.info('%s - "%s %s HTTP/%s" %d', client, "POST", path, "1.1", status)
+
+
+def write_error(
+    transport: Any,
+    status: int,
+    text: str,
+    default_headers: list[tuple[bytes, bytes]],
+    *,
+    keep_alive: bool = False,
+    error: Exception | None = None,
+) -> None:
+    """Write a response in the protocol's form of errors."""
+    body = error_body(text)
+    lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
+    for name, value in [*default_headers, *error_headers(error)]:
+        lines += (name, b": ", value, b"\r\n")
+    lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
+    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+    transport.write(b"".join([*lines, body]))
+
+
+def error_body(text: str) -> bytes:
+    """Return the protocol's body of an error."""
+    import json
+
+    return json.dumps({"error": text}).encode()
+
+
+def error_headers(error: Exception | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers that go with an error."""
+    if isinstance(error, OverloadedError):
+        return [(b"retry-after", str(error.retry_after_s).encode())]
+    if isinstance(error, UnauthorizedError):
+        return [(b"www-authenticate", b"Bearer")]
+    return []
+
+
+def check_outputs(model: ServedModel, head: InferHead) -> None:
+    """Refuse outputs that the model does not have, if it tells them."""
+    known = model.output_names
+    for name in wanted_names(head.outputs) or ():
+        if known is not None and name not in known:
+            raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
+
+
+def _bytes_of(tensor: Any) -> memoryview:
+    """Return the memory of a tensor, which holds it until it is written."""
+    return memoryview(tensor.reshape(-1).view(np.uint8))
+
+
+def _read_length(value: bytes, size: int) -> int:
+    if not value.isdigit() or int(value) > size:
+        raise UsageError(f"inference-header-content-length is {value!r:.100}; expected at most the body's {size} bytes")
+    return int(value)
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(f"the body is larger than {limit} bytes, the server's max_body_bytes")
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """Return the body of a request that came compressed (gzip or zlib)."""
+    decompressor = zlib.decompressobj(wbits=47)  # 32 + 15: either header
+    try:
+        data = decompressor.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise UsageError(f"the body cannot be decompressed: {error}") from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    if not decompressor.eof or decompressor.unused_data:
+        raise UsageError("the body is not one whole compressed stream")
+    return data

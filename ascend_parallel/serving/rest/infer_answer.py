@@ -1,0 +1,117 @@
+"""The answer to an infer request: JSON, and behind it the bytes of the outputs that the client wants as bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.errors import ShapeError, UsageError
+from ascend_parallel.serving.datatypes import find_datatype
+
+from .infer_body import InferHead, OutputRef
+
+#: Heads of answers that are kept: they differ in rows only.
+_MAX_KEPT = 1024
+
+_kept: dict[Any, bytes] = {}
+
+
+class Answer:
+    """The body of an answer.
+
+    Attributes:
+        head: its JSON.
+        tensors: what follows, in order.
+    """
+
+    __slots__ = ("head", "tensors")
+
+    def __init__(self, head: bytes, tensors: list[Array]) -> None:
+        self.head = head
+        self.tensors = tensors
+
+
+def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str, Array]) -> Answer:
+    """Return the answer with the outputs that the client asked for, in its order.
+
+    Raises:
+        UsageError: the model has no output of a name.
+        ShapeError: an output has no JSON form.
+    """
+    if head.outputs is None:
+        refs = [OutputRef(name, head.is_binary, None) for name in outputs]
+    else:
+        refs = list(head.outputs)
+        outputs = {ref.name: _find(outputs, ref.name) for ref in refs}
+    if not head.id and all([ref.is_binary and ref.region is None for ref in refs]):
+        return _write_binary(model, version, outputs)
+    described: list[dict[str, Any]] = []
+    tensors: list[Array] = []
+    for ref in refs:
+        array = outputs[ref.name]
+        entry: dict[str, Any] = {
+            "name": ref.name,
+            "datatype": find_datatype(ref.name, array.dtype),
+            "shape": list(array.shape),
+        }
+        if ref.region is not None:
+            entry["parameters"] = {
+                "shared_memory_region": ref.region[0],
+                "shared_memory_byte_size": array.nbytes,
+                "shared_memory_offset": ref.region[1],
+            }
+        elif ref.is_binary:
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+            tensors.append(_contiguous(array))
+        else:
+            entry["data"] = _to_list(ref.name, array)
+        described.append(entry)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version}
+    if head.id:
+        answer["id"] = head.id
+    answer["outputs"] = described
+    return Answer(to_json(answer, inf_nan_mode="constants"), tensors)
+
+
+def _write_binary(model: str, version: str, outputs: Mapping[str, Array]) -> Answer:
+    """Return an answer of all outputs as bytes; its JSON is the same for equal shapes."""
+    key = (model, version, *[(name, array.dtype, array.shape) for name, array in outputs.items()])
+    head = _kept.get(key)
+    if head is None:
+        described = [
+            {
+                "name": name,
+                "datatype": find_datatype(name, array.dtype),
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for name, array in outputs.items()
+        ]
+        head = json.dumps({"model_name": model, "model_version": version, "outputs": described}).encode()
+        if len(_kept) >= _MAX_KEPT:
+            _kept.clear()
+        _kept[key] = head
+    return Answer(head, [_contiguous(array) for array in outputs.values()])
+
+
+def _find(outputs: Mapping[str, Array], name: str) -> Array:
+    if name not in outputs:
+        raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return outputs[name]
+
+
+def _contiguous(array: Array) -> Array:
+    """Return the array with its elements as they go over the wire."""
+    return np.ascontiguousarray(array)
+
+
+def _to_list(name: str, array: Array) -> list[Any]:
+    if array.dtype == np.float16:
+        raise ShapeError(f"output {name!r} is FP16, which has no JSON form: ask for it as binary data")
+    flat: list[Any] = array.ravel().tolist()
+    return flat

@@ -1,0 +1,143 @@
+"""The life of a server: listen, load the models, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ascend_parallel.runner.runner import ParallelPredictUtils
+
+from .batcher import Limits
+from .config import ModelConfig, ServerConfig
+from .credentials import read_token
+from .http.server import HttpServer, listen
+from .log import logger
+from .repository import Repository
+from .served_model import ServedModel
+from .service import Service
+
+#: Returns the configuration as its file has it now; raises UsageError.
+ReadConfig = Callable[[], ServerConfig]
+
+
+def run(config: ServerConfig, read_config: ReadConfig | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        config: what is served; it was checked.
+        read_config: returns the configuration anew, when a client has a model loaded again.
+
+    Raises:
+        UsageError: an address cannot be listened on.
+        WorkerError: a model could not be built.
+    """
+    import uvloop
+
+    uvloop.run(Server(config, read_config or (lambda: config)).run())
+
+
+class Server:
+    """One server."""
+
+    def __init__(self, config: ServerConfig, read_config: ReadConfig) -> None:
+        """Prepare; nothing is started."""
+        self._config = config
+        self._read_config = read_config
+        models = [make_served_model(model) for model in config.models]
+        self._repository = Repository(models, self._make_models, config.drain_timeout_s)
+        self._service = Service(
+            self._repository,
+            token=read_token(config.token_file) if config.token_file else "",
+            max_body_bytes=config.max_body_bytes,
+            allow_control=config.allow_control,
+        )
+        self._end = asyncio.Event()
+
+    def _make_models(self, name: str) -> list[ServedModel]:
+        return [make_served_model(model) for model in self._read_config().models if model.name == name]
+
+    async def run(self) -> None:
+        """Serve until a signal comes."""
+        config = self._config
+        listener = listen(config.host, config.port)
+        http = HttpServer(
+            self._service,
+            listener,
+            tls_cert=config.tls_cert,
+            tls_key=config.tls_key,
+            access_log=config.access_log,
+        )
+        self._handle_signals()
+        await http.start()  # before the models are there: it is live, and not ready
+        try:
+            if await self._load():
+                self._announce(http)
+                await self._end.wait()
+        finally:
+            await self._drain(http)
+
+    async def _load(self) -> bool:
+        """Load all models; return False where a signal came first."""
+        loading = asyncio.ensure_future(self._repository.load_all())
+        ending = asyncio.ensure_future(self._end.wait())
+        try:
+            await asyncio.wait([loading, ending], return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+            return loading.done()
+        finally:
+            ending.cancel()
+            loading.cancel()
+            await asyncio.gather(loading, ending, return_exceptions=True)
+
+    def _announce(self, http: HttpServer) -> None:
+        scheme = "https" if self._config.tls_cert else "http"
+        for model in self._repository:
+            devices = ", ".join(map(str, model.runner.devices))
+            logger.info("model %s version %s is ready on %s", model.name, model.version, devices)
+        logger.info("serving on %s://%s:%d", scheme, self._config.host, http.port)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin_end, number)
+
+    def _begin_end(self, number: int) -> None:
+        if self._end.is_set() and number == signal.SIGINT:
+            logger.warning("ending at once")
+            self._repository.give_up()
+        self._end.set()
+
+    async def _drain(self, http: HttpServer) -> None:
+        """Answer what was accepted, for a bounded time; then end everything."""
+        end_s = time.monotonic() + self._config.drain_timeout_s
+        self._repository.is_draining = True
+        logger.info("ending: requests are answered for at most %g s", self._config.drain_timeout_s)
+        await http.wait_until_quiet(self._config.drain_timeout_s / 2)
+        await http.close(max(0.0, end_s - time.monotonic()))
+        await self._repository.close(max(0.0, end_s - time.monotonic()))
+
+
+def make_served_model(config: ModelConfig) -> ServedModel:
+    """Return a model as the configuration has it; nothing is started."""
+    batching = config.batching
+    examples = []
+    for path in config.warmup_examples:
+        with np.load(path, allow_pickle=False) as archive:
+            examples.append({name: archive[name] for name in archive.files})
+    return ServedModel(
+        config.name,
+        config.version,
+        ParallelPredictUtils(**config.runner_arguments()),
+        limits=Limits(
+            batching.max_batch_size,
+            batching.max_queue_delay_ms / 1000,
+            batching.max_queue_size,
+            batching.timeout_ms / 1000,
+        ),
+        examples=examples,
+    )

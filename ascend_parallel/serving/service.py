@@ -1,0 +1,69 @@
+"""What the routes of all protocols share: the models, and what clients are allowed to."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.errors import UnauthorizedError, UsageError
+
+from .repository import Repository
+from .rest.infer_body import InferHead
+
+#: Bytes of a request's body at most, unless the configuration says otherwise.
+DEFAULT_MAX_BODY_BYTES = 64 << 20
+
+
+class Service:
+    """One server, as its protocols see it.
+
+    Attributes:
+        repository: the models.
+        max_body_bytes: a larger body is refused.
+        allow_control: whether clients may load and unload models.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        token: str = "",
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        allow_control: bool = False,
+    ) -> None:
+        """Take what the configuration says; without a token, everybody is allowed."""
+        self.repository = repository
+        self.max_body_bytes = max_body_bytes
+        self.allow_control = allow_control
+        self._authorization = f"Bearer {token}".encode() if token else b""
+
+    @property
+    def extensions(self) -> list[str]:
+        """The extensions of the protocol that the server has."""
+        return ["binary_tensor_data", "model_repository", "statistics"]
+
+    @property
+    def has_token(self) -> bool:
+        """Whether clients need a token."""
+        return bool(self._authorization)
+
+    def fill_regions(self, head: InferHead, arrays: list[Array | None]) -> list[Array]:
+        """Return the inputs of a request, those in shared-memory regions included; raises UsageError."""
+        if not head.has_regions:
+            return arrays  # type: ignore[return-value]
+        raise UsageError("the shared-memory extension is off; start the server with a shared_memory_prefix")
+
+    def fill_output_regions(self, head: InferHead, outputs: dict[str, Array]) -> dict[str, Array]:
+        """Write the outputs that go to shared-memory regions there; raises UsageError."""
+        return outputs
+
+    def check_token(self, headers: Mapping[bytes, bytes]) -> None:
+        """Check the authorization header in constant time; raises UnauthorizedError."""
+        if self._authorization:
+            self.check_authorization(headers.get(b"authorization", b""))
+
+    def check_authorization(self, given: bytes) -> None:
+        """Check the value of an authorization header in constant time; raises UnauthorizedError."""
+        if self._authorization and not hmac.compare_digest(given, self._authorization):
+            raise UnauthorizedError("the request has no valid token; send the header 'Authorization: Bearer TOKEN'")
