@@ -28,12 +28,14 @@ class Rows(NamedTuple):
         axes: the batch axis of each input; None for one that is the same for all rows.
         fixed_rows: rows that the model takes at a time; None where it takes any number.
         can_join: whether rows of other requests can be put beside these.
+        is_whole: whether all inputs hold rows, so that shapes alone tell which requests can be joined.
     """
 
     rows: int
     axes: tuple[int | None, ...]
     fixed_rows: int | None
     can_join: bool
+    is_whole: bool
 
 
 def find_rows(
@@ -48,9 +50,9 @@ def find_rows(
     """
     batch = find_batch(specs, names, arrays, declared)
     if all(axis is None for axis in batch.axes):
-        return Rows(1, batch.axes, None, False)
+        return Rows(1, batch.axes, None, can_join=False, is_whole=False)
     axes, is_clear = _axes_of_one_row(specs, names, batch, declared) if batch.rows == 1 else (batch.axes, True)
-    return Rows(batch.rows, axes, batch.fixed_rows, is_clear)
+    return Rows(batch.rows, axes, batch.fixed_rows, can_join=is_clear, is_whole=None not in axes)
 
 
 def _axes_of_one_row(

@@ -144,7 +144,8 @@ class Batcher:
         self._delay_timer: TimerHandle | None = None
         self._deadline_timer: TimerHandle | None = None
         self._next_deadline_s = INF
-        self._known_rows: dict[Any, Rows] = {}
+        self._names: Sequence[str] | None = None if model.inputs is None else tuple(spec.name for spec in model.inputs)
+        self._known_shapes: dict[Any, tuple[Rows, Hashable]] = {}
         self._plans: dict[Any, Plan] = {}
         self._idle: list[Future[None]] = []
 
@@ -156,13 +157,18 @@ class Batcher:
         Raises:
             ShapeError: its inputs do not fit the model.
             OverloadedError: the queue is full.
-            RunnerClosedError, WorkerError: the runner is closed, or has no worker left.
         """
-        self._backend.check_open()
-        request.names, request.inputs = self._model.in_order(dict(zip(request.names, request.inputs, strict=True)))
-        layout = request.layout = self._find_rows(request)
+        if request.names != self._names:
+            self._order_inputs(request)
+        shapes = tuple([(array.dtype, array.shape) for array in request.inputs])
+        known = self._known_shapes.get((request.names, shapes))
+        if known is None:
+            known = self._look_at(request, shapes)
+        layout, request.key = known
+        request.layout = layout
         request.rows = layout.rows
-        request.key = join_key(request.inputs, layout)
+        if not layout.is_whole:
+            request.key = join_key(request.inputs, layout)
         if self.waiting >= self.limits.max_queue:
             raise OverloadedError(f"the queue is full: {self.waiting} requests wait; try again later")
         request.is_alone = not (layout.can_join and self._can_split)
@@ -191,14 +197,20 @@ class Batcher:
         for request in list(self._all_requests()):
             self._fail(request, error, now_s)
 
-    def _find_rows(self, request: InferRequest) -> Rows:
-        key = (request.names, *[(array.dtype.str, array.shape) for array in request.inputs])
-        known = self._known_rows.get(key)
-        if known is None:
-            _check_dtypes(self._model, request)
-            self._model.plan(_by_name(request, request.inputs))  # raises where they do not fit
-            known = find_rows(self._model.inputs, request.names, request.inputs, self._model.batch_axes)
-            _keep(self._known_rows, key, known)
+    def _order_inputs(self, request: InferRequest) -> None:
+        """Put the inputs in the model's order; raises ShapeError where the names are not the model's."""
+        request.names, request.inputs = self._model.in_order(_by_name(request, request.inputs))
+
+    def _look_at(self, request: InferRequest, shapes: Hashable) -> tuple[Rows, Hashable]:
+        """Return how rows lie in inputs of these shapes, and what they have in common with others; raises ShapeError.
+
+        The latter is right where all inputs hold rows.
+        """
+        _check_dtypes(self._model, request)
+        self._model.plan(_by_name(request, request.inputs))  # raises where they do not fit
+        layout = find_rows(self._model.inputs, request.names, request.inputs, self._model.batch_axes)
+        known = layout, join_key(request.inputs, layout)
+        _keep(self._known_shapes, (request.names, shapes), known)
         return known
 
     def _queue(self, request: InferRequest) -> None:

@@ -30,6 +30,7 @@ class Repository:
         """
         self.is_draining = False
         self._models: dict[str, dict[str, ServedModel]] = {}
+        self._known: dict[tuple[str, str], ServedModel] = {}  # what find returned since the last change
         self._unloading: set[asyncio.Task[None]] = set()
         self._changing: dict[str, asyncio.Lock] = {}
         self._make_models = make_models
@@ -43,15 +44,18 @@ class Repository:
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """Return a version of a model, by default the latest; raises NotFoundError."""
+        found = self._known.get((name, version))
+        return found if found is not None else self._look_up(name, version)
+
+    def _look_up(self, name: str, version: str) -> ServedModel:
         versions = self._models.get(name)
         if not versions:
             known = ", ".join(self._models) or "none"
             raise NotFoundError(f"there is no model {name!r}; the models are: {known}")
-        if not version:
-            return versions[max(versions, key=_order)]
-        if version not in versions:
+        if version and version not in versions:
             raise NotFoundError(f"model {name!r} has no version {version!r}; it has {', '.join(versions)}")
-        return versions[version]
+        found = self._known[name, version] = versions[version or max(versions, key=_order)]
+        return found
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a model; raises NotFoundError."""
@@ -95,6 +99,7 @@ class Repository:
                     self._unload_later(model)
                 raise
             before = self._models.get(name, {})
+            self._known.clear()
             self._models[name] = {model.version: model for model in made}
             for model in before.values():
                 self._unload_later(model)
@@ -103,6 +108,7 @@ class Repository:
         """Take a model out; the requests that it has are answered. Raises NotFoundError."""
         self.find(name)
         async with self._changing.setdefault(name, asyncio.Lock()):
+            self._known.clear()
             tasks = [self._unload_later(model) for model in self._models.pop(name, {}).values()]
             await asyncio.gather(*tasks)
 
@@ -113,6 +119,7 @@ class Repository:
         for model in self:
             self._unload_later(model)
         await asyncio.gather(*self._unloading, return_exceptions=True)
+        self._known.clear()
         self._models.clear()
 
     def give_up(self) -> None:

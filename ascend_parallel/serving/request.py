@@ -10,7 +10,7 @@ from ascend_parallel.batching.join import Rows
 
 INF = float("inf")
 #: The layout of a request that is not queued yet.
-NO_ROWS = Rows(0, (), None, False)
+NO_ROWS = Rows(0, (), None, can_join=False, is_whole=False)
 
 
 class InferRequest:

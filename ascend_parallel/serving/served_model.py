@@ -27,6 +27,7 @@ class ServedModel:
         stats: what is counted.
         state: "LOADING", "READY", "UNLOADING" or "UNAVAILABLE", as the repository index shows it.
         reason: why it is not ready; "" if it is.
+        output_names: of the model; None where it does not tell, or is not loaded.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ServedModel:
         self.stats = ModelStats(name, version)
         self.state = "UNAVAILABLE"
         self.reason = "not loaded"
+        self.output_names: list[str] | None = None
         self._limits = limits
         self._examples = examples
         self._batcher: Batcher | None = None
@@ -65,6 +67,8 @@ class ServedModel:
         try:
             await asyncio.to_thread(self.runner.build_model)
             self._batcher = self._make_batcher()
+            outputs = self.runner.outputs
+            self.output_names = None if outputs is None else [spec.name for spec in outputs]
             for example in self._examples:
                 await self.runner.predict_async(example)
         except BaseException as error:
@@ -147,12 +151,6 @@ class ServedModel:
     def max_rows(self) -> int:
         """Rows of a batch at most; 0 before it is loaded."""
         return 0 if self._batcher is None else self._batcher.limits.max_rows
-
-    @property
-    def output_names(self) -> list[str] | None:
-        """The names of the outputs; None where the model does not tell."""
-        outputs = self.runner.outputs
-        return None if outputs is None else [spec.name for spec in outputs]
 
 
 def fixed_rows(inputs: Sequence[TensorSpec] | None) -> int | None:

@@ -37,6 +37,7 @@ class Service:
         self.max_body_bytes = max_body_bytes
         self.allow_control = allow_control
         self._authorization = f"Bearer {token}".encode() if token else b""
+        self._ok_lines: tuple[object, bytes] = (None, b"")
 
     @property
     def extensions(self) -> list[str]:
@@ -57,6 +58,14 @@ class Service:
     def fill_output_regions(self, head: InferHead, outputs: dict[str, Array]) -> dict[str, Array]:
         """Write the outputs that go to shared-memory regions there; raises UsageError."""
         return outputs
+
+    def ok_lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the status line of success, and the headers that uvicorn makes once a second."""
+        made_of, lines = self._ok_lines
+        if made_of is not default_headers:
+            lines = b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in default_headers)
+            self._ok_lines = (default_headers, lines)
+        return lines
 
     def check_token(self, headers: Mapping[bytes, bytes]) -> None:
         """Check the authorization header in constant time; raises UnauthorizedError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from ascend_parallel.errors import (
     UsageError,
 )
 from ascend_parallel.serving.log import logger
-from ascend_parallel.serving.request import INF, InferRequest
+from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
 from ascend_parallel.serving.rest.infer_body import InferHead, read_arrays, read_head, wanted_names
 from ascend_parallel.serving.served_model import ServedModel
@@ -36,8 +35,14 @@ _ROUTE = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?
 _MAX_ROUTES = 1024
 _routes: dict[bytes, tuple[str, str] | None] = {}
 
+#: What the header content-encoding may say.
+_ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 #: How long a client whose body was refused may go on sending it, so that it sees the response.
 _LINGER_S = 2.0
+_BINARY_LINES = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+_JSON_LINES = b"content-type: application/json\r\n"
+_LENGTH_LINES = b"content-length: %d\r\n\r\n"
+_LENGTH_AND_CLOSE_LINES = b"content-length: %d\r\nconnection: close\r\n\r\n"
 #: Responses of so many bytes are copied into one write; of larger ones, the tensors are written as they are.
 _JOINED_BYTES = 1 << 14
 
@@ -87,7 +92,7 @@ class InferCycle:
         self._protocol = protocol
         self._model_name = model
         self._version = version
-        self._headers = headers = {name.lower(): value for name, value in protocol.headers}
+        self._headers = headers = dict(protocol.headers)
         self._url = protocol.url
         self._parts: list[bytes] = []
         self._size = 0
@@ -109,11 +114,11 @@ class InferCycle:
             service.check_token(headers)
         except UnauthorizedError as error:
             return error
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > service.max_body_bytes:
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > service.max_body_bytes:  # the parser has checked that it is a number
             return _too_large(service.max_body_bytes)
-        encoding = headers.get(b"content-encoding", b"identity")
-        if encoding not in (b"identity", b"gzip", b"deflate"):
+        encoding = headers.get(b"content-encoding")
+        if encoding not in _ENCODINGS:
             return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
         return None
 
@@ -177,25 +182,22 @@ class InferCycle:
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
-        encoding = self._headers.get(b"content-encoding", b"identity")
-        return body if encoding == b"identity" else _decompress(body, self._protocol.service.max_body_bytes)
+        encoding = self._headers.get(b"content-encoding")
+        return body if encoding in (None, b"identity") else _decompress(body, self._protocol.service.max_body_bytes)
 
     def _add(self, model: ServedModel, body: bytes) -> None:
         length = self._headers.get(b"inference-header-content-length")
         end = len(body) if length is None else _read_length(length, len(body))
         head = self._head = read_head(body if end == len(body) else body[:end])
         arrays = self._protocol.service.fill_regions(head, read_arrays(head, body, end))
-        check_outputs(model, head)
-        deadline_s = INF if head.timeout_s is None else time.monotonic() + head.timeout_s
-        request = InferRequest(
-            head.names,
-            arrays,
-            self._take_answer,
-            id=head.id,
-            deadline_s=deadline_s,
-            trace_context=self._headers.get(b"traceparent", b"").decode("latin-1"),
-        )
-        self._request = request
+        if head.outputs is not None:
+            check_outputs(model, head)
+        request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
+        if head.timeout_s is not None:
+            request.deadline_s = request.arrived_s + head.timeout_s
+        context = self._headers.get(b"traceparent")
+        if context is not None:
+            request.trace_context = context.decode("latin-1")
         model.add(request)
 
     def disconnect(self) -> None:
@@ -217,7 +219,9 @@ class InferCycle:
             return
         assert self._head is not None and self._model is not None and request.outputs is not None
         try:
-            outputs = self._protocol.service.fill_output_regions(self._head, request.outputs)
+            outputs = request.outputs
+            if self._head.has_regions:
+                outputs = self._protocol.service.fill_output_regions(self._head, outputs)
             answer = write_answer(self._model.name, self._model.version, self._head, outputs)
         except Exception as error:
             if not isinstance(error, AscendParallelError):
@@ -227,20 +231,19 @@ class InferCycle:
         self._respond_answer(answer)
 
     def _respond_answer(self, answer: Answer) -> None:
-        head = answer.head
-        tensor_bytes = sum([tensor.nbytes for tensor in answer.tensors])
-        if answer.tensors:
-            kind = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(head)
+        protocol = self._protocol
+        tensors = answer.tensors
+        size_bytes = len(answer.head) + sum([tensor.nbytes for tensor in tensors])
+        start = (
+            protocol.service.ok_lines(protocol.default_headers),
+            (_BINARY_LINES % len(answer.head)) if tensors else _JSON_LINES,
+            (_LENGTH_LINES if self.keep_alive else _LENGTH_AND_CLOSE_LINES) % size_bytes,
+            answer.head,
+        )
+        if size_bytes <= _JOINED_BYTES:
+            protocol.transport.write(b"".join([*start, *[tensor.tobytes() for tensor in tensors]]))
         else:
-            kind = b"content-type: application/json\r\n"
-        start = b"%b%bcontent-length: %d\r\n" % (self._status_lines(200), kind, len(head) + tensor_bytes)
-        if not self.keep_alive:
-            start += b"connection: close\r\n"
-        transport = self._protocol.transport
-        if tensor_bytes <= _JOINED_BYTES:
-            transport.write(b"".join([start, b"\r\n", head, *[tensor.tobytes() for tensor in answer.tensors]]))
-        else:
-            transport.writelines([start, b"\r\n", head, *[_bytes_of(tensor) for tensor in answer.tensors]])
+            protocol.transport.writelines([*start, *[_bytes_of(tensor) for tensor in tensors]])
         self._finish(200)
 
     def _respond_error(self, error: Exception, *, may_close: bool = True) -> None:
@@ -251,12 +254,6 @@ class InferCycle:
         headers = self._protocol.default_headers
         write_error(self._protocol.transport, status, text, headers, keep_alive=self.keep_alive, error=error)
         self._finish(status, may_close=may_close)
-
-    def _status_lines(self, status: int) -> bytes:
-        lines = [STATUS_LINE[status]]
-        for name, value in self._protocol.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        return b"".join(lines)
 
     def _finish(self, status: int, *, may_close: bool = True) -> None:
         """Go on with the next request; not before the client has taken most of this response."""

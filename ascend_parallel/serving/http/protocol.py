@@ -24,6 +24,8 @@ from .infer_cycle import InferCycle, find_infer_route, write_error
 MAX_HEAD_BYTES = 64 << 10
 #: How long a client may take to send a request.
 READ_TIMEOUT_S = 60.0
+#: How long a connection may be open without a request: longer than a load balancer keeps it.
+IDLE_TIMEOUT_S = 75.0
 
 
 class InferProtocol(HttpToolsProtocol):
@@ -41,6 +43,7 @@ class InferProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.service = service
         self.began_s = 0.0
+        self.idle_since_s = time.monotonic()
         self._infer: InferCycle | None = None  # the one whose body is being received
         self._head_bytes = 0
 
@@ -69,12 +72,27 @@ class InferProtocol(HttpToolsProtocol):
             self.cycle.resume()
 
     def close_if_slow(self, now_s: float) -> None:
-        """Close the connection if its client takes too long to send a request."""
+        """Close the connection if its client sends no request for long, or takes too long to send one."""
+        is_idle = not self.began_s and (self.cycle is None or self.cycle.response_complete)
+        if is_idle and now_s - self.idle_since_s > IDLE_TIMEOUT_S:
+            self.transport.close()
         if self.began_s and now_s - self.began_s > READ_TIMEOUT_S and not self.transport.is_closing():
             text = f"the request did not arrive in {READ_TIMEOUT_S:.0f} s"
             if self.cycle is None or self.cycle.response_complete:
                 write_error(self.transport, 408, text, self.default_headers)
             self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request; look for idle connections now and then, rather than by a timer for each."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.idle_since_s = time.monotonic()
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:

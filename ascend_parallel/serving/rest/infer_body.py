@@ -161,7 +161,7 @@ def _read_head(text: bytes) -> InferHead:
     identity = _read(body.get("id", ""), str, "id", "a string")
     is_binary = _read(parameters.get("binary_data_output", False), bool, "binary_data_output", "true or false")
     outputs = _read_outputs(body.get("outputs"), is_binary)
-    has_regions = any(ref.region is not None for ref in (*inputs, *(outputs or ())))
+    has_regions = any(ref.region for ref in inputs) or any(ref.region for ref in outputs or ())
     return InferHead(identity, tuple(inputs), outputs, is_binary, at, _read_timeout(parameters), names, has_regions)
 
 
