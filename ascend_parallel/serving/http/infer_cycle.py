@@ -88,7 +88,12 @@ class InferCycle:
     def __init__(self, protocol: InferProtocol, model: str, version: str) -> None:
         self.response_complete = False
         self.disconnected = False
-        self.keep_alive = protocol.parser.should_keep_alive() and not protocol.service.repository.is_draining
+        parser = protocol.parser
+        self.keep_alive = (
+            parser.should_keep_alive()
+            and parser.get_http_version() != "1.0"
+            and not protocol.service.repository.is_draining
+        )
         self._protocol = protocol
         self._model_name = model
         self._version = version
@@ -125,7 +130,9 @@ class InferCycle:
     def start(self) -> None:
         """Begin: all requests before on this connection are answered."""
         self._is_started = True
-        if isinstance(self._error, TooLargeError):
+        if self._protocol.transport.is_closing():  # a request before this one was the last
+            self.disconnected = self.response_complete = True
+        elif isinstance(self._error, TooLargeError):
             self._refuse_body()
         elif self._is_complete:
             self._run()
@@ -153,6 +160,12 @@ class InferCycle:
             self._protocol.transport.close()
         elif self._is_started and not self.response_complete:
             self._run()
+
+    def break_off(self, error: UsageError) -> None:
+        """Answer with an error, as the rest of the body will not come."""
+        self._error = error
+        self.keep_alive = False
+        self.complete_body()
 
     def _refuse_body(self) -> None:
         """Answer before the body is there; read on for a while, so that the client sees it."""

@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ascend_parallel.errors import UsageError
 from ascend_parallel.serving.service import Service
 
 from .infer_cycle import InferCycle, find_infer_route, write_error
@@ -46,17 +47,39 @@ class InferProtocol(HttpToolsProtocol):
         self.idle_since_s = time.monotonic()
         self._infer: InferCycle | None = None  # the one whose body is being received
         self._head_bytes = 0
+        self._is_in_body = False
+        self._is_broken = False  # what comes is no HTTP any more
 
     # ---- from the transport
 
     def data_received(self, data: bytes) -> None:
         """Parse; refuse a head that is too long."""
-        self._head_bytes += len(data)
+        if self._is_broken:
+            return
+        if not self._is_in_body:
+            self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.began_s = 0.0
-            write_error(self.transport, 431, f"the head is longer than {MAX_HEAD_BYTES} bytes", self.default_headers)
+        if self._head_bytes > MAX_HEAD_BYTES and not self._is_in_body:
+            self._break_off(431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._break_off(400, msg.rstrip("."))
+
+    def _break_off(self, status: int, text: str) -> None:
+        """Read no more. Answer with an error, but only in its turn: it must not be taken for an earlier answer."""
+        self._is_broken = True
+        self.began_s = 0.0
+        cycle = self.cycle
+        if self._infer is not None:
+            self._infer.break_off(UsageError(text))
+        elif cycle is None or cycle.response_complete:
+            write_error(self.transport, status, text, self.default_headers)
             self.transport.close()
+        elif self._is_in_body:  # of a request that uvicorn handles
+            self.transport.close()
+        else:
+            cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop what the client waits for."""
@@ -111,6 +134,7 @@ class InferProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin an infer request, or leave the request to uvicorn."""
         self._head_bytes = 0
+        self._is_in_body = True
         route = find_infer_route(self.url) if self.parser.get_method() == b"POST" else None
         if route is None:
             self._begin_other()
@@ -148,7 +172,7 @@ class InferProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Run an infer request whose body is there."""
         self.began_s = 0.0
-        self._head_bytes = 0
+        self._is_in_body = False
         cycle = self._infer
         if cycle is None:
             super().on_message_complete()
@@ -162,12 +186,6 @@ class InferProtocol(HttpToolsProtocol):
             cycle.start()
         else:
             super()._start_asgi_task(cycle, app)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the protocol's form."""
-        self.began_s = 0.0
-        write_error(self.transport, 400, msg.rstrip("."), self.default_headers)
-        self.transport.close()
 
     def shutdown(self) -> None:
         """Close the connection, or have it closed after the response that is under way."""
