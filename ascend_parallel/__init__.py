@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ascend_parallel.devices.discovery import discover
     from ascend_parallel.errors import (
         AscendParallelError,
+        ConfigError,
         ConversionError,
         DeviceSpecError,
         DiskError,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 #: Public name -> the module that defines it. A module is imported on first use: the import of the package is cheap.
 _HOMES = {
     "AscendParallelError": "errors",
+    "ConfigError": "errors",
     "ConversionError": "errors",
     "Device": "devices",
     "DeviceSpecError": "errors",
@@ -66,6 +68,7 @@ _HOMES = {
 
 __all__ = [
     "AscendParallelError",
+    "ConfigError",
     "ConversionError",
     "Device",
     "DeviceSpecError",

@@ -2,6 +2,7 @@
 
 AscendParallelError          base class of all errors
 ├── UsageError               invalid input; nothing was started or sent (also a ValueError)
+│   ├── ConfigError          a configuration file is wrong; has .problems
 │   ├── DeviceSpecError      a device specification is malformed, or names a device that does not exist
 │   └── ShapeError           an input's name, dtype or shape does not fit the model
 ├── RunnerClosedError        a call on a runner that is not built yet or already closed
@@ -28,10 +29,12 @@ depend on the caller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 __all__ = [
     "AscendParallelError",
+    "ConfigError",
     "ConversionError",
     "DeadlineError",
     "DeviceSpecError",
@@ -63,6 +66,18 @@ class UsageError(AscendParallelError, ValueError):
 
     exit_code_of_cli = 2
     http_status = 400
+
+
+class ConfigError(UsageError):
+    """A configuration file is wrong.
+
+    Attributes:
+        problems: all that is wrong, each as ``config.yml:12:7: ...``, with line and column.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
 
 
 class DeviceSpecError(UsageError):

@@ -1,13 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files of arrays, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from ascend_parallel.errors import DiskError
+from ascend_parallel.checks import check_file
+from ascend_parallel.errors import DiskError, UsageError
 
 
 def write_whole(path: Path, write_content: Callable[[IO[bytes]], object]) -> None:
@@ -31,3 +33,29 @@ def write_whole(path: Path, write_content: Callable[[IO[bytes]], object]) -> Non
             raise
     except OSError as error:
         raise DiskError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def read_arrays(what: str, path: Path) -> Mapping[str, Any]:
+    """Return the arrays of an .npz file, by name.
+
+    Args:
+        what: the kind of file, or the option that names it, such as ``"--input"``.
+        path: the file.
+
+    Raises:
+        UsageError: if the file does not exist, is not an .npz file, or contains Python objects.
+    """
+    import numpy as np
+
+    check_file(what, path, "; expected an .npz file with the model's inputs")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UsageError(
+                    f"{what} {path} contains one array without a name; save it with numpy.savez(file, NAME=array)"
+                )
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{what} {path} is not an .npz file of plain arrays: {error}") from None

@@ -129,7 +129,7 @@ def test_importing_is_cheap():
         "early = set(sys.modules)\n"
         "from ascend_parallel import *\n"
         "from ascend_parallel import ParallelPredictUtils\n"
-        "heavy = {'onnxruntime', 'mindspore_lite', 'typer', 'rich', 'onnx', 'torch', 'yaml', 'ray'}\n"
+        "heavy = {'onnxruntime', 'mindspore_lite', 'typer', 'rich', 'onnx', 'torch', 'yaml', 'ray', 'pydantic'}\n"
         "print(sorted(heavy & set(sys.modules)), 'numpy' in early)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -140,7 +140,8 @@ def test_the_command_line_imports_what_a_command_needs_when_it_runs():
     """``--help`` and errors come at once, and ``map`` starts no later than it must."""
     code = (
         "import sys, ascend_parallel.cli\n"
-        "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'yaml', 'matplotlib', 'ascend_parallel.runner.runner'}\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'yaml', 'matplotlib', 'pydantic', 'uvicorn', 'grpc'}\n"
+        "heavy |= {'ascend_parallel.runner.runner'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -205,6 +206,10 @@ def test_no_user_s_mistake_is_caught_by_assert_alone():
         "batching/batch.py",
         "batching/model.py",
         "devices/spec.py",
+        "serving/config_checks.py",
+        "serving/config_file.py",
+        "serving/credentials.py",
+        "serving/yaml_file.py",
         "model_manifest.py",
     ):
         assert not [node for node in ast.walk(ast.parse((HOUSE / name).read_text())) if isinstance(node, ast.Assert)]

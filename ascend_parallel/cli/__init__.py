@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | map | bench | convert | info | devices | engines``.
+"""The command line: ``ascend-parallel run | map | serve | bench | convert | info | devices | engines``.
 
 An error is one line on stderr. Its class determines the exit code (see errors.py). ``--debug`` prints tracebacks.
 """
@@ -21,6 +21,7 @@ from .convert import convert
 from .info import info
 from .map import CONTEXT, map_command
 from .run import run
+from .serve import serve
 
 __all__ = ["app", "main"]
 
@@ -90,6 +91,7 @@ app.command()(run)
 app.command()(info)
 app.command()(bench)
 app.command("map", context_settings=CONTEXT)(map_command)
+app.command()(serve)
 app.command()(convert)
 
 

@@ -12,10 +12,9 @@ import typer
 
 from ascend_parallel.checks import check_writable, read_numbers, read_whole_numbers
 from ascend_parallel.errors import AscendParallelError, UsageError
-from ascend_parallel.files import write_whole
+from ascend_parallel.files import read_arrays, write_whole
 
 from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, Workers, read_batch_axes, runner_options
-from .run import read_arrays
 
 if TYPE_CHECKING:
     from ascend_parallel.bench import Bench, MeasurementLimits, Row, SearchSpace

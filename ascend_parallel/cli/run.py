@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ascend_parallel.checks import check_file, check_writable
-from ascend_parallel.errors import UsageError
-from ascend_parallel.files import write_whole
+from ascend_parallel.checks import check_writable
+from ascend_parallel.files import read_arrays, write_whole
 
 from .arguments import (
     Devices,
@@ -67,28 +65,6 @@ def run(
     print(f"predicted in {elapsed_s:.3f} s on {used_devices}; outputs in {output_file}:", file=sys.stderr)
     for name, array in outputs.items():
         print(f"  {name}: {array.dtype} {array.shape}", file=sys.stderr)
-
-
-def read_arrays(option: str, path: Path) -> Mapping[str, Any]:
-    """Return the arrays of the .npz file that an option names, by name.
-
-    Raises:
-        UsageError: if the file does not exist, is not an .npz file, or contains Python objects.
-    """
-    import numpy as np
-
-    check_file(option, path, "; expected an .npz file with the model's inputs")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(
-                    f"{option} {path} contains one array without a name; save it with numpy.savez(file, NAME=array)"
-                )
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{option} {path} is not an .npz file of plain arrays: {error}") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -1,0 +1,178 @@
+"""``ascend-parallel serve``: models behind HTTP and gRPC."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ascend_parallel.checks import check_installed
+from ascend_parallel.errors import ConfigError, UsageError
+
+from . import serve_options as opt
+from .arguments import Devices, EngineName, EngineOptions, ShareWeights, WorkerPython, read_batch_axes, read_options
+
+if TYPE_CHECKING:
+    from ascend_parallel.serving.config import ModelConfig, ServerConfig
+    from ascend_parallel.serving.yaml_file import Problem
+
+#: The modules of the extra.
+_MODULES = ("pydantic", "uvicorn", "uvloop", "httptools", "starlette", "grpc", "prometheus_client")
+_INSTALL = "pip install 'ascend-parallel[serve]'"
+_CONFIG_SUFFIXES = (".yml", ".yaml")
+#: How the checks of a configuration name what an option sets.
+_CONFIG_PATH = re.compile(r"models\[0\](?:\.[\w.\[\]]+: |\.(?:batching\.)?)")
+
+
+def serve(
+    context: typer.Context,
+    model: opt.ModelOrConfig = None,
+    name: opt.Name = None,
+    devices: Devices = None,
+    engine: EngineName = None,
+    engine_option: EngineOptions = None,
+    workers: opt.ServeWorkers = None,
+    worker_python: WorkerPython = None,
+    instances: opt.Instances = None,
+    share_weights: ShareWeights = False,
+    batch_axis: opt.BatchAxis = None,
+    precision: opt.Precision = None,
+    max_batch_size: opt.MaxBatchSize = None,
+    max_queue_delay_ms: opt.MaxQueueDelay = None,
+    max_queue_size: opt.MaxQueueSize = None,
+    timeout_ms: opt.Timeout = None,
+    host: opt.Host = None,
+    port: opt.Port = None,
+    grpc_port: opt.GrpcPort = None,
+    token_file: opt.TokenFile = None,
+    tls_cert: opt.TlsCert = None,
+    tls_key: opt.TlsKey = None,
+    shared_memory_prefix: opt.SharedMemoryPrefix = None,
+    access_log: opt.AccessLog = False,
+    trace: opt.TraceFile = None,
+    allow_control: opt.AllowControl = False,
+    check: opt.Check = False,
+    schema: opt.Schema = False,
+) -> None:
+    """Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.
+
+    For one model, options say all. Several models, and further settings, are described by CONFIG.yml; options of the
+    server, from --host on, then replace those of the file. Example:
+
+    ascend-parallel serve model.onnx --devices cpu:0,1 --max-batch-size 32
+    """
+    check_extra()
+    if schema:
+        print_schema()
+        return
+    config = make_config(model, context.params)
+    if check:
+        print_checked(config)
+        return
+    from ascend_parallel.serving.server import run  # type: ignore[import-not-found,unused-ignore]
+
+    run(config)
+
+
+def check_extra() -> None:
+    """Check that the extra is installed; raises UsageError."""
+    for module in _MODULES:
+        check_installed("serve", module, _INSTALL)
+
+
+def make_config(model: str | None, params: Mapping[str, Any]) -> ServerConfig:
+    """Return the configuration that MODEL and the options describe, or CONFIG.yml with the options of the server.
+
+    Raises:
+        UsageError: something is wrong; all of it is told.
+    """
+    from ascend_parallel.serving.config import BatchingConfig, ModelConfig, ServerSettings
+
+    told = read_params(params)
+    of_server = {name: told[name] for name in ServerSettings.model_fields if name in told}
+    of_model = {name: told[name] for name in ModelConfig.model_fields if name in told}
+    batching = {name: told[name] for name in BatchingConfig.model_fields if name in told}
+    if model is None:
+        raise UsageError("there is nothing to serve; expected a MODEL or a CONFIG.yml")
+    if not model.endswith(_CONFIG_SUFFIXES):
+        return _checked({**of_server, "models": [{"path": model, **of_model, "batching": batching}]})
+    if of_model or batching:
+        name = next(iter({**of_model, **batching}))
+        raise UsageError(f"{name} is for a MODEL, and {model} describes its own: write {name} there")
+    return replace_settings(read_file(model), of_server)
+
+
+def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, by the names of the settings, with values as a file has them."""
+    read: dict[str, Any] = {
+        **params,
+        "engine_options": read_options(params["engine_option"]),
+        "batch_axes": read_batch_axes(params["batch_axis"]),
+    }
+    told = {name: value for name, value in read.items() if value is not None and value is not False and value != {}}
+    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in told.items()}
+
+
+def read_file(path: str) -> ServerConfig:
+    """Return the configuration of a file; what is wrong in it is printed, a line each, for editors and people."""
+    from ascend_parallel.serving.config_file import read_config
+
+    try:
+        return read_config(path)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        count = len(error.problems)
+        what = "an error" if count == 1 else f"{count} errors"
+        raise UsageError(f"{path} has {what}; nothing was started") from error
+
+
+def replace_settings(config: ServerConfig, settings: Mapping[str, Any]) -> ServerConfig:
+    """Return a configuration with these settings of the server in place of its own."""
+    from ascend_parallel.serving.config_checks import check_settings
+
+    own = {name: value for name, value in config if name != "models"}
+    problems = check_settings({**own, **settings})[1]
+    if problems:
+        raise _refusal(problems)
+    return config.model_copy(update=dict(settings))
+
+
+def _checked(data: dict[str, Any]) -> ServerConfig:
+    from ascend_parallel.serving.config_checks import check_config
+
+    config, problems = check_config(data)
+    if config is None:
+        raise _refusal(problems)
+    return config
+
+
+def _refusal(problems: Sequence[Problem]) -> UsageError:
+    return UsageError("; ".join(_CONFIG_PATH.sub("", problem.message) for problem in problems))
+
+
+def print_schema() -> None:
+    """Print the JSON schema of configuration files."""
+    from ascend_parallel.serving.config_checks import make_schema
+
+    print(json.dumps(make_schema(), indent=2))
+
+
+def print_checked(config: ServerConfig) -> None:
+    """Print one line per model of a configuration that is right."""
+    for model in config.models:
+        print(describe_model(model))
+
+
+def describe_model(model: ModelConfig) -> str:
+    """Return what is served, and where: ``mlp 1: mlp.onnx on cpu:0, cpu:1, batches of at most 16 rows``."""
+    from ascend_parallel import ParallelPredictUtils
+
+    devices = ", ".join(map(str, ParallelPredictUtils(**model.runner_arguments()).devices))
+    times = "" if model.instances == 1 else f" ({model.instances} instances each)"
+    most = model.batching.max_batch_size
+    return f"{model.name} {model.version}: {model.path} on {devices}{times}, batches of at most {most} rows"
