@@ -164,7 +164,7 @@ def test_the_schema_is_printed_and_takes_a_configuration(serve):
         jsonschema.validate({"models": [{"pth": "double.onnx"}]}, schema)
 
 
-@pytest.mark.parametrize("module", ["pydantic", "uvicorn", "grpc"])
+@pytest.mark.parametrize("module", ["uvicorn", "grpc"])
 def test_without_the_extra_it_says_what_to_install(folder, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
