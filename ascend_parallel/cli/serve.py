@@ -74,9 +74,9 @@ def serve(
     if check:
         print_checked(config)
         return
-    from ascend_parallel.serving.server import run  # type: ignore[import-not-found,unused-ignore]
+    from ascend_parallel.serving.server import run
 
-    run(config)
+    run(config, lambda: make_config(model, context.params))
 
 
 def check_extra() -> None:

@@ -42,13 +42,15 @@ def serve(folder, monkeypatch, capsys):
 
     def serve(*words):
         served = []
-        server = types.SimpleNamespace(run=served.append)
+        server = types.SimpleNamespace(run=lambda config, read_config: served.append((config, read_config())))
         monkeypatch.setitem(sys.modules, "ascend_parallel.serving.server", server)
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["ascend-parallel", "serve", *map(str, words)])
         with pytest.raises(SystemExit) as caught:
             main()
-        return (caught.value.code or 0, *capsys.readouterr(), served[0] if served else None)
+        config, config_again = served[0] if served else (None, None)
+        assert config == config_again, "it can be read again"
+        return (caught.value.code or 0, *capsys.readouterr(), config)
 
     return serve
 

@@ -1,6 +1,7 @@
 """The documentation: its blocks run, what it says they print is printed, its links lead somewhere, its site is built.
 
-A ``python`` or ``bash`` block is run, in its page's order, unless the line before it says why not::
+A ``python`` or ``bash`` block is run, in its page's order, and a block with a title is written to a file of that name,
+unless the line before it says why not::
 
     <!-- not run: needs two Ascend chips -->
 
@@ -24,7 +25,7 @@ LEAST_REASON_CHARS = 10
 
 
 def is_run(block):
-    return block.language in RUN and not block.comment.startswith(NOT_RUN)
+    return (block.language in RUN or block.title != "") and not block.comment.startswith(NOT_RUN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

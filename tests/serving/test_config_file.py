@@ -4,6 +4,7 @@ import datetime
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -349,6 +350,13 @@ def test_each_setting_checks_its_type_and_is_described(read, kind, name, text):
     ((*_, message),) = problems_of(read, text)
     assert re.search(rf"\b{name}(\[0\])? is an? (empty )?list; expected ", message), message
     assert kind.model_fields[name].description
+
+
+def test_the_page_on_serving_names_each_setting():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
+    for kind in (ServerConfig, ModelConfig, BatchingConfig):
+        for name in kind.model_fields:
+            assert re.search(rf"^\| .*`{name}`.* \|", page, re.MULTILINE), name
 
 
 def test_a_missing_file_is_told_as_such(tmp_path):
