@@ -248,6 +248,7 @@ ERRORS_BEYOND = {
         f"{MODEL}  batching:\n    timeout_ms: .inf\n",
         *(4, 17, "models[0].batching.timeout_ms is inf; expected a number, more than 0"),
     ),
+    "a tag": (f"port: !mine 3\n{MODEL}", 1, 7, "port has the tag !mine; expected none"),
     "a key twice": (f"{MODEL}  name: a\n  name: b\n", 4, 3, "the key 'name' is there twice; it is first in line 3"),
     "one name twice": (
         f"{MODEL}- path: models/double.onnx\n  version: 1\n",
