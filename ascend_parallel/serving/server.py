@@ -6,16 +6,16 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-
+from ascend_parallel.files import read_arrays
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
 from .batcher import Limits
 from .config import ModelConfig, ServerConfig
 from .credentials import read_token
 from .http.server import HttpServer, listen
-from .log import logger
+from .log import configure_logging, logger
 from .repository import Repository
 from .served_model import ServedModel
 from .service import Service
@@ -37,6 +37,7 @@ def run(config: ServerConfig, read_config: ReadConfig | None = None) -> None:
     """
     import uvloop
 
+    configure_logging(config.log_format)
     uvloop.run(Server(config, read_config or (lambda: config)).run())
 
 
@@ -125,10 +126,6 @@ class Server:
 def make_served_model(config: ModelConfig) -> ServedModel:
     """Return a model as the configuration has it; nothing is started."""
     batching = config.batching
-    examples = []
-    for path in config.warmup_examples:
-        with np.load(path, allow_pickle=False) as archive:
-            examples.append({name: archive[name] for name in archive.files})
     return ServedModel(
         config.name,
         config.version,
@@ -139,5 +136,5 @@ def make_served_model(config: ModelConfig) -> ServedModel:
             batching.max_queue_size,
             batching.timeout_ms / 1000,
         ),
-        examples=examples,
+        examples=[read_arrays("warm-up example", Path(path)) for path in config.warmup_examples],
     )

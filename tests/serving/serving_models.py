@@ -1,0 +1,38 @@
+"""Models for tests of the server: callables in a file of their own."""
+
+from pathlib import Path
+
+_SOURCE = '''
+import os, signal, time
+import numpy as np
+
+
+def twice(device=None):
+    def run(inputs):
+        return {"y": inputs["x"] * 2}
+
+    return run
+
+
+def moody(device=None):
+    """Doubles x; rows of -1 raise, of -2 kill the process, of -3 hang."""
+
+    def run(inputs):
+        x = inputs["x"]
+        if (x == -1).any():
+            raise ValueError("a row of -1")
+        if (x == -2).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (x == -3).any():
+            time.sleep(3600)
+        return {"y": x * 2}
+
+    return run
+'''
+
+
+def write_factories(folder: Path) -> Path:
+    """Write the models' file; return its path."""
+    path = folder / "serving_factories.py"
+    path.write_text(_SOURCE)
+    return path
