@@ -12,6 +12,8 @@ from .request import InferRequest
 TIME_BUCKETS_S = tuple(round(5e-5 * 1.25**i, 9) for i in range(64))
 #: Upper ends of the buckets of rows of a batch.
 ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+#: Why requests fail.
+FAILURES = ("error", "timeout", "rejected", "canceled", "invalid")
 
 
 class Histogram:
@@ -46,7 +48,7 @@ class ModelStats:
         name: of the model.
         version: of the model.
         successes: requests answered with outputs.
-        failures: requests that failed, by reason: "error", "timeout", "rejected", "canceled", "invalid".
+        failures: requests that failed, by reason, one of :data:`FAILURES`.
         rows: rows of the requests that were answered with outputs.
         batches: batches computed.
         request_s: from a request's arrival to its answer.

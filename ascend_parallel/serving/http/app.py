@@ -44,6 +44,7 @@ class Routes:
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/v2/models/stats", self.all_stats, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
             Route("/v2/repository/index", self.index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
@@ -80,6 +81,13 @@ class Routes:
             f"model {m.name!r} version {m.version} {why_not_ready(m)}" for m in self._repository if not m.is_ready
         ]
         return "; ".join(reasons) or "no model is ready"
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the metrics for Prometheus."""
+        from ascend_parallel.serving.metrics import write_metrics
+
+        text, content_type = write_metrics(self._repository, request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     # ---- models
 

@@ -1,0 +1,132 @@
+"""Prometheus metrics: read from what is counted anyway, when they are asked for.
+
+Names have the suffixes of Triton's metrics, which dashboards know, behind a prefix of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from ascend_parallel.errors import AscendParallelError
+
+from .model_stats import FAILURES, Histogram
+from .repository import Repository
+from .served_model import ServedModel
+
+_PREFIX = "ascend_parallel_inference_"
+_LABELS = ("model", "version")
+#: One bucket of so many is shown of a histogram of times: 21 are enough for a dashboard.
+_SHOWN_TIMES = 3
+
+
+def write_metrics(repository: Repository, accept: str) -> tuple[bytes, str]:
+    """Return the metrics in the format that a client accepts, and its content type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(repository))
+    ProcessCollector(registry=registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Collector:
+    """Yields the metrics of all models."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._models = list(repository)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        yield self._counter("request_success", "Requests answered with outputs", lambda m: m.stats.successes)
+        yield self._failures()
+        yield self._counter("count", "Rows of the requests answered with outputs", lambda m: m.stats.rows)
+        yield self._counter("exec_count", "Batches computed", lambda m: m.stats.batches)
+        yield self._counter("request_duration_us", "Time of requests from arrival to answer", _us("request_s"))
+        yield self._counter("queue_duration_us", "Time of requests until their batch was sent", _us("queue_s"))
+        yield self._counter("compute_infer_duration_us", "Time of batches in the engine", _us("compute_s"))
+        yield self._gauge("pending_request_count", "Requests that wait", lambda m: m.waiting)
+        yield self._gauge("running_batch_count", "Batches that workers have", lambda m: m.running)
+        yield self._gauge("ready", "1 if the model can compute", lambda m: int(m.is_ready))
+        yield self._histogram("request_seconds", "Requests by time", lambda m: m.stats.request_s)
+        yield self._histogram("queue_seconds", "Requests by time until their batch was sent", lambda m: m.stats.queue_s)
+        yield self._histogram("compute_seconds", "Batches by time in the engine", lambda m: m.stats.compute_s)
+        yield self._histogram("batch_rows", "Batches by rows", lambda m: m.stats.batch_rows, shown=1)
+        yield from self._workers()
+
+    def _counter(self, name: str, text: str, read: Callable[[ServedModel], float]) -> Metric:
+        family = CounterMetricFamily(_PREFIX + name, text, labels=_LABELS)
+        for model in self._models:
+            family.add_metric((model.name, model.version), read(model))
+        return family
+
+    def _gauge(self, name: str, text: str, read: Callable[[ServedModel], float]) -> Metric:
+        family = GaugeMetricFamily(_PREFIX + name, text, labels=_LABELS)
+        for model in self._models:
+            family.add_metric((model.name, model.version), read(model))
+        return family
+
+    def _failures(self) -> Metric:
+        family = CounterMetricFamily(
+            _PREFIX + "request_failure", "Requests that failed, by reason", labels=(*_LABELS, "reason")
+        )
+        for model in self._models:
+            for reason in FAILURES:
+                family.add_metric((model.name, model.version, reason), model.stats.failures[reason])
+        return family
+
+    def _histogram(
+        self, name: str, text: str, read: Callable[[ServedModel], Histogram], shown: int = _SHOWN_TIMES
+    ) -> Metric:
+        family = HistogramMetricFamily(_PREFIX + name, text, labels=_LABELS)
+        for model in self._models:
+            histogram = read(model)
+            family.add_metric((model.name, model.version), _buckets(histogram, shown), histogram.total)
+        return family
+
+    def _workers(self) -> Iterator[Metric]:
+        labels = (*_LABELS, "worker")
+        ready = GaugeMetricFamily("ascend_parallel_worker_ready", "1 if the worker can compute", labels=labels)
+        restarts = CounterMetricFamily("ascend_parallel_worker_restarts", "Restarts of the worker", labels=labels)
+        busy = CounterMetricFamily("ascend_parallel_worker_busy_seconds", "Time in the engine", labels=labels)
+        rows = CounterMetricFamily("ascend_parallel_worker_rows", "Rows computed", labels=labels)
+        memory = GaugeMetricFamily("ascend_parallel_shared_memory_bytes", "Shared memory in use", labels=_LABELS)
+        for model in self._models:
+            stats = _stats_of(model)
+            for label, worker in stats["workers"].items():
+                values = (model.name, model.version, label)
+                ready.add_metric(values, int(worker["state"] == "ready"))
+                restarts.add_metric(values, worker["restarts"])
+                busy.add_metric(values, worker["busy_s"])
+                rows.add_metric(values, worker["rows"])
+            memory.add_metric((model.name, model.version), stats["shared_memory"]["mapped_bytes"])
+        yield from (ready, restarts, busy, rows, memory)
+
+
+def _us(attribute: str) -> Callable[[ServedModel], float]:
+    def read(model: ServedModel) -> float:
+        histogram: Histogram = getattr(model.stats, attribute)
+        return histogram.total * 1e6
+
+    return read
+
+
+def _buckets(histogram: Histogram, shown: int) -> list[tuple[str, float]]:
+    """Return (upper end, count up to it) of the buckets that are shown."""
+    buckets = []
+    below = 0
+    for position, (bound, count) in enumerate(zip(histogram.bounds, histogram.counts, strict=False)):
+        below += count
+        if position % shown == shown - 1:
+            buckets.append((f"{bound:g}", below))
+    return [*buckets, ("+Inf", histogram.count)]
+
+
+def _stats_of(model: ServedModel) -> dict[str, Any]:
+    try:
+        return model.runner.stats()
+    except AscendParallelError:  # not loaded, or all workers are lost
+        return {"workers": {}, "shared_memory": {"mapped_bytes": 0}}
