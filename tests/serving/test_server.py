@@ -44,6 +44,6 @@ def test_metrics_count_what_was_answered(server):
 
 
 def read_metrics(server, parse):
-    status, headers, body = server.request("GET", "/metrics")
+    status, _headers, body = server.request("GET", "/metrics")
     assert status == 200, body
     return {sample.name: sample.value for family in parse(body.decode()) for sample in family.samples}

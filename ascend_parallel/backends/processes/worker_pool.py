@@ -138,7 +138,7 @@ class WorkerPool:
             worker = self._start(slot.spec)
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
             text = f"the worker of {slot.spec.label} could not be started: {error}"
-            self._replace(slot, WorkerError(text, device=slot.spec.device))
+            self._replace(slot, WorkerError(text, device=slot.spec.device), None)
             return
         slot.worker = worker
         self._building.add(worker)
@@ -271,7 +271,7 @@ class WorkerPool:
             slot.worker = None
             self.scheduler.reassign(worker, failure)
             if not self._state.is_closing:
-                self._replace(slot, failure, counts=worker.counts_against_device)
+                self._replace(slot, failure, worker)
                 self.scheduler.dispatch()
 
     def _death(self, slot: WorkerSlot, worker: Worker) -> WorkerDied:
@@ -282,16 +282,20 @@ class WorkerPool:
             doing = "while building"
         return describe_death(slot.spec, doing, worker.exit_code, list(worker.output.tail))
 
-    def _replace(self, slot: WorkerSlot, failure: WorkerError, *, counts: bool = True) -> None:
-        """Plan the next worker of a slot, unless the first build failed or the slot's workers fail too often."""
+    def _replace(self, slot: WorkerSlot, failure: WorkerError, worker: Worker | None) -> None:
+        """Plan the next worker of a slot, unless the first build failed or the slot's workers fail too often.
+
+        ``worker`` is the one that has ended; None where it could not be started.
+        """
         if not self.built.is_set():
             self._state.error = self._state.error or failure
             self.built.set()
             return
-        if not counts:
+        has_computed = worker is not None and bool(worker.seconds_per_row)
+        if worker is not None and not worker.counts_against_device:
             slot.restart_now(time.monotonic())
             self.next_deadline_s = slot.restart_at_s
-        elif slot.plan_restart(time.monotonic(), self._limits.max_restarts):
+        elif slot.plan_restart(time.monotonic(), self._limits.max_restarts, has_computed=has_computed):
             self.next_deadline_s = min(self.next_deadline_s, slot.restart_at_s)
         elif all(slot.is_out for slot in self.slots):
             self._state.error = no_device_left(failure)

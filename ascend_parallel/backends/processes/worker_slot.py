@@ -12,7 +12,8 @@ from .worker_process import Worker
 #: ``max_restarts`` counts those of the last ten minutes: a service must survive one crash a week for years,
 #: and must not restart a broken device for ever.
 RESTART_WINDOW_S = 600.0
-#: The first restart comes at once; the next wait, doubling: a driver needs a moment to free a chip.
+#: The first restart comes at once; the next wait a moment, in which a driver frees its chip. The wait doubles with each
+#: worker that ended before it computed anything: a worker that has computed shows that the device works.
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 10.0
 
@@ -40,16 +41,24 @@ class WorkerSlot:
         self.busy_ns = 0
         self._restarts: deque[float] = deque()
         self._total_restarts = 0
+        self._useless_workers = 0
 
-    def plan_restart(self, now_s: float, max_restarts: int) -> bool:
-        """Decide when the next worker starts; return False where the budget is spent and the slot is out."""
+    def plan_restart(self, now_s: float, max_restarts: int, *, has_computed: bool) -> bool:
+        """Decide when the next worker starts; return False where the budget is spent and the slot is out.
+
+        Args:
+            now_s: ``time.monotonic``.
+            max_restarts: the budget.
+            has_computed: whether the worker that ended had computed a task.
+        """
         while self._restarts and self._restarts[0] < now_s - RESTART_WINDOW_S:
             self._restarts.popleft()
         recent = len(self._restarts)
         if recent >= max_restarts:
             self.is_out = True
             return False
-        delay_s = min(_FIRST_DELAY_S * 2 ** (recent - 1), _LONGEST_DELAY_S) if recent else 0.0
+        self._useless_workers = 0 if has_computed else self._useless_workers + 1
+        delay_s = min(_FIRST_DELAY_S * 2 ** min(recent - 1, self._useless_workers), _LONGEST_DELAY_S) if recent else 0.0
         self.restart_at_s = now_s + delay_s
         self._restarts.append(self.restart_at_s)
         self._total_restarts += 1
