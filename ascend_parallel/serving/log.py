@@ -14,7 +14,7 @@ def configure_logging(log_format: str) -> None:
     """Have the server and uvicorn log to stderr in this format, "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(message)s"))
-    for name, level in (("ascend_parallel.serving", "INFO"), ("uvicorn.error", "WARNING"), ("uvicorn.access", "INFO")):
+    for name, level in (("ascend_parallel.serving", "INFO"), ("uvicorn.error", "ERROR"), ("uvicorn.access", "INFO")):
         target = logging.getLogger(name)
         target.handlers[:] = [handler]
         target.setLevel(level)

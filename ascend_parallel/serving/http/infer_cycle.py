@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -14,6 +14,7 @@ from uvicorn.protocols.utils import get_client_addr
 
 from ascend_parallel.errors import (
     AscendParallelError,
+    NotFoundError,
     OverloadedError,
     TooLargeError,
     UnauthorizedError,
@@ -25,6 +26,8 @@ from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
 from ascend_parallel.serving.rest.infer_body import InferHead, read_arrays, read_head, wanted_names
 from ascend_parallel.serving.served_model import ServedModel
 
+from .body import ENCODINGS, Body, too_large
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -35,8 +38,6 @@ _ROUTE = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?
 _MAX_ROUTES = 1024
 _routes: dict[bytes, tuple[str, str] | None] = {}
 
-#: What the header content-encoding may say.
-_ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 #: How long a client whose body was refused may go on sending it, so that it sees the response.
 _LINGER_S = 2.0
 _BINARY_LINES = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
@@ -99,16 +100,16 @@ class InferCycle:
         self._version = version
         self._headers = headers = dict(protocol.headers)
         self._url = protocol.url
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._body = Body(headers, protocol.service.max_body_bytes)
         self._is_started = False
         self._is_complete = False
         self._must_resume = False
         self._linger: asyncio.TimerHandle | None = None
-        self._error: Exception | None = self._check(headers)
+        self._error: Exception | None = None
         self._head: InferHead | None = None
         self._model: ServedModel | None = None
         self._request: InferRequest | None = None
+        self._error = self._check(headers)
 
     # ---- the request
 
@@ -119,13 +120,23 @@ class InferCycle:
             service.check_token(headers)
         except UnauthorizedError as error:
             return error
+        if self._protocol.parser.should_upgrade():  # the parser reads no body of such a request
+            self.keep_alive = False
+            return UsageError("this server does not upgrade connections; send the request without the header Upgrade")
         length = headers.get(b"content-length")
         if length is not None and int(length) > service.max_body_bytes:  # the parser has checked that it is a number
-            return _too_large(service.max_body_bytes)
+            return too_large(service.max_body_bytes)
+        if length is not None and len(length) > 4:
+            self._receive_in_place()
         encoding = headers.get(b"content-encoding")
-        if encoding not in _ENCODINGS:
+        if encoding not in ENCODINGS:
             return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
         return None
+
+    def _receive_in_place(self) -> None:
+        """Have the tensors of a large body arrive where the workers read them."""
+        with contextlib.suppress(NotFoundError):  # which the client will be told
+            self._body.receive_in_place(self._protocol.service.repository.find(self._model_name, self._version))
 
     def start(self) -> None:
         """Begin: all requests before on this connection are answered."""
@@ -141,16 +152,13 @@ class InferCycle:
 
     def take_body(self, body: bytes) -> None:
         """Take a part of the body."""
-        self._size += len(body)
-        if self._error is not None:
-            return
-        if self._size > self._protocol.service.max_body_bytes:  # chunked
-            self._error = _too_large(self._protocol.service.max_body_bytes)
-            self._parts.clear()
-            if self._is_started:
-                self._refuse_body()
-            return
-        self._parts.append(body)
+        if self._error is None:
+            try:
+                self._body.add(body)
+            except TooLargeError as error:  # chunked
+                self._error = error
+                if self._is_started:
+                    self._refuse_body()
 
     def complete_body(self) -> None:
         """Run the request, if it is its turn."""
@@ -182,7 +190,7 @@ class InferCycle:
             if self._error is not None:
                 raise self._error
             self._model = self._protocol.service.repository.find(self._model_name, self._version)
-            self._add(self._model, self._read_body())
+            self._add(self._model)
         except AscendParallelError as error:
             if self._model is not None:
                 self._model.stats.count_failure("rejected" if isinstance(error, OverloadedError) else "invalid")
@@ -191,18 +199,10 @@ class InferCycle:
             logger.exception("a request for model %s failed", self._model_name)
             self._respond_error(error)
 
-    def _read_body(self) -> bytes:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        encoding = self._headers.get(b"content-encoding")
-        return body if encoding in (None, b"identity") else _decompress(body, self._protocol.service.max_body_bytes)
-
-    def _add(self, model: ServedModel, body: bytes) -> None:
-        length = self._headers.get(b"inference-header-content-length")
-        end = len(body) if length is None else _read_length(length, len(body))
-        head = self._head = read_head(body if end == len(body) else body[:end])
-        arrays = self._protocol.service.fill_regions(head, read_arrays(head, body, end))
+    def _add(self, model: ServedModel) -> None:
+        text, binary, start = self._body.finish()
+        head = self._head = read_head(text)
+        arrays = self._protocol.service.fill_regions(head, read_arrays(head, binary, start))
         if head.outputs is not None:
             check_outputs(model, head)
         request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
@@ -341,27 +341,3 @@ def check_outputs(model: ServedModel, head: InferHead) -> None:
 def _bytes_of(tensor: Any) -> memoryview:
     """Return the memory of a tensor, which holds it until it is written."""
     return memoryview(tensor.reshape(-1).view(np.uint8))
-
-
-def _read_length(value: bytes, size: int) -> int:
-    if not value.isdigit() or int(value) > size:
-        raise UsageError(f"inference-header-content-length is {value!r:.100}; expected at most the body's {size} bytes")
-    return int(value)
-
-
-def _too_large(limit: int) -> TooLargeError:
-    return TooLargeError(f"the body is larger than {limit} bytes, the server's max_body_bytes")
-
-
-def _decompress(body: bytes, limit: int) -> bytes:
-    """Return the body of a request that came compressed (gzip or zlib)."""
-    decompressor = zlib.decompressobj(wbits=47)  # 32 + 15: either header
-    try:
-        data = decompressor.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise UsageError(f"the body cannot be decompressed: {error}") from None
-    if len(data) > limit:
-        raise _too_large(limit)
-    if not decompressor.eof or decompressor.unused_data:
-        raise UsageError("the body is not one whole compressed stream")
-    return data

@@ -111,7 +111,7 @@ def read_head(text: bytes) -> InferHead:
     return head
 
 
-def read_arrays(head: InferHead, binary: bytes | memoryview, offset: int) -> list[Array | None]:
+def read_arrays(head: InferHead, binary: bytes | Array, offset: int) -> list[Array | None]:
     """Return the inputs as arrays, in the client's order; None for those in shared-memory regions.
 
     Args:
@@ -130,13 +130,22 @@ def read_arrays(head: InferHead, binary: bytes | memoryview, offset: int) -> lis
     arrays: list[Array | None] = []
     for ref in head.inputs:
         if ref.start >= 0:
-            count = ref.size_bytes // ref.dtype.itemsize
-            arrays.append(np.frombuffer(binary, ref.dtype, count, offset + ref.start).reshape(ref.shape))
+            arrays.append(_view(binary, offset + ref.start, ref))
         elif ref.region is not None:
             arrays.append(None)
         else:
             arrays.append(read_json_tensor(ref.name, ref.dtype, ref.shape, ref.data))
     return arrays
+
+
+def _view(binary: bytes | Array, start: int, ref: TensorRef) -> Array:
+    """Return the tensor whose bytes begin at ``start``, without a copy where its elements are aligned."""
+    if isinstance(binary, bytes):
+        return np.frombuffer(binary, ref.dtype, ref.size_bytes // ref.dtype.itemsize, start).reshape(ref.shape)
+    part = binary[start : start + ref.size_bytes]  # its base is the block of shared memory, which a batch may use
+    if start % ref.dtype.itemsize:
+        part = part.copy()
+    return part.view(ref.dtype).reshape(ref.shape)
 
 
 # ---- the JSON

@@ -1,0 +1,108 @@
+"""The body of an infer request as it arrives: small ones as bytes, tensors of large ones straight in shared memory."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
+from ascend_parallel.serving.served_model import ServedModel
+
+#: Tensors of a body of so many bytes are received in shared memory: workers read them there, with no further copy.
+LARGE_BYTES = 1 << 16
+#: What the header content-encoding may say.
+ENCODINGS = (None, b"identity", b"gzip", b"deflate")
+
+
+class Body:
+    """Collects a body: its JSON, and the bytes behind it."""
+
+    def __init__(self, headers: dict[bytes, bytes], limit: int) -> None:
+        """Begin.
+
+        Args:
+            headers: of the request.
+            limit: bytes at most.
+        """
+        self._headers = headers
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._block: Array | None = None
+        self._size = 0
+        self._head_size = 0
+
+    def receive_in_place(self, model: ServedModel) -> None:
+        """Have the bytes behind the JSON arrive in the model's shared memory, if they are many and their number known.
+
+        To be called before the first part comes.
+        """
+        length = self._headers.get(b"content-length")
+        head = self._headers.get(b"inference-header-content-length")
+        if length is None or head is None or not head.isdigit() or self._headers.get(b"content-encoding") is not None:
+            return
+        size = int(length) - int(head)
+        if LARGE_BYTES <= size <= self._limit:
+            try:
+                self._block = model.runner.empty(size, np.uint8)
+            except AscendParallelError:  # it is not ready, which the client will be told
+                return
+            self._head_size = int(head)
+
+    def add(self, part: bytes) -> None:
+        """Take a part; raises TooLargeError."""
+        start = self._size
+        self._size += len(part)
+        if self._size > self._limit:
+            self._parts.clear()
+            raise too_large(self._limit)
+        if self._block is None or start < self._head_size:
+            self._parts.append(part)
+            if self._block is None or self._size <= self._head_size:
+                return
+            part = part[self._head_size - start :]
+            start = self._head_size
+        at = start - self._head_size
+        self._block[at : at + len(part)] = np.frombuffer(part, np.uint8)
+
+    def finish(self) -> tuple[bytes, Any, int]:
+        """Return the JSON, what holds the bytes behind it, and where in it they begin; raises UsageError."""
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        if self._block is not None:
+            return body[: self._head_size], self._block, 0
+        if self._headers.get(b"content-encoding") not in (None, b"identity"):
+            body = _decompress(body, self._limit)
+        length = self._headers.get(b"inference-header-content-length")
+        if length is None:
+            return body, body, len(body)
+        end = _read_length(length, len(body))
+        return body[:end], body, end
+
+
+def too_large(limit: int) -> TooLargeError:
+    """Return the error of a body that is too large."""
+    return TooLargeError(f"the body is larger than {limit} bytes, the server's max_body_bytes")
+
+
+def _read_length(value: bytes, size: int) -> int:
+    if not value.isdigit() or int(value) > size:
+        raise UsageError(f"inference-header-content-length is {value!r:.100}; expected at most the body's {size} bytes")
+    return int(value)
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """Return the body of a request that came compressed (gzip or zlib)."""
+    decompressor = zlib.decompressobj(wbits=47)  # 32 + 15: either header
+    try:
+        data = decompressor.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise UsageError(f"the body cannot be decompressed: {error}") from None
+    if len(data) > limit:
+        raise too_large(limit)
+    if not decompressor.eof or decompressor.unused_data:
+        raise UsageError("the body is not one whole compressed stream")
+    return data
