@@ -133,6 +133,11 @@ class InferCycle:
             return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
         return None
 
+    @property
+    def can_be_interim(self) -> bool:
+        """Whether the client may get an interim response (1xx): it has sent a whole request of HTTP/1.1."""
+        return self._is_complete and self._is_started and self._protocol.parser.get_http_version() == "1.1"
+
     def _receive_in_place(self) -> None:
         """Have the tensors of a large body arrive where the workers read them."""
         with contextlib.suppress(NotFoundError):  # which the client will be told

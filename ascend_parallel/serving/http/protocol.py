@@ -8,6 +8,7 @@ go out in the order of the requests, and keep-alive and shutdown work as for all
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -25,6 +26,10 @@ from .infer_cycle import InferCycle, find_infer_route, write_error
 MAX_HEAD_BYTES = 64 << 10
 #: How long a client may take to send a request.
 READ_TIMEOUT_S = 60.0
+#: When a client that has closed its side is looked at first; then after twice as long, and so on.
+_FIRST_LOOK_S = 0.005
+#: The state of a connection that was reset (TCP_CLOSE of Linux's tcp_states.h), in the first byte of TCP_INFO.
+_TCP_CLOSE = 7
 #: How long a connection may be open without a request: longer than a load balancer keeps it.
 IDLE_TIMEOUT_S = 75.0
 
@@ -87,6 +92,31 @@ class InferProtocol(HttpToolsProtocol):
             if isinstance(cycle, InferCycle):
                 cycle.disconnect()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that has closed its side only; drop the requests of one that is gone.
+
+        Both look alike until something is sent. So an interim response is sent, which HTTP/1.1 allows before any
+        response: a client that is gone resets the connection.
+        """
+        cycle = self.cycle
+        can_tell = isinstance(cycle, InferCycle) and cycle.can_be_interim and self.scheme == "http"
+        if not can_tell or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._drop_if_reset(_FIRST_LOOK_S)
+        return True
+
+    def _drop_if_reset(self, next_look_s: float) -> None:
+        """Look whether the client has reset the connection, now and then until all is answered."""
+        if self.transport.is_closing() or self.cycle is None or self.cycle.response_complete:
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            self.transport.abort()
+        else:
+            self.loop.call_later(next_look_s, self._drop_if_reset, 2 * next_look_s)
 
     def resume_writing(self) -> None:
         """Go on with the next request once the client has taken most of the answer."""
