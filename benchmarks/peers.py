@@ -52,7 +52,7 @@ def main() -> None:
         f"{arguments.rounds} rounds of {arguments.seconds:g} s a side; load average at the start {load:.1f}."
     )
     console = Console(width=160)
-    for table in report.tables(results):
+    for table in report.tables(report.sheets(results)):
         console.print(table)
     console.print(conditions)
     if arguments.save:

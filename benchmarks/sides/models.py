@@ -95,8 +95,8 @@ class Graph:
         return path
 
 
-def write_cnn(path: Path) -> Path:
-    """Write a ResNet of 13 convolutions, x (batch, 3, 224, 224) -> y (batch, 1000): 0.4 G multiply-adds per row."""
+def write_cnn(path: Path, size: int = 224) -> Path:
+    """Write a ResNet of 13 convolutions, x (batch, 3, size, size) -> y (batch, 1000): 0.4 G multiply-adds per row."""
     graph = Graph()
     x = graph.add("Relu", graph.conv("x", 3, 32, kernel=7, stride=2))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -112,15 +112,15 @@ def write_cnn(path: Path) -> Path:
             x = graph.add("Relu", graph.add("Add", graph.conv(y, out_channels, out_channels, 3), shortcut))
             width = out_channels
     x = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
-    return graph.save(path, [3, 224, 224], graph.linear(x, width, 1000), [1000])
+    return graph.save(path, [3, size, size], graph.linear(x, width, 1000), [1000])
 
 
-def write_mlp(path: Path) -> Path:
-    """Write three layers, x (batch, 256) -> y (batch, 256): 1.6 M multiply-adds per row."""
+def write_mlp(path: Path, features: int = 256) -> Path:
+    """Write three layers, x (batch, features) -> y (batch, features): 1.6 M multiply-adds per row of 256."""
     graph = Graph()
-    x = graph.add("Relu", graph.linear("x", 256, 1024))
+    x = graph.add("Relu", graph.linear("x", features, 1024))
     x = graph.add("Relu", graph.linear(x, 1024, 1024))
-    return graph.save(path, [256], graph.linear(x, 1024, 256), [256])
+    return graph.save(path, [features], graph.linear(x, 1024, features), [features])
 
 
 def write_identity(path: Path) -> Path:

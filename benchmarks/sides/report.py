@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def own_figure(peers: dict[str, Rounds], question: str, which: str, *, is_mindir
     return f"{1e3 / ours_ms:.4g} batches/s" if question == "stream" else f"{ours_ms:.3g} ms"
 
 
-def tables(results: Results) -> Iterator[Table]:
+def tables(sheets: Iterable[Sheet]) -> Iterator[Table]:
     """Yield the tables for a terminal."""
-    for title, columns, rows in sheets(results):
+    for title, columns, rows in sheets:
         table = Table(title=title)
         table.add_column(columns[0])
         for column in columns[1:]:
@@ -113,19 +113,27 @@ def find_version(package: str) -> str:
 
 def save(results: Results, conditions: str) -> None:
     """Write the plot, and the section of the README between its marks; ``conditions`` describes the measurement."""
-    text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
+    draw(results, PLOT)
+    write_section(README, BEGIN, [conditions, "", *markdown(sheets(results), "median and range of the rounds")])
+
+
+def markdown(sheets: Iterable[Sheet], note: str) -> Iterator[str]:
+    """Yield the lines of tables in Markdown, with a note after each title."""
+    for title, columns, rows in sheets:
+        yield from (f"**{title}** ({note})", "")
+        for row in (columns, ["---"] * len(columns), *rows):
+            yield f"| {' | '.join(row)} |"
+        yield ""
+
+
+def write_section(file: Path, begin: str, lines: list[str]) -> None:
+    """Replace the lines of a file between the mark that starts with ``begin`` and the next end mark."""
+    before, _, rest = file.read_text().partition(begin)
     mark, _, rest = rest.partition("\n")
     _, _, after = rest.partition(END)
-    lines = [conditions, ""]
-    for title, columns, rows in sheets(results):
-        lines += [f"**{title}** (median and range of the rounds)", ""]
-        lines += [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
-        lines += [""]
-    draw(results, PLOT)
-    temporary = README.with_suffix(".tmp")
-    temporary.write_text(f"{before}{BEGIN}{mark}\n" + "\n".join(lines) + f"{END}{after}")
-    temporary.replace(README)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(f"{before}{begin}{mark}\n" + "\n".join(lines) + f"{END}{after}")
+    temporary.replace(file)
 
 
 def draw(results: Results, path: Path) -> None:

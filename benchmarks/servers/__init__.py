@@ -1,0 +1,1 @@
+"""The servers of serving.py: one file each."""
