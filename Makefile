@@ -21,7 +21,7 @@ PADDLE = $(VENVS)/paddle
 CANN = $(VENVS)/cann
 OPENVINO = $(VENVS)/openvino
 
-.PHONY: demo test lint types docs smoke bench bench-peers clean
+.PHONY: demo test lint types docs smoke bench bench-peers bench-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -60,6 +60,28 @@ bench-peers: $(PEERS)/.ready mslite
 $(PEERS)/.ready: pyproject.toml benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --editable '.[cpu,convert]' --requirement benchmarks/peers-requirements.txt
+	touch $@
+
+# Servers side by side; writes the section and the plot of benchmarks/README.md. Needs wrk.
+SERVING = $(VENVS)/serving
+PEER_SERVERS = mosec triton uvicorn ray litserve paddle
+bench-serving: $(SERVING)/.ready $(PEER_SERVERS:%=$(VENVS)/serve-%/.ready)
+	VENVS=$(VENVS) $(SERVING)/bin/python benchmarks/serving.py --save
+
+$(SERVING)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip install --quiet --editable '.[cpu,serve,plot]'
+	touch $@
+
+# Each peer has a venv of its own. Triton's wheel wants Python 3.12 here, Paddle Serving 3.8 and old pins.
+$(VENVS)/serve-%/.ready: SERVER_PYTHON = $(PYTHON311)
+$(VENVS)/serve-triton/.ready: SERVER_PYTHON = $(shell scripts/find_python.sh 3.12)
+$(VENVS)/serve-paddle/.ready: SERVER_PYTHON = $(shell scripts/find_python.sh 3.8)
+$(VENVS)/serve-paddle/.ready: SERVER_PIP_OPTIONS = --no-deps
+$(VENVS)/serve-%/.ready: benchmarks/servers/requirements/%.txt
+	@test -n "$(SERVER_PYTHON)" || { echo "no Python for $* found: see the Makefile" >&2; exit 1; }
+	$(SERVER_PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(SERVER_PIP_OPTIONS) --requirement $<
 	touch $@
 
 $(DEMO)/.ready: pyproject.toml

@@ -27,7 +27,7 @@ from servers.job import WORKERS, Job
 from servers.load import Sample, measure, write_script
 from servers.models import MODELS, write_job
 from servers.process import adopt_orphans, running
-from servers.registry import OURS, SERVERS
+from servers.registry import SERVERS
 from servers.server import Server, ServerError, python_of
 from sides.report import tables
 
@@ -41,14 +41,15 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:WORKERS])  # inherited by all that is started
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers end, too
-    started_s, load = time.perf_counter(), os.getloadavg()[0]
+    started_s, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="serving-") as folder:
         try:
             results = {name: measure_model(name, arguments, Path(folder)) for name in arguments.models}
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+    minutes = (time.monotonic() - started_s) / 60
     conditions = (
-        f"Measured on {report.conditions(arguments.servers, arguments.venvs)}, in {(time.perf_counter() - started_s) / 60:.0f} minutes: "
+        f"Measured on {report.conditions(arguments.servers, arguments.venvs)}, in {minutes:.0f} minutes: "
         f"{arguments.rounds} rounds of {arguments.seconds} s; load average at the start {load:.1f}."
     )
     console = Console(width=200)

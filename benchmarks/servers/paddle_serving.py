@@ -30,7 +30,8 @@ class PaddleServing(Server):
     package = "paddle-serving-server"
     path = "/job/prediction"
     tuning = (
-        f"`worker_num: {WORKER_NUM}`, `is_thread_op: True` (twice as fast here as `False`), `concurrency: {WORKERS}`, `batch_size: {MAX_BATCH_SIZE}`, "
+        f"`worker_num: {WORKER_NUM}`, `is_thread_op: True` (twice as fast here as `False`), "
+        f"`concurrency: {WORKERS}`, `batch_size: {MAX_BATCH_SIZE}`, "
         f"`auto_batching_timeout: {AUTO_BATCHING_TIMEOUT_MS}` (ms, the shortest); base64 in JSON"
     )
 

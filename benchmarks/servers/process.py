@@ -26,7 +26,6 @@ POLL_INTERVAL_S = 0.05
 REQUEST_TIMEOUT_S = 30.0
 #: After this long a server that was asked to end is killed.
 STOP_TIMEOUT_S = 15.0
-SHM = Path("/dev/shm")
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
@@ -49,6 +48,7 @@ class RunningServer:
         self.server = server
         self.port = find_port()
         self.log = folder / "log"
+        self._had = self._leftovers("*")
         temporary = folder / "tmp"
         temporary.mkdir()
         with self.log.open("wb") as log:
@@ -86,20 +86,20 @@ class RunningServer:
         """Return the URL of the route that infers."""
         return f"http://127.0.0.1:{self.port}{self._path()}"
 
-    def stop(self) -> bool:
-        """End it and all its processes, and remove what it left in /dev/shm; return False if one had to be killed."""
+    def stop(self) -> None:
+        """End it and all its processes, and remove what it left outside its folder."""
         self._process.send_signal(signal.SIGTERM)
-        ended = True
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            ended = False
         kill_descendants()
         self._process.wait()
-        for pattern in self.server.shm_patterns:
-            for file in SHM.glob(pattern.replace("PID", str(self._process.pid))):
-                file.unlink(missing_ok=True)
-        return ended
+        for path in self._leftovers(str(self._process.pid)) - self._had:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _leftovers(self, process_id: str) -> set[Path]:
+        """Return what there is of the files that such a server may leave."""
+        patterns = [pattern.replace("PID", process_id) for pattern in self.server.leftovers]
+        return {path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))}
 
     def _is_ready(self) -> bool:
         try:

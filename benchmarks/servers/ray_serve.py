@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import ClassVar
 
 from .job import MAX_BATCH_SIZE, WORKERS, Job
 from .server import Server
@@ -25,7 +26,8 @@ class RayServe(Server):
         f"`RAY_SERVE_ENABLE_HA_PROXY=1`, `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, `num_replicas={WORKERS}`, "
         f"`max_batch_size={MAX_BATCH_SIZE}`, `batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
     )
-    environ = {
+    leftovers = ("/tmp/haproxy-serve", "/tmp/haproxy-serve/*")
+    environ: ClassVar[dict[str, str]] = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -32,7 +32,7 @@ class Server:
         path: the path of the route that infers; NAME stands for the model's name.
         ready_path: a path that answers 200 once all workers are ready; "" where there is none.
         environ: environment variables to start it with.
-        shm_patterns: glob patterns of the files that it may leave in /dev/shm; PID stands for its process id.
+        leftovers: glob patterns of what it may leave outside its own folder; PID stands for its process id.
     """
 
     title: ClassVar[str]
@@ -42,7 +42,7 @@ class Server:
     path: ClassVar[str] = "/infer"
     ready_path: ClassVar[str] = ""
     environ: ClassVar[dict[str, str]] = {}
-    shm_patterns: ClassVar[tuple[str, ...]] = ()
+    leftovers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, job: Job, venvs: Path) -> None:
         self.job = job

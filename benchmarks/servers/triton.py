@@ -39,7 +39,7 @@ class Triton(Server):
     tuning = (
         f"`dynamic_batching` without a delay, `max_batch_size: {MAX_BATCH_SIZE}`, `count: {WORKERS}`; binary tensors"
     )
-    shm_patterns = (f"{SHM_PREFIX}PID*",)
+    leftovers = (f"/dev/shm/{SHM_PREFIX}PID*",)
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the protocol's request."""
