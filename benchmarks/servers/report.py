@@ -80,7 +80,7 @@ def goal_sheet(results: Results, counts: list[int]) -> Sheet:
             reached = f"{statistics.median(values):.2f}" if values else "-"
             cells.append(f"{reached} of {goal:g}" if goal else reached)
         rows.append([SERVERS[server].title, *cells])
-    behind = ["behind, all models", *(", ".join(behind_at(results, count)) or "nowhere" for count in counts)]
+    behind = ["behind, all models", *("; ".join(behind_at(results, count)) or "nowhere" for count in counts)]
     title = f"{MODELS[GOAL_MODEL].model.title}: requests a second relative to the server, and the goal"
     return title, ["server", *(f"{count} connections" for count in counts)], [*rows, behind]
 
