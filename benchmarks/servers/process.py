@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import http.client
 import os
 import shutil
@@ -99,7 +100,7 @@ class RunningServer:
     def _leftovers(self, process_id: str) -> set[Path]:
         """Return what there is of the files that such a server may leave."""
         patterns = [pattern.replace("PID", process_id) for pattern in self.server.leftovers]
-        return {path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))}
+        return {Path(path) for pattern in patterns for path in glob.glob(pattern)}  # noqa: PTH207 (absolute)
 
     def _is_ready(self) -> bool:
         try:

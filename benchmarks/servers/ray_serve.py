@@ -23,13 +23,14 @@ class RayServe(Server):
     venv = "serve-ray"
     package = "ray"
     tuning = (
-        f"`RAY_SERVE_ENABLE_HA_PROXY=1`, `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, `num_replicas={WORKERS}`, "
-        f"`max_batch_size={MAX_BATCH_SIZE}`, `batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
+        "`RAY_SERVE_ENABLE_HA_PROXY=1`, `RAY_SERVE_HAPROXY_NBTHREAD=1`, `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`, "
+        f"`num_replicas={WORKERS}`, `max_batch_size={MAX_BATCH_SIZE}`, `batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
     )
     leftovers = ("/tmp/haproxy-serve", "/tmp/haproxy-serve/*")
     environ: ClassVar[dict[str, str]] = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
     }
