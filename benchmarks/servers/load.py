@@ -55,9 +55,12 @@ def measure(running: RunningServer, script: Path, connections: int, seconds: int
     """Send requests over a number of connections for some seconds; raises ServerError if one fails."""
     before = server_times()
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_S}s", f"-s{script}"]
-    done = subprocess.run(
-        [*command, running.url()], capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            [*command, running.url()], capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServerError(f"wrk did not end in time with {running.server.title}") from error
     cpu_ms = spent_ms(before, server_times())
     lines = done.stdout.splitlines()
     if done.returncode or not lines or not lines[-1].startswith("{"):

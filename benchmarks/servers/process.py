@@ -78,7 +78,10 @@ class RunningServer:
 
     def check(self) -> None:
         """Send the request once and check the answer; raises ServerError."""
-        status, headers, body = self._ask("POST", self._path())
+        try:
+            status, headers, body = self._ask("POST", self._path())
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"{self.server.title} did not answer: {error!r}; {self._tail()}") from error
         if status != http.client.OK:
             raise ServerError(f"{self.server.title} answered {status}: {body[:500]!r}; {self._tail()}")
         self.server.check(headers, body)

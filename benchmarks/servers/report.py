@@ -167,16 +167,9 @@ def save(results: Results, measured: str) -> None:
     """Write the plot, and the section of the README between its marks; ``measured`` describes the measurement."""
     draw(results, PLOT)
     tuning = [f"- {kind.title}: {kind.tuning}." for name, kind in SERVERS.items() if name not in BOUNDS]
-    lines = [
-        measured,
-        "",
-        *markdown(sheets(results), "medians of the rounds"),
-        "How each server is tuned:",
-        "",
-        *tuning,
-        "",
-    ]
-    write_section(README, BEGIN, lines)
+    lines = [measured, "", f"![bars of how many times better we are, by model and server]({PLOT.name})", ""]
+    lines += markdown(sheets(results), "medians of the rounds")
+    write_section(README, BEGIN, [*lines, "How each server is tuned:", "", *tuning, ""])
 
 
 def draw(results: Results, path: Path) -> None:

@@ -49,7 +49,10 @@ def test_our_server_is_measured():
         (("--servers", "nginx"), "--servers names 'nginx'; expected some of ours, mosec"),
         (("--connections", "many"), "--connections is 'many'; expected numbers such as 1,16,64"),
         (("--connections", "1,0"), "--rounds, --seconds and --connections must be at least 1"),
-        (("--servers", "mosec", "--venvs", "/nowhere"), "/nowhere/serve-mosec/bin/python does not exist: run make bench"),
+        (
+            ("--servers", "mosec", "--venvs", "/nowhere"),
+            "/nowhere/serve-mosec/bin/python does not exist: run make bench",
+        ),
     ],
 )
 def test_invalid_arguments_are_refused_in_one_sentence(arguments, sentence):
