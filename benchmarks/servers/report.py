@@ -70,30 +70,35 @@ def sheets(results: Results) -> Iterator[Sheet]:
 
 
 def goal_sheet(results: Results, counts: list[int]) -> Sheet:
-    """Return the goals and what was reached; the last row says where we are behind."""
-    rows = []
-    for server, goals in GOALS.items():
-        cells = []
-        for count in counts:
-            values = ratios(results.get(GOAL_MODEL, {}), server, count, "requests_per_s")
-            goal = goals.get(count)
-            reached = f"{statistics.median(values):.2f}" if values else "-"
-            cells.append(f"{reached} of {goal:g}" if goal else reached)
-        rows.append([SERVERS[server].title, *cells])
-    behind = ["behind, all models", *("; ".join(behind_at(results, count)) or "nowhere" for count in counts)]
-    title = f"{MODELS[GOAL_MODEL].model.title}: requests a second relative to the server, and the goal"
-    return title, ["server", *(f"{count} connections" for count in counts)], [*rows, behind]
-
-
-def behind_at(results: Results, count: int) -> list[str]:
-    """Return where a peer has more requests a second or a lower p99, in words."""
-    found = []
+    """Return the goals and what was reached, and in a row per model where we are behind."""
+    rows = [goal_row(results[GOAL_MODEL], server, counts) for server in GOALS if GOAL_MODEL in results]
     for model, rounds in results.items():
-        for server in peers_of(rounds):
-            for metric, word in METRICS.items():
-                values = ratios(rounds, server, count, metric)
-                if values and statistics.median(values) < 1:
-                    found.append(f"{SERVERS[server].title}, {MODELS[model].model.title}, {word}")
+        title = f"behind with {MODELS[model].model.title}"
+        rows.append([title, *("; ".join(behind_at(rounds, count)) or "none" for count in counts)])
+    title = f"Goals with {MODELS[GOAL_MODEL].model.title}, times the server's requests a second; and who is ahead of us"
+    return title, ["server", *(f"{count} connections" for count in counts)], rows
+
+
+def goal_row(rounds: ModelResults, server: str, counts: list[int]) -> list[str]:
+    """Return what was reached against a server, and the goal where there is one."""
+    cells = []
+    for count in counts:
+        values = ratios(rounds, server, count, "requests_per_s")
+        reached = f"{statistics.median(values):.2f}" if values else "-"
+        cells.append(f"{reached} of {GOALS[server][count]:g}" if count in GOALS[server] else reached)
+    return [SERVERS[server].title, *cells]
+
+
+def behind_at(rounds: ModelResults, count: int) -> list[str]:
+    """Return the peers with more requests a second or a lower p99 than ours, in words."""
+    found = []
+    for server in peers_of(rounds):
+        behind = [
+            word
+            for metric, word in METRICS.items()
+            if (values := ratios(rounds, server, count, metric)) and statistics.median(values) < 1
+        ]
+        found += [f"{SERVERS[server].title}: {', '.join(behind)}"] if behind else []
     return found
 
 
@@ -185,9 +190,8 @@ def draw(results: Results, path: Path) -> None:
     figure, axes = pyplot.subplots(
         len(rows),
         len(results),
-        figsize=(2.6 * len(results) + 2.5, (0.24 * len(peers) + 0.5) * len(rows) + 0.8),
+        figsize=(2.6 * len(results) + 2.5, (0.24 * len(peers) + 0.6) * len(rows) + 0.8),
         squeeze=False,
-        sharex="col",
         sharey=True,
         layout="constrained",
     )
