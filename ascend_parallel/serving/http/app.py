@@ -22,6 +22,7 @@ from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.serving.service import Service
 
 from .infer_cycle import error_body, error_headers
+from .page import describe_status, page_routes
 from .token_check import TokenCheck
 
 #: Bytes of the body of a request that is no infer request, at most.
@@ -44,6 +45,8 @@ class Routes:
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/v2/models/stats", self.all_stats, methods=["GET"]),
+            *page_routes(),
+            Route("/status", self.status, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/v2/repository/index", self.index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
@@ -81,6 +84,10 @@ class Routes:
             f"model {m.name!r} version {m.version} {why_not_ready(m)}" for m in self._repository if not m.is_ready
         ]
         return "; ".join(reasons) or "no model is ready"
+
+    async def status(self, request: Request) -> Response:
+        """Return the figures that the page shows."""
+        return to_json(describe_status(self._repository))
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics for Prometheus."""

@@ -8,7 +8,7 @@ from ascend_parallel.errors import UnauthorizedError
 from ascend_parallel.serving.service import Service
 
 #: Routes without a token: probes have none, and the page asks for it itself.
-OPEN_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready")
 
 
 class TokenCheck:

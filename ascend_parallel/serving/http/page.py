@@ -1,0 +1,85 @@
+"""The page at /, and the figures that it shows. It is plain HTML with a script, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ascend_parallel.errors import AscendParallelError
+from ascend_parallel.serving.model_stats import TIME_BUCKETS_S
+from ascend_parallel.serving.repository import Repository
+from ascend_parallel.serving.rest.metadata import describe_model
+from ascend_parallel.serving.served_model import ServedModel
+
+_FOLDER = Path(__file__).parents[1] / "page"
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+#: The page runs its own script only, and sends nothing to other servers.
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def page_routes() -> list[Route]:
+    """Return the routes of the page's files."""
+    return [Route(path, _answer_file, methods=["GET"]) for path in _FILES]
+
+
+async def _answer_file(request: Request) -> Response:
+    name, media_type = _FILES[request.scope["path"]]
+    return Response((_FOLDER / name).read_bytes(), media_type=media_type, headers=_HEADERS)
+
+
+def describe_status(repository: Repository) -> dict[str, Any]:
+    """Return the figures of all models since they were loaded; the page shows what has changed."""
+    return {
+        "time_s": time.monotonic(),
+        "ready": repository.is_ready,
+        "bounds_s": TIME_BUCKETS_S,
+        "models": [_describe(model, repository) for model in repository],
+    }
+
+
+def _describe(model: ServedModel, repository: Repository) -> dict[str, Any]:
+    stats = model.stats
+    about = describe_model(model, repository.versions(model.name))
+    return {
+        "name": model.name,
+        "version": model.version,
+        "state": model.state,
+        "reason": model.reason,
+        "ready": model.is_ready,
+        "inputs": about["inputs"],
+        "waiting": model.waiting,
+        "running": model.running,
+        "successes": stats.successes,
+        "failures": sum(stats.failures.values()),
+        "rows": stats.rows,
+        "batches": stats.batches,
+        "request_counts": stats.request_s.counts,
+        "workers": _describe_workers(model),
+    }
+
+
+def _describe_workers(model: ServedModel) -> dict[str, Any]:
+    try:
+        workers = model.runner.stats()["workers"]
+    except AscendParallelError:  # it is not loaded
+        return {}
+    instances = max(1, model.runner.capacity // max(1, len(workers)))
+    shown = ("state", "busy_s", "rows", "restarts")
+    return {
+        label: {"instances": instances, **{name: worker[name] for name in shown}} for label, worker in workers.items()
+    }
