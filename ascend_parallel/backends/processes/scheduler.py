@@ -84,7 +84,7 @@ class Scheduler:
     def dispatch(self) -> None:
         """Send tasks as long as there are any, and workers with room."""
         while self._queue:
-            worker = next(iter(self._idle)) if self._idle else self._choose_spare()
+            worker = next(reversed(self._idle)) if self._idle else self._choose_spare()
             if worker is None:
                 return
             task = self._queue.popleft()
