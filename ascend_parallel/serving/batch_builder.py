@@ -17,6 +17,8 @@ from ascend_parallel.errors import ShapeError
 
 from .request import InferRequest
 
+#: An input of so many bytes may lie in shared memory already (http/body.py).
+_LARGE_BYTES = 1 << 15
 #: Shapes of requests that are remembered, and plans of batches likewise.
 _MAX_KNOWN = 1024
 
@@ -70,13 +72,26 @@ class BatchBuilder:
         """
         first = requests[0]
         if len(requests) == 1:
+            plan = self._plan_alone(first)
+        else:
+            plan = self._plan(first, first.layout.fixed_rows or sum([request.rows for request in requests]))
+        if plan is None:
             plan, arrays = self._model.plan(_by_name(first, first.inputs))
             return plan, self._backend.place(plan, arrays, in_place=True)
-        plan = self._plan(first, first.layout.fixed_rows or sum([request.rows for request in requests]))
         placement, targets = self._backend.place_rows(plan)
         for position, axis in enumerate(first.layout.axes):
             _join(targets[position], axis, [request.inputs[position] for request in requests])
         return plan, placement
+
+    def _plan_alone(self, request: InferRequest) -> Plan | None:
+        """Return the plan of one request whose rows are copied as those of a batch; None for other requests.
+
+        These lie in shared memory already, are split, or have inputs without rows.
+        """
+        if not request.layout.is_whole or request.inputs[0].nbytes >= _LARGE_BYTES:
+            return None
+        plan = self._plan(request, request.rows)
+        return plan if len(plan.chunks) == 1 else None
 
     def _plan(self, request: InferRequest, rows: int) -> Plan:
         """Return the plan of a batch of so many rows like a request's."""
