@@ -264,7 +264,7 @@ class ProcessBackend(Backend):
         try:
             with self._lock:
                 self._leader.wake()
-                completed.extend(self._completed)  # never in neither list: an interrupt would lose them
+                completed.extend(reversed(self._completed))  # never in neither list: an interrupt would lose them
                 self._completed.clear()
             is_own = None
             while completed:
@@ -277,7 +277,7 @@ class ProcessBackend(Backend):
         finally:
             if completed:  # for our own thread to notify; or after a Ctrl-C, when the last may be notified twice
                 with self._lock:
-                    self._completed.extend(completed)
+                    self._completed.extend(reversed(completed))
                 self._wake.set()
 
     # ---- the supervisor's thread
