@@ -26,6 +26,10 @@ def read_json_tensor(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], da
         return np.empty(shape, dtype)
     try:
         found = np.array(data)
+        if (
+            dtype == np.uint64 and found.dtype == np.float64
+        ):  # numpy takes no integers from 2**63 on beside smaller ones
+            found = _to_uint64(np.array(data, object))
     except ValueError:
         raise ShapeError(f"input {name!r}: data is ragged; expected {count} numbers, flat or nested by shape") from None
     if dtype.kind not in _ACCEPTED.get(found.dtype.kind, ""):
@@ -33,6 +37,12 @@ def read_json_tensor(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], da
     if found.size != count or (found.ndim != 1 and found.shape != shape):
         raise ShapeError(f"input {name!r}: data has {found.size} elements ({found.shape}); its shape is {list(shape)}")
     return _cast(name, found, dtype).reshape(shape)
+
+
+def _to_uint64(found: Array) -> Array:
+    """Return Python's integers as an array of uint64, if that is what they all are."""
+    is_whole = all(type(value) is int and 0 <= value < 1 << 64 for value in found.flat)
+    return found.astype(np.uint64) if is_whole else found
 
 
 def _cast(name: str, found: Array, dtype: np.dtype[Any]) -> Array:
