@@ -140,12 +140,26 @@ def test_the_command_line_imports_what_a_command_needs_when_it_runs():
     """``--help`` and errors come at once, and ``map`` starts no later than it must."""
     code = (
         "import sys, ascend_parallel.cli\n"
+        "assert 'typer' not in sys.modules\n"
+        "import ascend_parallel.cli.app\n"
+        "assert 'ascend_parallel.cli.map' not in sys.modules\n"
+        "import ascend_parallel.cli.map\n"
         "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'yaml', 'matplotlib', 'pydantic', 'uvicorn', 'grpc'}\n"
         "heavy |= {'ascend_parallel.runner.runner'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_the_list_of_commands_says_what_their_docstrings_say():
+    from typer.main import get_group
+
+    from ascend_parallel.cli.app import COMMANDS, app
+
+    for name, command in get_group(app).commands.items():
+        assert command.name == name
+        assert COMMANDS[name].summary == command.help.split("\n\n")[0], name
 
 
 # ---- names

@@ -69,10 +69,12 @@ def read_options(texts: Sequence[str] | None, option: str = "--engine-option") -
     Raises:
         UsageError: if a text has no ``=``, or its value is not YAML.
     """
+    if not texts:
+        return {}
     import yaml
 
     options = {}
-    for text in texts or ():
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE")

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from ascend_parallel.devices.discovery import Discovery, FoundDevice, default_devices, discover
 
-__all__ = ["devices_command"]
+__all__ = ["devices_command", "show_devices"]
 
 PIPE_WIDTH_COLUMNS = 200  # a pipe has no width: each device gets one line, which can be searched with grep
 TITLES = ("Device", "Name", "Health", "Memory (MB)", "Bus-Id", "Card/chip", "Found by")
+
+
+def show_devices(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the devices of this machine and the default devices."""
+    devices_command(as_json)
 
 
 def devices_command(as_json: bool) -> None:

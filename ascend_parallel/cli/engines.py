@@ -5,18 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from ascend_parallel.engine_list import EngineInfo, RuntimeInfo, list_engines
 
-__all__ = ["engines_command"]
+from .arguments import WorkerPython
+
+__all__ = ["engines_command", "show_engines"]
 
 PIPE_WIDTH_COLUMNS = 200  # a pipe has no width, and a row in one line can be grepped
 #: What MODEL is for engines whose models are no files.
 _MODELS = {"callable": "module:factory"}
+
+
+def show_engines(
+    engine: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ENGINE", help="Which engines. [default: those of this package]"),
+    ] = None,
+    worker_python: WorkerPython = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the engines, and whether they can run here.
+
+    For each engine: its model files, its devices, its options, and whether its runtime can be imported by this Python
+    and, if it is given, by --worker-python. The imports run in processes of their own.
+
+    An engine of your own is named package.module:EngineClass or path/to/file.py:EngineClass. The engines that map uses
+    for pipelines are not listed; they are chosen by PIPELINE.
+    """
+    engines_command(engine or [], worker_python, as_json)
 
 
 def engines_command(names: Sequence[str], worker_python: Path | None, as_json: bool) -> None:

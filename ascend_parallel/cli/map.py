@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +12,13 @@ import typer
 from ascend_parallel.checks import check_folder
 from ascend_parallel.errors import AscendParallelError, UsageError, WorkerError
 from ascend_parallel.mapping.settings import MapSettings
+from ascend_parallel.mapping.start_ahead import start_ahead
 
 from . import map_options as opt
 from .arguments import WorkerPython, read_options
 
 if TYPE_CHECKING:
+    from ascend_parallel.backends.processes.start import StartedAhead
     from ascend_parallel.mapping.counts import RunCounts
     from ascend_parallel.mapping.files import File
     from ascend_parallel.mapping.progress_view import ProgressView
@@ -67,20 +67,19 @@ def map_command(
     """
     told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
     told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
+    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=read_options(option, "--option"),
-        timeout_s=timeout_s,
-        workers=workers,
-        worker_python=worker_python,
         input_dir=input_dir,
         **told,
     )
-    files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
-    _Job(files, settings, report, quiet=quiet, verbose=verbose).run()
+    with start_ahead(settings) as started:
+        files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
+        _Job(files, settings, report, started, quiet=quiet, verbose=verbose).run()
 
 
 def list_inputs(
@@ -114,7 +113,14 @@ class _Job:
     """The run, with its progress, summary and report."""
 
     def __init__(
-        self, files: Sequence[File], settings: MapSettings, report: Path | None, *, quiet: bool, verbose: bool
+        self,
+        files: Sequence[File],
+        settings: MapSettings,
+        report: Path | None,
+        started: StartedAhead,
+        *,
+        quiet: bool,
+        verbose: bool,
     ) -> None:
         """Check all arguments; raises UsageError."""
         from ascend_parallel.mapping.counts import RunCounts
@@ -125,7 +131,7 @@ class _Job:
             raise UsageError("--quiet and --verbose were both given; choose one")
         if report is not None:
             check_report(report)
-        run = MapRun(files, settings)
+        run = MapRun(files, settings, started)
         assert run.manifest is not None
         self._run = run
         self._manifest = run.manifest
@@ -138,7 +144,6 @@ class _Job:
 
     def run(self) -> None:
         """Process the files and print the summary."""
-        atexit.register(gc.freeze)  # else the exit collects all modules three times: a tenth of a short run's time
         if self._verbose:
             self._print_plan()
         try:

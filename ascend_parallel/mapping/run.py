@@ -6,14 +6,9 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from ascend_parallel.runner.options import (
-    THREAD_VARIABLES,
-    check_devices,
-    check_workers,
-    environment,
-    load_engine,
-    threads_of_each,
-)
+from ascend_parallel.backends.processes.start import StartedAhead
+from ascend_parallel.backends.worker_environment import THREAD_VARIABLES, environment, threads_of_each
+from ascend_parallel.runner.options import check_devices, check_workers, load_engine
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
@@ -42,8 +37,13 @@ class MapRun:
         workers: the number of workers.
     """
 
-    def __init__(self, files: Sequence[File], settings: MapSettings) -> None:
+    def __init__(self, files: Sequence[File], settings: MapSettings, started: StartedAhead | None = None) -> None:
         """Check all arguments; nothing is started or written.
+
+        Args:
+            files: the files, with unique names.
+            settings: everything else.
+            started: the workers' processes, where they were started ahead.
 
         Raises:
             UsageError: if an argument is invalid.
@@ -52,7 +52,7 @@ class MapRun:
             settings.pipeline, settings.engine, settings.options or {}, settings.preprocess, settings.postprocess
         )
         self._settings = settings
-        self._runner = _make_runner(spec, settings)
+        self._runner = _make_runner(spec, settings, started)
         self.devices = self._runner.devices
         engine = load_engine(spec.options.get("engine", spec.engine))
         check_devices(self.devices, engine)
@@ -114,17 +114,19 @@ class MapRun:
 class _Runner(ParallelPredictUtils):
     """A runner that does not count the end of a worker against its device: the cause is usually a file."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, started: StartedAhead | None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._started_ahead = started
         self._limits = self._limits._replace(blames_device=False)
 
 
-def _make_runner(spec: PipelineSpec, settings: MapSettings) -> ParallelPredictUtils:
+def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhead | None) -> ParallelPredictUtils:
     engine_options = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
     if settings.output_dir is not None:
         engine_options["output_dir"] = os.path.abspath(settings.output_dir)
     return _Runner(
         spec.model,
+        started=started,
         devices=settings.devices,
         engine=spec.engine,
         engine_options=engine_options,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ascend_parallel.backends.worker_environment import environment, threads_of_each
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.checks import (
     check_bool,
@@ -20,23 +21,13 @@ from ascend_parallel.checks import (
     check_whole_number,
     check_writable,
 )
-from ascend_parallel.devices import Device, parse_devices, usable_cores
+from ascend_parallel.devices import Device, parse_devices
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.model_manifest import check_manifest
 from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
 
 from .outside_engine import is_outside_engine, load_outside_engine
-
-#: Libraries that start as many threads as there are cores, in each worker, unless the environment says otherwise.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "PADDLE_PDX_CPU_NUM_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
-)
 
 DEFAULT_MAX_RETRIES = 2
 DEFAULT_MAX_RESTARTS = 3
@@ -274,21 +265,6 @@ def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, in
 
 def _absolute(path: str, engine: type[Engine]) -> str:
     return os.path.abspath(path) if engine.suffixes else path
-
-
-def threads_of_each(workers: int) -> int:
-    """Return how many threads each worker is to use: its share of the usable cores, at least one."""
-    return max(1, usable_cores() // workers)
-
-
-def environment(threads: int) -> dict[str, str]:
-    """Return a worker's environment: this one's, with its share of the cores where the user set none."""
-    environ = dict(os.environ)
-    for variable in THREAD_VARIABLES:
-        environ.setdefault(variable, str(threads))
-    environ["PYTHONUNBUFFERED"] = "1"  # what a worker prints before it crashes must not be lost
-    environ.setdefault("GLOG_v", "3")  # MindSpore Lite reads it when it is imported, never later
-    return environ
 
 
 def import_path() -> list[str]:

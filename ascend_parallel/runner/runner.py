@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path as FilePath
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from .options import (
 from .trace import RecordedCall, Trace
 from .tutorial import shape_like_model
 
+if TYPE_CHECKING:
+    from ascend_parallel.backends.processes.start import StartedAhead
+
 #: How many calls ``map`` keeps in flight for each worker: one computes, one waits there, and two are taken together.
 _AHEAD = 4
 Path = str | os.PathLike[str]
@@ -71,6 +74,7 @@ class ParallelPredictUtils:
 
     trace: Trace | None = None
     _backend: Backend | None = None
+    _started_ahead: StartedAhead | None = None
     _end: weakref.finalize[Any, Any] | None = None
 
     def __init__(
@@ -362,7 +366,7 @@ class ParallelPredictUtils:
             return ThreadBackend(self._specs, self._limits, can_share=self._engine.can_share)
         from ascend_parallel.backends.processes.backend import ProcessBackend
 
-        return ProcessBackend(self._specs, self._limits)
+        return ProcessBackend(self._specs, self._limits, self._started_ahead)
 
     def _built(self) -> Backend:
         if self._backend is None:

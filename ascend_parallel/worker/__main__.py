@@ -12,6 +12,8 @@ user's names the very class that is used here, whatever is installed for this in
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib.util
 import os
 import socket
@@ -45,6 +47,7 @@ def main(argv: List[str]) -> None:
 
         probe.main(argv[1:])
         return
+    atexit.register(gc.freeze)  # runs last; else the exit collects all modules three times
     pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
     for fd in (pipe_fd, side_fd):
         os.set_inheritable(fd, False)  # a child of the engine's must not keep the pipe open

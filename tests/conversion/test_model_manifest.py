@@ -21,7 +21,7 @@ def nothing_is_started(monkeypatch):
     def fail(*_):
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(worker, "_start", fail)
+    monkeypatch.setattr(worker, "start_process", fail)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_group
 
 import ascend_parallel
-from ascend_parallel.cli import app
+from ascend_parallel.cli.app import app
 
 from .pages import OTHERS, PAGES, ROOT, anchors_of, links_of, name_of, spans_of
 

@@ -10,6 +10,7 @@ import pytest
 from faults import procs
 
 from ascend_parallel import DeviceSpecError, ParallelPredictUtils, ShapeError, UsageError
+from ascend_parallel.backends import worker_environment
 from ascend_parallel.backends.processes import worker_process as worker
 from ascend_parallel.checks import find_python
 from ascend_parallel.devices import Device, Discovery, FoundDevice
@@ -23,7 +24,7 @@ def nothing_is_started(monkeypatch):
     def refuse(*_):
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(worker, "_start", refuse)
+    monkeypatch.setattr(worker, "start_process", refuse)
     before = procs.children()
     yield
     assert procs.children() == before
@@ -273,15 +274,15 @@ def worker_specs(instances=1, devices=2, engine="onnxruntime", **options):
 
 
 def test_threads_are_the_cores_shared_out(monkeypatch):
-    monkeypatch.setattr(order, "usable_cores", lambda: 8)
-    for name in order.THREAD_VARIABLES:
+    monkeypatch.setattr(worker_environment, "usable_cores", lambda: 8)
+    for name in worker_environment.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert [spec.request["options"]["threads"] for spec in worker_specs()] == [4, 4]
     assert [spec.request["options"]["threads"] for spec in worker_specs(instances=2)] == [2, 2]
     assert [spec.request["options"]["threads"] for spec in worker_specs(devices=3)] == [2, 2, 2]
     assert [spec.request["options"]["threads"] for spec in worker_specs(devices=16)] == [1] * 16
     assert worker_specs(threads=3)[0].request["options"]["threads"] == 3
-    assert {worker_specs()[0].environ[name] for name in order.THREAD_VARIABLES} == {"4"}
+    assert {worker_specs()[0].environ[name] for name in worker_environment.THREAD_VARIABLES} == {"4"}
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert worker_specs()[0].environ["OMP_NUM_THREADS"] == "7"
     assert "threads" not in worker_specs(engine="mslite")[0].request["options"]  # 1: see mslite.py

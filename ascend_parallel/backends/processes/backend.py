@@ -30,6 +30,7 @@ from ascend_parallel.waiting import SIGNAL_LATENCY_S
 from .leader_followers import LeaderFollowers
 from .log_pump import LogPump
 from .placement import RowsPlacement, SharedPlacement
+from .start import StartedAhead
 from .worker_pool import WorkerPool
 from .worker_process import Worker
 
@@ -54,8 +55,9 @@ _SMALL_CALL_TASKS = 8
 class ProcessBackend(Backend):
     """Runs tasks in worker processes, and keeps the workers running."""
 
-    def __init__(self, specs: Sequence[WorkerSpec], limits: Limits) -> None:
+    def __init__(self, specs: Sequence[WorkerSpec], limits: Limits, started_ahead: StartedAhead | None = None) -> None:
         super().__init__()
+        self._started_ahead = started_ahead
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._allocator = Allocator()
@@ -326,7 +328,8 @@ class ProcessBackend(Backend):
             report_exception()
 
     def _start_worker(self, spec: WorkerSpec) -> Worker:
-        worker = Worker(spec, self._leader.epoll, self._logs, self._note_exit)
+        started = self._started_ahead.take(spec) if self._started_ahead is not None else None
+        worker = Worker(spec, self._leader.epoll, self._logs, self._note_exit, started)
         self._leader.request_leader()
         return worker
 

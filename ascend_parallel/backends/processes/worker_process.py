@@ -8,13 +8,9 @@ import mmap
 import os
 import select
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing import Pipe
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +20,13 @@ from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.worker_spec import WorkerSpec
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import WorkerError
-from ascend_parallel.worker import __main__ as program
 from ascend_parallel.worker.memory import receive_segment, send_segment
 from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
 from .log_pump import LogPump
 from .placement import SharedPlacement
+from .start import StartedProcess, start_process
 
-PROGRAM = str(Path(program.__file__).resolve())
 #: How long an exchange on the side channel may take: the other side has sent already, or will never.
 _SIDE_TIMEOUT_S = 10.0
 #: A result smaller than this is copied out of the worker's own segment: a caller may keep thousands, and each
@@ -62,10 +57,18 @@ class Worker:
         output: what it prints.
     """
 
-    def __init__(self, spec: WorkerSpec, epoll: select.epoll, logs: LogPump, on_exit: Callable[[Worker], None]) -> None:
-        """Start the process; ``on_exit`` is called from a thread of its own when the process has ended.
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        epoll: select.epoll,
+        logs: LogPump,
+        on_exit: Callable[[Worker], None],
+        started: StartedProcess | None = None,
+    ) -> None:
+        """Start the process, if it is not started yet, and send it the build request.
 
-        The calling thread must live as long as the worker is to (see ``worker/parent_watch.py``).
+        ``on_exit`` is called from a thread of its own when the process has ended. The calling thread must live as long
+        as the worker is to (see ``worker/parent_watch.py``).
         """
         self.number = next(_worker_numbers)
         self.capacity: int = spec.request["instances"]
@@ -76,16 +79,8 @@ class Worker:
         self.counts_against_device = True
         self.deadline_s = float("inf")
         self.failure: WorkerError | None = None
-        self._connection, far = Pipe()
-        self._side, far_side = socket.socketpair()
+        self._process, self._connection, self._side = started or start_process(spec.python, spec.environ, spec.label)
         self._side.settimeout(_SIDE_TIMEOUT_S)
-        try:
-            with far, far_side:  # closed here at once, so that the worker's death is an EOF
-                self._process = _start(spec, far.fileno(), far_side.fileno())
-        except BaseException:
-            self._connection.close()
-            self._side.close()
-            raise
         self.pid = self._process.pid
         assert self._process.stdout is not None
         self.output = logs.add(os.dup(self._process.stdout.fileno()), spec.label)
@@ -188,15 +183,3 @@ class Worker:
     def _await_exit(self, on_exit: Callable[[Worker], None]) -> None:
         self._process.wait()
         on_exit(self)
-
-
-def _start(spec: WorkerSpec, pipe_fd: int, side_fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [spec.python, PROGRAM, str(pipe_fd), str(side_fd), str(os.getpid()), spec.label],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=spec.environ,
-        pass_fds=(pipe_fd, side_fd),
-        start_new_session=True,  # Ctrl-C in the terminal is the master's affair
-    )
