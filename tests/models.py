@@ -463,6 +463,19 @@ def heavy_convolutions(layers=4, channels=480, size=4) -> Path:
 
 
 @functools.cache
+def hardmax() -> Path:
+    """x (batch, 4) -> MatMul, Relu, Hardmax, MatMul -> y: OpenVINO has no Hardmax."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Relu", ["xw"], ["a"]),
+        helper.make_node("Hardmax", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w"], ["y"]),
+    ]
+    ends = [[_tensor(name, "float32", ["batch", 4])] for name in ("x", "y")]
+    return _save("hardmax", nodes, *ends, {"w": weights(4, 4)})
+
+
+@functools.cache
 def strings() -> Path:
     """x (batch,) of strings -> y: a type that does not travel."""
     return _save(

@@ -25,6 +25,7 @@ class Model:
         inputs: its inputs; None where the model does not tell (a callable).
         outputs: likewise.
         batch_axes: what the user declared of inputs and outputs.
+        assignment: provider -> operator -> number of nodes that run there; None where the engine does not tell.
         must_have: names that an input or output must have, as ``batch_axes`` names them.
     """
 
@@ -49,6 +50,7 @@ class Model:
         self.name = name
         self.inputs = _to_specs(description["inputs"])
         self.outputs = _to_specs(description["outputs"])
+        self.assignment: dict[str, dict[str, int]] | None = description.get("assignment")
         self._names = tuple(spec.name for spec in self.inputs or ())
         self._warm_up = description["seen"]
         self.batch_axes = batch_axes

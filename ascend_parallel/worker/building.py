@@ -36,7 +36,8 @@ def describe(engine: Engine, warmup: int) -> Dict[str, Any]:
         for _ in range(warmup):
             made = engine.predict(names, zeros, {})
         seen = ([array.shape for array in zeros], [(n, a.dtype.str, a.shape) for n, a in made.items()])
-    return {"inputs": plain(engine.inputs), "outputs": plain(engine.outputs), "seen": seen}
+    specs = {"inputs": plain(engine.inputs), "outputs": plain(engine.outputs)}
+    return {**specs, "seen": seen, "assignment": engine.assignment}
 
 
 def plain(specs: Optional[Sequence[TensorSpec]]) -> Any:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ascend_parallel import EngineError, ParallelPredictUtils, ShapeError
+from ascend_parallel.worker.engines import assignment
 
 
 @pytest.fixture(autouse=True, params=["processes", "threads"])
@@ -191,3 +192,48 @@ def test_a_binding_whose_outputs_turn_out_otherwise_gives_them_all_the_same():
     outputs = {name: np.empty((3, 4), np.float32) for name in ("total", "product")}
     for results in (engine.bind(["a", "b"], [a, b], outputs)(), engine.predict(["a", "b"], [a, b], outputs)):
         np.testing.assert_array_equal(results["total"], a + b)
+
+
+# ---- which nodes run on which provider
+
+
+def test_the_assignment_is_told():
+    with make(models.linear()) as runner:
+        [(provider, counts)] = runner.models[""].assignment.items()
+        assert provider == "CPUExecutionProvider"
+        assert counts == {"MatMul": 1, "Relu": 1}
+
+
+def test_a_runtime_before_1_24_does_not_tell_it():
+    class Session:
+        pass
+
+    assert assignment.read_assignment(Session()) is None
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "elsewhere", "words"),
+    [
+        ({}, {"Conv": 9}, ""),
+        ({"Shape": 1, "Gather": 2}, {"Conv": 9}, ""),
+        (
+            {"Shape": 1, "Conv": 2},
+            {"Conv": 9},
+            "3 of 12 nodes run on the CPU, because X has no kernel for them: Conv 2;",
+        ),
+        ({"Add": 2}, {"Conv": 1}, "2 of 3 nodes run on the CPU, because X has no kernel for them: Add 2;"),
+    ],
+)
+def test_nodes_of_weight_on_the_cpu_are_warned_of(on_cpu, elsewhere, words):
+    warning = assignment.warn_of_cpu({"CPUExecutionProvider": on_cpu, "X": elsewhere}, "X")
+    assert warning.removeprefix("warning: ").startswith(words) and bool(warning) == bool(words)
+
+
+def test_an_unknown_fallback_is_refused():
+    with pytest.raises(EngineError, match="fallback is 'no'; expected one of refuse, warn, allow"):
+        make(models.linear(), engine_options={"fallback": "no"}).build_model()
+
+
+def test_the_cpu_provider_has_nothing_to_fall_back_to():
+    with make(models.linear(), engine_options={"fallback": "refuse"}) as runner:
+        assert list(runner.models[""].assignment) == ["CPUExecutionProvider"]

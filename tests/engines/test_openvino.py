@@ -1,5 +1,7 @@
 """The real onnxruntime-openvino, in a Python of its own: OpenVINO runs on any x86-64 CPU."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import models
@@ -79,3 +81,52 @@ def test_what_openvino_refuses_does_not_run_on_the_cpu_provider(python):
 def test_providers_that_cannot_be(provider, words):
     with pytest.raises(EngineError, match=words):
         ParallelPredictUtils(models.linear(), devices="cpu", engine_options={"provider": provider}).build_model()
+
+
+# ---- nodes that OpenVINO has no kernel for
+
+
+def openvino(python, **options):
+    return {
+        "devices": "cpu:0",
+        "worker_python": python,
+        "engine_options": {"provider": "openvino", **options},
+    }
+
+
+def test_nodes_on_the_cpu_are_told_and_warned_of(python, capfd):
+    with ParallelPredictUtils(models.hardmax(), **openvino(python)) as runner:
+        assert runner.models[""].assignment == {
+            "OpenVINOExecutionProvider": {"MatMul": 2, "Relu": 1},
+            "CPUExecutionProvider": {"Hardmax": 1},
+        }
+    err = capfd.readouterr().err
+    words = "warning: 1 of 4 nodes run on the CPU, because OpenVINOExecutionProvider has no kernel for them: Hardmax 1;"
+    assert f"[cpu:0] {words}" in err
+
+
+def test_fallback_allow_is_silent(python, capfd):
+    with ParallelPredictUtils(models.hardmax(), **openvino(python, fallback="allow")) as runner:
+        assert runner.models[""].assignment["CPUExecutionProvider"] == {"Hardmax": 1}
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_fallback_refuse_is_an_error_for_such_a_model_only(python):
+    with pytest.raises(EngineError, match=r"has no kernel for some nodes .* fallback is refuse"):
+        ParallelPredictUtils(models.hardmax(), **openvino(python, fallback="refuse")).build_model()
+    with ParallelPredictUtils(models.linear(), **openvino(python, fallback="refuse")) as runner:
+        assert list(runner.models[""].assignment) == ["OpenVINOExecutionProvider"]
+
+
+def test_info_shows_the_nodes_of_each_provider(python):
+    words = ["info", str(models.hardmax()), "--devices", "cpu:0", "--worker-python", python]
+    done = subprocess.run(
+        [sys.executable, "-m", "ascend_parallel", *words, "--engine-option", "provider=openvino"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-2:] == [
+        "OpenVINOExecutionProvider runs 3 of 4 nodes: MatMul 2, Relu 1",
+        "CPUExecutionProvider runs 1 of 4 nodes: Hardmax 1",
+    ]

@@ -84,6 +84,8 @@ class Engine:
     #: The model's inputs, in its order, and its outputs; None where the model does not tell them.
     inputs: Optional[List[TensorSpec]] = None
     outputs: Optional[List[TensorSpec]] = None
+    #: Provider -> operator -> number of nodes that run there; None where the runtime does not tell.
+    assignment: Optional[Dict[str, Dict[str, int]]] = None
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         """Build a model; it may take minutes.

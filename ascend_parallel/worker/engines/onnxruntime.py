@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .assignment import configure, read_assignment, warn_of_cpu, was_refused
 from .base import Arrays, Engine, Run, TensorSpec, trim_heap
 
 #: Device type -> short names of its providers; the first is the default.
@@ -56,6 +57,7 @@ class OnnxRuntimeEngine(Engine):
         "provider_options": (dict,),
         "session_config": (dict,),
         "threads": (int,),
+        "fallback": (str,),
     }
     can_share = True
     spreads_over_cores = True
@@ -67,6 +69,7 @@ class OnnxRuntimeEngine(Engine):
 
     def _use(self, session: Any) -> None:
         self._session = session
+        self.assignment = read_assignment(session)
         # On devices other than the CPU, a binding copies the inputs when it is created, not when it is run.
         self._can_keep = session.get_providers() == [PROVIDER_CLASSES["cpu"]]
         self._binding = session.io_binding()  # of this engine's thread
@@ -178,15 +181,37 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     session_options.intra_op_num_threads = options.get("threads", 0)
     for key, value in options.get("session_config", {}).items():
         session_options.add_session_config_entry(key, str(value))
+    fallback = str(options.get("fallback", "warn"))
+    configure(runtime, session_options, fallback, is_cpu=provider == "cpu")
+    session = start_session(runtime, model, session_options, provider, provider_settings(provider, device, options))
+    session.disable_fallback()
+    if provider != "cpu" and fallback == "warn":
+        warning = warn_of_cpu(read_assignment(session) or {}, PROVIDER_CLASSES[provider])
+        if warning:
+            print(warning, file=sys.stderr, flush=True)
+    trim_heap()
+    return session
+
+
+def start_session(runtime: Any, model: str, session_options: Any, provider: str, settings: Dict[str, str]) -> Any:
+    """Return a session with this provider.
+
+    Raises RuntimeError if the provider cannot start, or does not run all nodes where the CPU is refused.
+    """
     wanted = PROVIDER_CLASSES[provider]
-    settings = provider_settings(provider, device, options)
-    session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
+    try:
+        session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
+    except Exception as error:
+        if not was_refused(error):
+            raise
+        raise RuntimeError(
+            "%s has no kernel for some nodes of the model, which would run on the CPU, and the option fallback is "
+            "refuse; leave it out, and `ascend-parallel info` with --devices shows these nodes" % wanted
+        ) from error
     if wanted not in session.get_providers():
         raise RuntimeError(
             "onnxruntime could not start %s and would run on the CPU: %s" % (wanted, find_cause(runtime, provider))
         )
-    session.disable_fallback()
-    trim_heap()
     return session
 
 
