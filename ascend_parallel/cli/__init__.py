@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | map | serve | bench | convert | info | devices | engines``.
+"""The command line: ``ascend-parallel run | map | serve | bench | convert | info | devices | engines | doctor``.
 
 An error is one line on stderr. Its class determines the exit code (see errors.py). ``--debug`` prints tracebacks.
 

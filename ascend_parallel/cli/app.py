@@ -34,6 +34,7 @@ class LazyCommand(NamedTuple):
 COMMANDS = {
     "devices": LazyCommand("devices", "show_devices", "Show the devices of this machine and the default devices."),
     "engines": LazyCommand("engines", "show_engines", "Show the engines, and whether they can run here."),
+    "doctor": LazyCommand("doctor", "doctor", "Examine this machine, and say what to do about what does not work."),
     "run": LazyCommand("run", "run", "Run a batch through a model on all devices."),
     "info": LazyCommand("info", "info", "Show a model's inputs and outputs."),
     "bench": LazyCommand("bench", "bench", "Measure throughput, latency and efficiency on the devices."),

@@ -9,12 +9,13 @@ survive a later fork.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from ascend_parallel.devices.spec import (
     usable_cores,
 )
 
-__all__ = ["Discovery", "FoundDevice", "check_devices_exist", "default_devices", "discover"]
+__all__ = ["Discovery", "FoundDevice", "check_devices_exist", "default_devices", "discover", "remember"]
 
 TOOL_TIMEOUT_S = 10.0  # a healthy npu-smi answers in 1 to 3 s, even with 16 chips
 KILL_TIMEOUT_S = 1.0  # a tool that hangs inside the driver cannot be killed: do not wait for it
@@ -38,6 +39,9 @@ HEALTHS = {"OK", "Warning", "Alarm", "Critical", "UNKNOWN"}
 NVIDIA_QUERY = "--query-gpu=index,name,memory.used,memory.total,pci.bus_id"
 
 Run = Callable[[Sequence[str]], str]
+
+#: What :func:`discover` returns at once; empty: it asks.
+_remembered: list[Discovery] = []
 
 
 class NpuChip(NamedTuple):
@@ -110,6 +114,8 @@ def discover(
     Raises:
         DeviceSpecError: if CANN would ignore a part of ``ASCEND_RT_VISIBLE_DEVICES``.
     """
+    if _remembered and run is run_tool:
+        return _remembered[-1]
     ascend, gpus = _find_ascend(run, environ, dev_dir), _find_gpus(run, environ)
     cores = f"{usable_cores()} usable cores"
     cpu = FoundDevice(Device("cpu", 0), platform.machine(), source="system", note=cores)
@@ -118,6 +124,16 @@ def discover(
         [*ascend.warnings, *_ill_health(ascend.devices), *gpus.warnings],
         ascend.complete | gpus.complete,
     )
+
+
+@contextlib.contextmanager
+def remember(discovery: Discovery) -> Iterator[None]:
+    """Let :func:`discover` return this, instead of asking tools that take seconds, or hang."""
+    _remembered.append(discovery)
+    try:
+        yield
+    finally:
+        _remembered.remove(discovery)
 
 
 def _ill_health(devices: list[FoundDevice]) -> list[str]:

@@ -1,0 +1,1 @@
+"""``ascend-parallel doctor``: what of this machine works, layer by layer, from the kernel to a model on each device."""
