@@ -103,9 +103,14 @@ def limits(timeout_s: float) -> dict[str, Any]:
     return {"build_timeout_s": timeout_s, "predict_timeout_s": timeout_s, "max_retries": 0, "max_restarts": 0}
 
 
-def _compute(runner: ParallelPredictUtils, outcome: Outcome) -> None:
+def load_data() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the inputs of the tiny model, and its results."""
     with np.load(MODELS / "tiny.npz") as stored:
-        x, y = stored["x"], stored["y"]
+        return stored["x"], stored["y"]
+
+
+def _compute(runner: ParallelPredictUtils, outcome: Outcome) -> None:
+    x, y = load_data()
     outcome.assignment = runner.models[""].assignment
     outputs = list(runner.predict([x]))
     if len(outputs) != 1 or outputs[0].shape != y.shape:

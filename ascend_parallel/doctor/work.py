@@ -163,6 +163,7 @@ _ADVICE = {
     "207004": "set ASCEND_RT_VISIBLE_DEVICES to ascending ids, commas, no spaces; or unset it",
     "there is no device": "name devices that `ascend-parallel devices` shows",
     "memfd": "allow memfd_create in the seccomp profile of the container",
+    "Operation not permitted": "correct the failures of the kernel's layer first: shared memory, eventfd",
     "out of memory": "end the processes that hold the device's memory",
     "has no numpy": "install numpy for the workers' Python",
 }
