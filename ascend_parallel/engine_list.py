@@ -22,6 +22,7 @@ __all__ = ["EngineInfo", "RuntimeInfo", "list_engines"]
 
 PROBE_TIMEOUT_S = 60.0  # an import takes a second, from a cold network disk many
 _READ_S = 0.5  # for the answer of a process that ended while another was waited for
+_KILL_S = 1.0  # for a process that was killed
 _SHOWN_CHARS = 300  # of the last line of a program that failed
 
 
@@ -133,7 +134,10 @@ class _Probe:
                 os.killpg(self._process.pid, signal.SIGKILL)
             assert self._process.stdout is not None
             self._process.stdout.close()
-            self._process.wait()
+            try:
+                self._process.wait(_KILL_S)
+            except subprocess.TimeoutExpired:
+                self._process.returncode = -signal.SIGKILL  # stuck in a driver: nobody can end it
 
     def finish(self, end_s: float) -> RuntimeInfo:
         """Wait for the answer until then."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ascend_parallel.checks import check_seconds, check_writable
@@ -27,7 +29,7 @@ __all__ = ["doctor"]
 
 PIPE_WIDTH_COLUMNS = 120  # a pipe has no width
 _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
-_CHECK_COLUMNS = 26
+_STATE_COLUMNS, _CHECK_COLUMNS, _MIN_ROOM_COLUMNS = len(WARNING), 26, 20
 
 ReportFile = Annotated[
     Path | None,
@@ -86,21 +88,25 @@ def _show(context: Context) -> Iterator[Layer]:
 
 
 def _print_layer(console: Console, layer: Layer) -> None:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=len(WARNING))
-    table.add_column(width=_CHECK_COLUMNS, overflow="fold")
-    table.add_column(overflow="fold")
-    for finding in layer.findings:
-        table.add_row(Text(finding.state, _STYLES[finding.state]), finding.check, _describe(finding))
     console.print(Text(layer.title, "bold"))
-    console.print(table, "")
+    for finding in layer.findings:
+        for line in _lines_of(finding, console.width):
+            console.print(line, soft_wrap=True)
+    console.print()
 
 
-def _describe(finding: Finding) -> Text:
-    text = Text(finding.seen)
-    if finding.advice:
-        text.append(f"\n-> {finding.advice}", "bold")
-    return text
+def _lines_of(finding: Finding, columns: int) -> Iterator[Text]:
+    """Yield the lines of a finding: its state, its check and beside it what was seen; below, what to do."""
+    wrap = functools.partial(textwrap.wrap, break_on_hyphens=False)
+    room = max(columns - _STATE_COLUMNS - _CHECK_COLUMNS - 2, _MIN_ROOM_COLUMNS)
+    checks, seen = wrap(finding.check, _CHECK_COLUMNS), wrap(finding.seen, room)
+    for number, (left, right) in enumerate(itertools.zip_longest(checks, seen, fillvalue="")):
+        state = Text(f"{'' if number else finding.state:{_STATE_COLUMNS}} ", _STYLES[finding.state])
+        yield Text.assemble(state, f"{left:{_CHECK_COLUMNS}} {right}".rstrip())
+    indent = " " * (_STATE_COLUMNS + 1)
+    advice = f"-> {finding.advice}" if finding.advice else ""
+    for line in wrap(advice, columns, initial_indent=indent, subsequent_indent=indent + "   "):
+        yield Text(line, "bold")
 
 
 def _as_json(context: Context, layers: Sequence[Layer]) -> dict[str, object]:

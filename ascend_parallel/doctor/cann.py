@@ -98,5 +98,5 @@ def check_library(host: Host, name: str) -> Finding:
             return ok(name, f"in {folder}")
     if name == LIBRARIES[0]:
         return failure(name, "no folder of LD_LIBRARY_PATH has it", "source CANN's set_env.sh in this shell")
-    advice = "install the driver; in a container, mount /usr/local/Ascend/driver/lib64"
+    advice = "install the driver; in a container, mount /usr/local/Ascend/driver"
     return failure(name, "neither LD_LIBRARY_PATH nor the driver's folders have it", advice)

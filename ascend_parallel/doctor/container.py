@@ -8,13 +8,10 @@ from .context import Context
 from .finding import Finding, failure, ok, warning
 
 TITLE = "Container"
-#: What a container needs of the host's Ascend driver -> whether nothing works without it.
-MOUNTS = {
-    "/usr/local/Ascend/driver/lib64": True,
-    "/usr/local/dcmi": False,
-    "/usr/local/bin/npu-smi": False,
-    "/etc/ascend_install.info": False,
-}
+#: The driver's libraries, without which nothing works, and what they are mounted with.
+LIBRARIES, DRIVER = "/usr/local/Ascend/driver/lib64", "/usr/local/Ascend/driver"
+#: What else a container needs of the host's driver, for npu-smi.
+TOOLS = ("/usr/local/dcmi", "/usr/local/bin/npu-smi", "/etc/ascend_install.info")
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -23,13 +20,13 @@ def check(context: Context) -> Iterator[Finding]:
         return
     yield ok("container", "this process runs in a container")
     if context.has_ascend:
-        yield from (check_mount(context, path) for path in MOUNTS)
+        yield check_mount(context, DRIVER, LIBRARIES)
+        yield from (check_mount(context, path, path) for path in TOOLS)
 
 
-def check_mount(context: Context, path: str) -> Finding:
-    """Check one mount of the host's driver."""
-    if context.host.exists(path):
+def check_mount(context: Context, path: str, needed: str) -> Finding:
+    """Check one mount of the host's driver, by a file or folder in it that is needed."""
+    if context.host.exists(needed):
         return ok(path, "it is mounted")
-    advice = f"start the container with -v {path}:{path}"
-    report = failure if MOUNTS[path] else warning
-    return report(path, "it is not there", advice)
+    report = failure if needed == LIBRARIES else warning
+    return report(path, f"there is no {needed}", f"start the container with -v {path}:{path}")

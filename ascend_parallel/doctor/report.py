@@ -68,7 +68,7 @@ def hide_private(text: str) -> str:
     """Return a text without the machine's name, the user's name, and the folders of private paths."""
     text = _PATH.sub(lambda found: found[0] if found[0].startswith(_PUBLIC) else f".../{Path(found[0]).name}", text)
     for name, instead in ((platform.node(), "HOST"), (_user(), "USER")):
-        for word in {name, name.partition(".")[0]}:
+        for word in (name, name.partition(".")[0]):  # the whole name first
             if len(word) >= _MIN_NAME_CHARS and word not in _COMMON_NAMES:
                 text = re.sub(rf"\b{re.escape(word)}\b", instead, text)
     return text

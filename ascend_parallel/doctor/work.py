@@ -39,6 +39,7 @@ class Work:
         for kind in dict.fromkeys(device.type for device in self._context.devices):
             devices = [device for device in self._context.devices if device.type == kind]
             trials = list(trials_on(self._context, kind))
+            yield from _not_tried(self._context, kind)
             if not trials:
                 yield failure(kind, f"no engine that is here runs models on {kind} devices", _install_advice(kind))
             for trial in trials:
@@ -97,6 +98,14 @@ def _first_advice(layers: Sequence[Layer]) -> str:
 _HANG_ADVICE = "end the processes that use it (npu-smi info, nvidia-smi), or restart the host"
 
 
+def _not_tried(context: Context, kind: str) -> Iterator[Finding]:
+    """Yield the engines that are there, but whose kind of model is for one chip and cannot be shipped."""
+    for info in context.engines:
+        is_usable = bool(info.engine.modules) and kind in info.engine.device_types and not is_broken(info)
+        if is_usable and not any(suffix in FILES for suffix in info.engine.suffixes):
+            yield ok(f"{kind}, {info.engine.name}", "not tried: its models are made for one chip, so none is shipped")
+
+
 def trials_on(context: Context, kind: str) -> Iterator[Trial]:
     """Yield what can be tried on devices of a type: each engine that can be imported, with each of its providers."""
     for info in context.engines:
@@ -112,7 +121,7 @@ def _trials_of(info: EngineInfo, kind: str, python: str, model: Path) -> Iterato
         yield Trial(info.engine.name, "", python, model)
         return
     there = providers_of(info.worker or info.here)
-    for provider in PROVIDERS[kind]:
+    for provider in PROVIDERS.get(kind, ()):
         if provider in there:
             yield Trial("onnxruntime", provider, python, model)
 
@@ -138,10 +147,12 @@ def judge(name: str, trial: Trial, devices: Sequence[Device], outcome: Outcome) 
     if outcome.difference > tolerance:
         advice = "do not use this engine on this device: send the report, and try another version of the runtime"
         return failure(name, f"wrong numbers: they differ by {outcome.difference:.1g}", advice, **data)
-    on_cpu = (outcome.assignment or {}).get(CPU, {})
-    if on_cpu and trial.provider != "cpu":
+    if not outcome.assignment or trial.provider == "cpu":
+        return ok(name, seen, **data)
+    seen += "".join(f"; {sum(n.values())} nodes on {provider}" for provider, n in outcome.assignment.items())
+    if CPU in outcome.assignment:
         advice = "install the runtime's version that the driver and its libraries need"
-        return warning(name, f"{seen}; on the CPU: {describe_counts(on_cpu)}", advice, **data)
+        return warning(name, f"{seen} ({describe_counts(outcome.assignment[CPU])})", advice, **data)
     return ok(name, seen, **data)
 
 

@@ -59,7 +59,7 @@ def test_devices_that_are_not_here_and_the_report_of_it(tmp_path):
     done = run("--devices", "ascend:0,1", "--report", str(tmp_path / "r.md"), env=environ)
     assert done.returncode == 1
     assert re.search(r"^failure verdict +ascend:0, ascend:1 do not work", done.stdout, re.MULTILINE), done.stdout
-    assert "-> begin with npu-smi:" in done.stdout
+    assert "-> begin with driver:" in done.stdout
     text = (tmp_path / "r.md").read_text()
     assert "**FAILURE**" in text
     private = [os.path.expanduser("~") + "/", sys.prefix, str(tmp_path)]

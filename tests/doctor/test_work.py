@@ -153,6 +153,7 @@ def test_the_real_mindspore_lite_and_its_converter(leaves_nothing):
 def test_openvino_runs_all_nodes(leaves_nothing):
     findings, verdict = cpu_work(models.vendor_python("OPENVINO_PYTHON", "onnxruntime-openvino"), "cpu:0")
     assert [finding.check for finding in findings] == ["cpu:0, onnxruntime (cpu)", "cpu:0, onnxruntime (openvino)"]
+    assert findings[1].seen.endswith("; 6 nodes on OpenVINOExecutionProvider")
     assert list(findings[1].data["nodes"]) == ["OpenVINOExecutionProvider"]
     assert verdict.state == "ok"
 
@@ -165,7 +166,9 @@ def test_nodes_on_the_cpu_are_a_warning(monkeypatch):
         x = stored["x"].reshape(-1, 4)[:8]
     monkeypatch.setattr(trial, "load_data", lambda: (x, models.run_onnx(models.hardmax(), {"x": x})["y"]))
     findings, _ = cpu_work(python, "cpu:0")
-    assert findings[1].state == "warning" and "on the CPU: Hardmax 1" in findings[1].seen, findings
+    assert findings[1].state == "warning" and "1 nodes on CPUExecutionProvider (Hardmax 1)" in findings[1].seen, (
+        findings
+    )
 
 
 @pytest.mark.cann
