@@ -39,7 +39,11 @@ COMMANDS = {
     "info": LazyCommand("info", "info", "Show a model's inputs and outputs."),
     "bench": LazyCommand("bench", "bench", "Measure throughput, latency and efficiency on the devices."),
     "map": LazyCommand("map", "map_command", "Run a pipeline over a folder of files, on all devices."),
-    "serve": LazyCommand("serve", "serve", "Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices."),
+    "serve": LazyCommand(
+        "serve",
+        "serve",
+        "Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.",
+    ),
     "convert": LazyCommand("convert", "convert", "Convert an ONNX file to MINDIR files for the devices."),
 }
 
