@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from ascend_parallel.backends.diagnostics import exit_reason
 
+#: How long a program may take to end what it has started.
+_INTERRUPT_S = 2.0
 #: A program that does not end after SIGKILL is stuck in a driver; nobody waits for it.
 _KILL_S = 1.0
 
@@ -67,11 +69,14 @@ def run_bounded(command: Sequence[str], timeout_s: float, cwd: str | None = None
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End a program: by an interrupt, upon which it ends what it has started; else by force."""
     assert process.stdout is not None
-    process.stdout.close()
-    try:
-        process.wait(_KILL_S)
-    except subprocess.TimeoutExpired:
+    for number, wait_s in ((signal.SIGINT, _INTERRUPT_S), (signal.SIGKILL, _KILL_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait_s)
+            break
+    else:
         process.returncode = -signal.SIGKILL
+    process.stdout.close()

@@ -75,7 +75,24 @@ class Context:
         if self.asked is not None or self.asks_for("ascend"):
             return self.asks_for("ascend")
         traces = ("/usr/local/Ascend", "/dev/davinci_manager")
-        return "ASCEND_HOME_PATH" in self.host.environ or any(map(self.host.exists, traces))
+        is_set = "ASCEND_HOME_PATH" in self.host.environ
+        return is_set or self.host.has_tool("npu-smi") or any(map(self.host.exists, traces))
+
+    @property
+    def has_gpu(self) -> bool:
+        """The same for GPUs."""
+        if self.asked is not None or self.asks_for("gpu"):
+            return self.asks_for("gpu")
+        return self.host.has_tool("nvidia-smi")
+
+    @property
+    def undiscovered(self) -> str:
+        """What suggests a card, where no devices are named and no card was found; "" if nothing does."""
+        if self.asked is not None or not self.asks_for("cpu"):
+            return ""
+        tools = [tool for tool in ("npu-smi", "nvidia-smi") if self.host.has_tool(tool)]
+        files = [path for path in ("/dev/davinci_manager", "/dev/nvidiactl") if self.host.exists(path)]
+        return next(iter([*files, *tools]), "")
 
     @functools.cached_property
     def engines(self) -> list[EngineInfo]:

@@ -21,7 +21,7 @@ def check(context: Context) -> Iterator[Finding]:
     if context.has_ascend:
         yield check_npu_smi(context)
         yield from check_versions(context)
-    if context.asks_for("gpu"):
+    if context.has_gpu:
         yield check_nvidia_smi(context)
     yield from check_devices(context)
 

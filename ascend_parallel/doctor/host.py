@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import re
+import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class Host:
         """Return the lines ``NAME=VALUE`` of a file, such as a ``version.info``."""
         found = re.findall(r"^\s*([\w.-]+)\s*=\s*(.*?)\s*$", self.read(absolute), re.MULTILINE)
         return {name: value.strip('"') for name, value in found}
+
+    def has_tool(self, name: str) -> bool:
+        """Whether a vendor's tool is on the PATH."""
+        return shutil.which(name) is not None
 
     def run(self, command: Sequence[str]) -> str:
         """Run a vendor's tool; raises OSError if it is missing, hangs or fails."""

@@ -86,7 +86,13 @@ class Work:
                 return failure("verdict", seen, _first_advice(layers))
         engines = dict.fromkeys(name for names in self.working.values() for name in names)
         verb = "works" if len(self.working) == 1 else "work"
-        return ok("verdict", f"{', '.join(map(str, self.working))} {verb} with {', '.join(engines)}")
+        seen = f"{', '.join(map(str, self.working))} {verb} with {', '.join(engines)}"
+        if self._context.undiscovered:
+            advice = f"{_first_advice(layers)}; if there is no card, name the devices: --devices cpu:0"
+            return failure(
+                "verdict", f"{seen}, but {self._context.undiscovered} is here, and no card was found", advice
+            )
+        return ok("verdict", seen)
 
 
 def _first_advice(layers: Sequence[Layer]) -> str:

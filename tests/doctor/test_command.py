@@ -16,6 +16,8 @@ from ascend_parallel.cli import doctor as command
 from ascend_parallel.doctor.finding import Layer, failure, ok, warning
 from ascend_parallel.doctor.report import hide_private, to_markdown
 
+from . import machines
+
 WORDS = [sys.executable, "-m", "ascend_parallel", "doctor"]
 LAYERS = [
     Layer(
@@ -65,6 +67,16 @@ def test_devices_that_are_not_here_and_the_report_of_it(tmp_path):
     private = [os.path.expanduser("~") + "/", sys.prefix, str(tmp_path)]
     assert not [word for word in private if word in text], text
     assert not re.search(rf"\b{re.escape(platform.node())}\b", text)
+
+
+def test_a_card_that_is_not_found_is_no_success_of_the_cpu(tmp_path):
+    machines.tool(tmp_path / "bin", "nvidia-smi", "echo NVIDIA-SMI has failed because it could not communicate; exit 9")
+    done = run(env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    assert done.returncode == 1
+    text = " ".join(done.stdout.split())
+    assert "cpu:0 works with onnxruntime (cpu), but nvidia-smi is here, and no card was found" in text, text
+    assert "-> begin with nvidia-smi: install NVIDIA's driver" in text
+    assert text.endswith("if there is no card, name the devices: --devices cpu:0")
 
 
 @pytest.mark.parametrize(

@@ -193,12 +193,16 @@ def test_onnxruntime_cann_with_a_numpy_that_is_too_new(monkeypatch):
 
 def test_a_converter_that_fails_and_one_that_hangs(duo, tmp_path, monkeypatch):
     machines.use_mindspore_lite(monkeypatch, "import-crash")
-    script = 'case "$*" in *--version*) echo converter_lite 2.3.0;; *) sleep 1000;; esac'
+    pid_file = tmp_path / "pid"
+    script = f'case "$*" in *--version*) echo converter_lite 2.3.0;; *) sleep 1000 & echo $! > {pid_file}; wait;; esac'
     machines.tool(tmp_path / "bin", "converter_lite", script)
     context = Context(machines.duo_host(machines.duo_root(tmp_path / "root")), "ascend:0", None, 5.0)
     [finding] = speed.check_converter(context)
     assert finding.state == "failure" and finding.seen == "did not end in 5 s"
-    machines.tool(tmp_path / "bin", "converter_lite", script.replace("sleep 1000", "echo no kernel for Conv; exit 1"))
+    procs.Watch([int(pid_file.read_text())]).wait_gone(5)
+    machines.tool(
+        tmp_path / "bin", "converter_lite", script.replace("sleep 1000", "echo no kernel for Conv; exit 1; :")
+    )
     [finding] = speed.check_converter(context)
     assert finding.state == "failure"
     assert any("no kernel for Conv" in line for line in finding.data["log"]), finding
