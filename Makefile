@@ -52,6 +52,7 @@ bench: $(TEST)/.ready
 	$(TEST)/bin/python benchmarks/transport.py
 	$(TEST)/bin/python benchmarks/scheduling.py
 	$(TEST)/bin/python benchmarks/memory.py
+	$(TEST)/bin/python benchmarks/startup.py
 
 # Side by side with other ways to do it; writes the section and the plot of benchmarks/README.md.
 bench-peers: $(PEERS)/.ready mslite
