@@ -19,7 +19,8 @@ from ascend_parallel.errors import WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
 MODELS = Path(__file__).with_name("models")
-#: Model files by suffix. Both are the same network, with a fixed batch of one row, which every runtime can build.
+#: Model files by suffix; scripts/make_doctor_models.py makes them. Both are the same network, with a fixed batch of one
+#: row, which every runtime can build.
 FILES = {".onnx": MODELS / "tiny.onnx", ".mindir": MODELS / "tiny.mindir"}
 #: Largest difference from the stored results, which lie between 0 and 1: of float32, and where a runtime may compute in
 #: half precision.
