@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bare import Bare, Echo
+from .granian_app import Granian
 from .litserve import LitServe
 from .mosec import Mosec
 from .ours import Ours
@@ -23,6 +24,7 @@ SERVERS: dict[str, type[Server]] = {
     "paddle": PaddleServing,
     "bare": Bare,
     "echo": Echo,
+    "granian": Granian,
 }
 #: Not peers but bounds: they leave out what a server for users needs.
-BOUNDS = ("bare", "echo")
+BOUNDS = ("bare", "echo", "granian")
