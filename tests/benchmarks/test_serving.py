@@ -212,7 +212,7 @@ def test_the_readme_s_section_is_written_between_its_marks(tmp_path, monkeypatch
     assert "| behind with MLP | uvicorn, model in the process: requests/s, p99 |" in text
     assert "| mosec | 2.00 (2.00 to 2.00) | 1.25 (1.00 to 1.50) |" in text
     assert "| ascend_parallel | 2,000/s; 1, 2 ms | 50 |" in text
-    assert "| MLP | 16 | 50 | 30 |  | 20 |" in text
+    assert "| MLP | 16 | 50 | 30 |  |  | 20 |" in text
     assert "- mosec: `num=2`" in text
     assert "old content" not in text
     assert plot.read_bytes().startswith(b"\x89PNG")
