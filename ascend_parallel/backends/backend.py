@@ -60,7 +60,7 @@ class Backend(ABC):
         self._state = State()
         self._pid = os.getpid()
         self._loops: dict[AbstractEventLoop, EventLoop] = {}
-        self._attaching = threading.Lock()
+        self._attaching = threading.RLock()  # the handler of a signal may close the backend
 
     @abstractmethod
     def start(self) -> None:
@@ -130,21 +130,35 @@ class Backend(ABC):
         """Return the running loop of this thread, attached; the first call attaches it.
 
         A call that has it as its ``loop`` needs no :meth:`wait`: ``on_done`` is called in the loop's thread.
+
+        Raises:
+            RunnerClosedError: the backend is closed.
         """
         found = self._loops.get(loop)
         return found if found is not None else self._attach(loop)
 
     def _attach(self, loop: AbstractEventLoop) -> EventLoop:
+        self._detach_closed()
         with self._attaching:
-            for other, attached in list(self._loops.items()):
-                if attached.is_closed:
-                    del self._loops[other]
-                    attached.detach()
+            self.check_open()
             self._loops[loop] = attached = self._make_event_loop(loop)
+        if self._state.is_closing:  # by the handler of a signal, just now
+            self._detach_all()
         return attached
 
     def _make_event_loop(self, loop: AbstractEventLoop) -> EventLoop:
-        return EventLoop(loop, -1, self.keep_busy)
+        return EventLoop(loop)
+
+    def _detach_closed(self) -> None:
+        """Let go of the loops that are closed; does nothing while another thread attaches or detaches some."""
+        if self._loops and self._attaching.acquire(blocking=False):
+            try:
+                for loop, attached in list(self._loops.items()):
+                    if attached.is_closed:
+                        del self._loops[loop]
+                        attached.detach()
+            finally:
+                self._attaching.release()
 
     def _detach_all(self) -> None:
         with self._attaching:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # asyncio is imported by those who run a loop: it takes a while
@@ -13,29 +14,40 @@ if TYPE_CHECKING:  # asyncio is imported by those who run a loop: it takes a whi
 
     from .call import Call
 
+#: How often in a row the loop finds that another thread polls, before it pauses. Usually that thread only has to wake.
+_MAX_REFUSALS = 16
+#: How long it then leaves the pipes to that thread, which may be running a future's callback.
+_PAUSE_S = 1e-3
+
 
 class EventLoop:
     """A loop attached to a backend: it polls the workers' pipes itself, so that an answer wakes no second thread.
 
-    It is made in the loop's own thread.
+    Attributes:
+        polling_thread: the thread in which the loop polls just now; None while it does not.
     """
 
+    polling_thread: int | None = None
     _fd = -1
+    _poll: Callable[[EventLoop], None]
 
-    def __init__(self, loop: AbstractEventLoop, fd: int, poll: Callable[[], None]) -> None:
-        """Have the loop poll.
-
-        Args:
-            loop: the running loop.
-            fd: readable when workers have sent something; -1 if there is nothing to poll.
-            poll: receives what they have sent, without waiting.
-        """
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        """Take the running loop of this thread."""
         self._loop = loop
         self._thread = threading.get_ident()
-        if fd >= 0:
-            # A descriptor of its own: the backend may close its one in another thread, while the loop still watches.
-            self._fd = os.dup(fd)
-            loop.add_reader(self._fd, poll)
+        self._refusals = 0
+
+    def watch(self, fd: int, poll: Callable[[EventLoop], None]) -> None:
+        """Have the loop poll; called in its thread.
+
+        Args:
+            fd: readable when workers have sent something. It is duplicated: the backend may close its own in another
+                thread, while the loop still watches.
+            poll: called with this object when ``fd`` is readable; does not wait.
+        """
+        self._poll = poll
+        self._fd = os.dup(fd)
+        self._add_reader()
 
     @property
     def is_running(self) -> bool:
@@ -48,14 +60,28 @@ class EventLoop:
         return self._loop.is_closed()
 
     def run(self, function: Callable[[Call], None], call: Call) -> None:
-        """Call a function in the loop's thread: at once if this is it, else soon; never if the loop is closed."""
-        if self._loop.is_closed():
-            return
-        if threading.get_ident() == self._thread:
+        """Call a function in the loop's thread: at once while it polls there, else soon; never if the loop is closed.
+
+        At other times it would not be enough to be in that thread: the handler of a signal may be, while the loop
+        sleeps and does not see what the function does.
+        """
+        if self.polling_thread == threading.get_ident():
             function(call)
+        else:
+            self._call_soon(function, call)
+
+    def note_poll(self, was_leader: bool) -> None:
+        """Take whether a poll received anything, or another thread did; called in the loop's thread.
+
+        The descriptor stays readable until that thread has received all. The loop must not spin meanwhile.
+        """
+        if was_leader:
+            self._refusals = 0
             return
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._loop.call_soon_threadsafe(function, call)
+        self._refusals += 1
+        if self._refusals > _MAX_REFUSALS and self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._loop.call_later(_PAUSE_S, self._add_reader)
 
     def detach(self) -> None:
         """Have the loop poll no more; can be called from any thread."""
@@ -63,16 +89,32 @@ class EventLoop:
             return
         if self._loop.is_closed():
             self._close()
-        elif threading.get_ident() == self._thread:
+        elif self._is_own_thread():
             self._loop.remove_reader(self._fd)
             self._close()
         else:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile: the destructor closes the descriptor
-                self._loop.call_soon_threadsafe(self.detach)
+            self._call_soon(self.detach)  # if the loop is closed before, the destructor closes the descriptor
+
+    def _add_reader(self) -> None:
+        if self._fd >= 0:
+            # In an empty context: the loop would hold the context variables of this caller for as long as it polls.
+            Context().run(self._loop.add_reader, self._fd, self._poll, self)
+
+    def _is_own_thread(self) -> bool:
+        """Whether nobody but the calling thread can be running the loop now."""
+        if not self._loop.is_running():
+            return self._thread == threading.get_ident()
+        from asyncio import _get_running_loop
+
+        return _get_running_loop() is self._loop
+
+    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, *args)
 
     def _close(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def __del__(self) -> None:
         if self._fd >= 0:

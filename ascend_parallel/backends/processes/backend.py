@@ -172,10 +172,25 @@ class ProcessBackend(Backend):
         try:
             self._leader.poll()
         except BaseException:  # Ctrl-C
-            self._leader.abdicate()
-            with self._lock:
-                self._request_leader()
+            self._leave_to_others()
             raise
+
+    def _poll_for(self, loop: EventLoop) -> None:
+        """The same, called by a loop in its thread: the pipes are readable."""
+        loop.polling_thread = threading.get_ident()
+        try:
+            loop.note_poll(self._leader.poll())
+        except BaseException:  # Ctrl-C
+            self._leave_to_others()
+            raise
+        finally:
+            loop.polling_thread = None
+
+    def _leave_to_others(self) -> None:
+        """Step down after an interrupt."""
+        self._leader.abdicate()
+        with self._lock:
+            self._request_leader()
 
     def cancel(self, call: Call) -> None:
         """Give a call up: its queued tasks are dropped, and so are the replies to those that run."""
@@ -195,7 +210,11 @@ class ProcessBackend(Backend):
         return self._pool.has_unattended()
 
     def _make_event_loop(self, loop: AbstractEventLoop) -> EventLoop:
-        return EventLoop(loop, self._leader.epoll.fileno(), self.poll)
+        attached = EventLoop(loop)
+        with self._lock:  # under which the leader begins to close
+            self.check_open()
+            attached.watch(self._leader.epoll.fileno(), self._poll_for)
+        return attached
 
     def check_may_wait(self, method: str) -> None:
         """Raise UsageError in a future's callback, and in the handler of a signal that hit the leader."""
@@ -314,6 +333,7 @@ class ProcessBackend(Backend):
                     self._pool.begin_shutdown()
             if self._completed:
                 self._notify()
+            self._detach_closed()
         self._end()
 
     def _sleep_s(self) -> float | None:

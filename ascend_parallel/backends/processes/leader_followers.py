@@ -98,13 +98,15 @@ class LeaderFollowers:
             self._step_down()
         return True
 
-    def poll(self) -> None:
-        """Receive what has arrived already, without waiting, unless there is another leader."""
-        if self._become_leader():
-            try:
-                self._poll(0.0)
-            finally:
-                self._step_down(hand_over=False)
+    def poll(self) -> bool:
+        """Receive what has arrived already, without waiting; return False where there is another leader."""
+        if not self._become_leader():
+            return False
+        try:
+            self._poll(0.0)
+        finally:
+            self._step_down(hand_over=False)
+        return True
 
     def abdicate(self) -> None:
         """Step down where an interrupt kept the calling thread from doing so."""
@@ -173,6 +175,8 @@ class LeaderFollowers:
 
     def _step_down(self, *, hand_over: bool = True) -> None:
         with self._lock:
+            if self.leader != threading.get_ident():  # it has abdicated, and there may be another
+                return
             self.leader = None
             hand_over = hand_over or self._is_requested
             self._is_requested = False
