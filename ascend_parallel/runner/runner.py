@@ -26,7 +26,7 @@ from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
-from .futures import resolve
+from .futures import resolve, resolve_here
 from .options import (
     add_share_weights,
     check_batch_axes,
@@ -247,7 +247,7 @@ class ParallelPredictUtils:
 
         The loop (asyncio's or uvloop's) receives the answers of worker processes itself, so that no second thread is
         woken. Inputs are copied as :meth:`submit` copies them, in the loop's thread. A task that is cancelled gives its
-        call up.
+        call up: what is queued of it is not computed.
 
         Arguments, results and errors are those of :meth:`submit`.
         """
@@ -258,15 +258,21 @@ class ParallelPredictUtils:
             check_seconds("timeout_s", timeout_s)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        on_done = functools.partial(resolve, future)
+        on_done = functools.partial(resolve_here, future)
         call = self._open(backend, inputs, model, in_place=False, on_done=on_done, loop=backend.attach(loop))
         call.timeout_s = timeout_s
-        backend.enqueue(call)
+        try:
+            backend.enqueue(call)
+        except BaseException:
+            future.cancel()  # else it would log that nobody has asked for its error
+            raise
         try:
             return await future
         except asyncio.CancelledError:
             backend.cancel(call)
             raise
+        finally:  # an error holds this frame, which would hold the future and so the error, and the call's memory
+            del future, on_done, call
 
     def map(self, inputs: Iterable[Any], *, model: str | None = None) -> Iterator[Any]:
         """Yield the result of each item in order, keeping all devices busy.
