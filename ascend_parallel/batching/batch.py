@@ -79,7 +79,7 @@ def find_batch(
         return Batch(1, None, (None,) * len(inputs))
     rows = _agree(sliced)
     fixed = _agree_on_fixed(sliced)
-    for item in inputs:
+    for item in inputs if rows != fixed else ():  # one chunk of just that size: whole or sliced is the same
         if item not in sliced and item.axis is not None and item.fixed == fixed and fixed not in (None, 1):
             raise ShapeError(
                 f"input {item.name!r} has {item.rows} rows where {sliced[0].name!r} has {rows}: is it short of "

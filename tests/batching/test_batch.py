@@ -143,6 +143,13 @@ def test_what_is_ambiguous_or_wrong_is_said(specs, shapes, declared, words):
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_batch_of_just_the_model_s_size_is_one_chunk_whatever_is_declared():
+    specs = [spec("a", 1, 2), spec("b", 2)]
+    assert find(specs, [zeros(1, 2), zeros(2)], {"a": 1}) == Batch(2, 2, (1, None))
+    with pytest.raises(ShapeError, match="'b' has 2 rows where 'a' has 4"):
+        find(specs, [zeros(1, 4), zeros(2)], {"a": 1})
+
+
 def test_shapes_are_shown_with_the_model_s_own_words():
     assert show_shape(("batch", 4, None)) == "(batch, 4, ?)"
     assert show_shape(("batch",)) == "(batch,)"
