@@ -29,6 +29,7 @@ class Rows(NamedTuple):
         fixed_rows: rows that the model takes at a time; None where it takes any number.
         can_join: whether rows of other requests can be put beside these.
         is_whole: whether all inputs hold rows, so that shapes alone tell which requests can be joined.
+        names: of the inputs, in their order. Requests to a model that does not tell its own may come in any.
     """
 
     rows: int
@@ -36,6 +37,7 @@ class Rows(NamedTuple):
     fixed_rows: int | None
     can_join: bool
     is_whole: bool
+    names: tuple[str, ...] = ()
 
 
 def find_rows(
@@ -50,9 +52,9 @@ def find_rows(
     """
     batch = find_batch(specs, names, arrays, declared)
     if all(axis is None for axis in batch.axes):
-        return Rows(1, batch.axes, None, can_join=False, is_whole=False)
+        return Rows(1, batch.axes, None, can_join=False, is_whole=False, names=tuple(names))
     axes, is_clear = _axes_of_one_row(specs, names, batch, declared) if batch.rows == 1 else (batch.axes, True)
-    return Rows(batch.rows, axes, batch.fixed_rows, can_join=is_clear, is_whole=None not in axes)
+    return Rows(batch.rows, axes, batch.fixed_rows, can_join=is_clear, is_whole=None not in axes, names=tuple(names))
 
 
 def _axes_of_one_row(
@@ -62,19 +64,22 @@ def _axes_of_one_row(
     words: dict[int, str] = {}
     for position, axis in enumerate(batch.axes):
         word = specs[position].shape[axis] if specs is not None and axis is not None else None
-        if isinstance(word, str) and names[position] not in declared:
+        if isinstance(word, str):
             words[position] = word
     counts = Counter(words.values())
     if len(counts) < 2:
         return batch.axes, True
-    own_names = {position for position, word in words.items() if counts[word] == 1}
+    own_names = {i for i, word in words.items() if counts[word] == 1 and names[i] not in declared}
     is_clear = len(own_names) < len(words)
     return tuple(None if i in own_names else axis for i, axis in enumerate(batch.axes)), is_clear
 
 
 def join_key(arrays: Sequence[Array], rows: Rows) -> Hashable:
-    """Return what is equal for requests that can be joined: dtypes, the shape of a row, and the inputs without rows."""
-    parts: list[Any] = []
+    """Return what is equal for requests that can be joined.
+
+    That is names, dtypes, the shape of a row, and the inputs without rows.
+    """
+    parts: list[Any] = [rows.names]
     for array, axis in zip(arrays, rows.axes, strict=True):
         if axis is None:
             parts.append((array.dtype.str, array.shape, _content(array)))
@@ -91,7 +96,7 @@ def _content(array: Array) -> bytes:
 def stand_in(array: Array, axis: int | None, count: int) -> Array:
     """Return an array of an input's dtype, and of its shape with ``count`` rows, that takes no memory."""
     shape = array.shape if axis is None else (*array.shape[:axis], count, *array.shape[axis + 1 :])
-    return np.broadcast_to(np.empty((), array.dtype), shape)
+    return np.broadcast_to(np.zeros((), array.dtype), shape)
 
 
 def why_not_split(outputs: Mapping[str, Array], batch_axes: BatchAxes, count: int) -> str:
