@@ -1,5 +1,6 @@
 """Ctrl-C at each single line of the master's code in turn: deterministic, where test_interrupts.py is random."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import itertools
@@ -54,7 +55,7 @@ class InterruptAt:
         return self._trace
 
 
-@pytest.mark.parametrize("what", ["predict", "submit", "map", "stats"])
+@pytest.mark.parametrize("what", ["predict", "submit", "map", "stats", "predict_async"])
 def test_interrupt_at_each_line(what):
     with runners.simulated("simulated:0", max_restarts=0, predict_timeout_s=20) as runner:
         runners.assert_right(runner)
@@ -131,5 +132,22 @@ def _call(runner, what, mark):
         runner.stats()
     elif what == "map":
         list(runner.map([runners.batch(mark)]))
+    elif what == "predict_async":
+        _run(runner.predict_async(runners.batch(mark)))
     else:
         runner.submit(runners.batch(mark)).result(10)
+
+
+def _run(coroutine):
+    """Run a coroutine in a new loop, whose Ctrl-C is KeyboardInterrupt: asyncio.run would make it a cancellation."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(coroutine)
+    try:
+        loop.run_until_complete(task)
+    finally:
+        sys.settrace(None)  # the end of the loop is not what is tested
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task], timeout=10))
+        loop.close()
+        if not task.cancelled():
+            task.exception()  # else it would be logged; and what is logged holds frames
