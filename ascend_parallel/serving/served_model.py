@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import AscendParallelError, OverloadedError
+from ascend_parallel.errors import AscendParallelError, OverloadedError, UsageError
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import TensorSpec
 
@@ -126,6 +125,17 @@ class ServedModel:
         if self._batcher is not None:
             self._batcher.cancel(request)
 
+    def check_outputs(self, names: Sequence[str]) -> None:
+        """Refuse outputs that the model does not have, if it tells them; raises UsageError."""
+        known = self.output_names
+        for name in names:
+            if known is not None and name not in known:
+                raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
+
+    def count_refused(self, error: Exception) -> None:
+        """Count a request that was refused before it was queued."""
+        self.stats.count_failure("rejected" if isinstance(error, OverloadedError) else "invalid")
+
     # ---- what it is
 
     @property
@@ -158,8 +168,3 @@ def fixed_rows(inputs: Sequence[TensorSpec] | None) -> int | None:
     sizes = {spec.shape[0] for spec in inputs or () if spec.shape}
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) else None
-
-
-def select_outputs(outputs: Mapping[str, Array], wanted: Sequence[str] | None) -> dict[str, Array]:
-    """Return the outputs that a client asked for, in its order; all where it named none. Raises KeyError."""
-    return dict(outputs) if wanted is None else {name: outputs[name] for name in wanted}

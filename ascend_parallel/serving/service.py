@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import UnauthorizedError, UsageError
 
+from .infer_head import InferHead
 from .repository import Repository
-from .rest.infer_body import InferHead
 
 #: Bytes of a request's body at most, unless the configuration says otherwise.
 DEFAULT_MAX_BODY_BYTES = 64 << 20

@@ -20,10 +20,11 @@ from ascend_parallel.errors import (
     UnauthorizedError,
     UsageError,
 )
+from ascend_parallel.serving.infer_head import InferHead
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
-from ascend_parallel.serving.rest.infer_body import InferHead, read_arrays, read_head, wanted_names
+from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
 from ascend_parallel.serving.served_model import ServedModel
 
 from .body import ENCODINGS, Body, too_large
@@ -198,7 +199,7 @@ class InferCycle:
             self._add(self._model)
         except AscendParallelError as error:
             if self._model is not None:
-                self._model.stats.count_failure("rejected" if isinstance(error, OverloadedError) else "invalid")
+                self._model.count_refused(error)
             self._respond_error(error)
         except Exception as error:  # a fault of ours
             logger.exception("a request for model %s failed", self._model_name)
@@ -209,7 +210,7 @@ class InferCycle:
         head = self._head = read_head(text)
         arrays = self._protocol.service.fill_regions(head, read_arrays(head, binary, start))
         if head.outputs is not None:
-            check_outputs(model, head)
+            model.check_outputs([ref.name for ref in head.outputs])
         request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
         if head.timeout_s is not None:
             request.deadline_s = request.arrived_s + head.timeout_s
@@ -333,14 +334,6 @@ def error_headers(error: Exception | None) -> list[tuple[bytes, bytes]]:
     if isinstance(error, UnauthorizedError):
         return [(b"www-authenticate", b"Bearer")]
     return []
-
-
-def check_outputs(model: ServedModel, head: InferHead) -> None:
-    """Refuse outputs that the model does not have, if it tells them."""
-    known = model.output_names
-    for name in wanted_names(head.outputs) or ():
-        if known is not None and name not in known:
-            raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
 
 
 def _bytes_of(tensor: Any) -> memoryview:

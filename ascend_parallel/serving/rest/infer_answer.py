@@ -12,8 +12,7 @@ from pydantic_core import to_json
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError, UsageError
 from ascend_parallel.serving.datatypes import find_datatype
-
-from .infer_body import InferHead, OutputRef
+from ascend_parallel.serving.infer_head import InferHead, OutputRef
 
 #: Heads of answers that are kept: they differ in rows only.
 _MAX_KEPT = 1024

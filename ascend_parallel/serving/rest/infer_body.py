@@ -5,8 +5,8 @@ Clients send the same JSON again and again with other bytes behind it, so what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic_core import from_json
@@ -14,6 +14,15 @@ from pydantic_core import from_json
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError, UsageError
 from ascend_parallel.serving.datatypes import find_dtype
+from ascend_parallel.serving.infer_head import (
+    InferHead,
+    OutputRef,
+    TensorRef,
+    check_parameters,
+    check_shape,
+    read_region,
+    read_timeout_s,
+)
 
 from .json_tensor import read_json_tensor
 
@@ -22,75 +31,6 @@ T = TypeVar("T")
 #: JSON heads that are kept, and how long one may be: a head with tensors in it never comes again.
 _MAX_KEPT = 1024
 _MAX_KEPT_BYTES = 4096
-
-#: Parameters of a request that ask for what this server does not do.
-_REFUSED = {
-    "sequence_id": "sequences",
-    "sequence_start": "sequences",
-    "sequence_end": "sequences",
-    "priority": "priorities",
-}
-
-
-class TensorRef(NamedTuple):
-    """One input of a request.
-
-    Attributes:
-        name: of the input.
-        dtype: of its elements.
-        shape: of the tensor.
-        start: where its bytes begin behind the JSON; -1 where they are elsewhere.
-        size_bytes: how many there are.
-        data: its elements where they are in the JSON; None elsewhere.
-        region: (name, offset in bytes) in a shared-memory region; None elsewhere.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int
-    size_bytes: int
-    data: Any
-    region: tuple[str, int] | None
-
-
-class OutputRef(NamedTuple):
-    """One output that a client asked for.
-
-    Attributes:
-        name: of the output.
-        is_binary: whether its bytes are wanted behind the JSON.
-        region: (name, offset, size in bytes) of the shared-memory region that is to take it; None for none.
-    """
-
-    name: str
-    is_binary: bool
-    region: tuple[str, int, int] | None
-
-
-class InferHead(NamedTuple):
-    """The JSON of an infer request.
-
-    Attributes:
-        id: the client's name of the request; "" for none.
-        inputs: in the client's order.
-        outputs: those asked for; None for all.
-        is_binary: whether outputs that were not asked for by name are wanted behind the JSON.
-        binary_bytes: how many bytes are expected behind the JSON.
-        timeout_s: how long the request may take; None where the client does not say.
-        names: of the inputs.
-        has_regions: whether a tensor is in a shared-memory region, or goes to one.
-    """
-
-    id: str
-    inputs: tuple[TensorRef, ...]
-    outputs: tuple[OutputRef, ...] | None
-    is_binary: bool
-    binary_bytes: int
-    timeout_s: float | None
-    names: tuple[str, ...]
-    has_regions: bool
-
 
 _kept: dict[bytes, InferHead] = {}
 
@@ -171,7 +111,7 @@ def _read_head(text: bytes) -> InferHead:
     is_binary = _read(parameters.get("binary_data_output", False), bool, "binary_data_output", "true or false")
     outputs = _read_outputs(body.get("outputs"), is_binary)
     has_regions = any(ref.region for ref in inputs) or any(ref.region for ref in outputs or ())
-    return InferHead(identity, tuple(inputs), outputs, is_binary, at, _read_timeout(parameters), names, has_regions)
+    return InferHead(identity, tuple(inputs), outputs, is_binary, at, read_timeout_s(parameters), names, has_regions)
 
 
 def _read_input(tensor: object, position: int, at: int) -> TensorRef:
@@ -180,12 +120,10 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
     name = _read(tensor.get("name"), str, f"{what}.name", "a string")
     what = f"input {name!r}"
     dtype = find_dtype(name, tensor.get("datatype"))
-    shape = _read_shape(what, tensor.get("shape"))
-    size_bytes = dtype.itemsize
-    for size in shape:
-        size_bytes *= size
+    shape = tuple(_read(tensor.get("shape"), list, f"{what}: shape", "an array of whole numbers"))
+    size_bytes = check_shape(what, shape, dtype)
     parameters = _read_parameters(tensor, what)
-    region = _read_region(what, parameters, size_bytes)
+    region = read_region(what, parameters, size_bytes)
     declared = parameters.get("binary_data_size")
     forms = [region is not None, declared is not None, "data" in tensor]
     if forms.count(True) != 1:
@@ -201,13 +139,6 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
     return TensorRef(name, dtype, shape, at, size_bytes, None, None)
 
 
-def _read_shape(what: str, shape: object) -> tuple[int, ...]:
-    shape = _read(shape, list, f"{what}: shape", "an array of whole numbers")
-    if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape) or len(shape) > 32:
-        raise ShapeError(f"{what}: shape is {shape!r:.200}; expected up to 32 whole numbers of at least 0")
-    return tuple(shape)
-
-
 def _read_outputs(outputs: object, is_binary: bool) -> tuple[OutputRef, ...] | None:
     if outputs is None:
         return None
@@ -220,43 +151,16 @@ def _read_outputs(outputs: object, is_binary: bool) -> tuple[OutputRef, ...] | N
         if parameters.get("classification"):
             raise UsageError(f"{what}: this server has no classification extension")
         wants_binary = _read(parameters.get("binary_data", is_binary), bool, f"{what}: binary_data", "true or false")
-        found.append(OutputRef(name, wants_binary, _read_region(what, parameters, None)))
+        found.append(OutputRef(name, wants_binary, read_region(what, parameters, None)))
     if len({ref.name for ref in found}) < len(found):
         raise UsageError("an output is asked for twice")
     return tuple(found) or None
 
 
-def _read_region(what: str, parameters: Mapping[str, Any], size_bytes: int | None) -> tuple[str, int, int] | None:
-    """Return the shared-memory region that a tensor is in or goes to: (name, offset, size)."""
-    name = parameters.get("shared_memory_region")
-    if name is None:
-        return None
-    name = _read(name, str, f"{what}: shared_memory_region", "a string")
-    offset = parameters.get("shared_memory_offset", 0)
-    size = parameters.get("shared_memory_byte_size")
-    if type(offset) is not int or offset < 0 or type(size) is not int or size < 0:
-        raise UsageError(f"{what}: shared_memory_byte_size and shared_memory_offset are to be whole numbers")
-    if size_bytes is not None and size != size_bytes:
-        raise ShapeError(f"{what}: shared_memory_byte_size is {size}, but shape and datatype make {size_bytes} bytes")
-    return name, offset, size
-
-
 def _read_parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     parameters = _read(holder.get("parameters", {}), dict, f"{what}: parameters", "an object")
-    for name, meaning in _REFUSED.items():
-        if parameters.get(name):
-            raise UsageError(f"{what}: {name} is given, but this server has no {meaning}")
+    check_parameters(parameters, what)
     return parameters
-
-
-def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
-    """Return the request's timeout in seconds; the parameter is in microseconds, as Triton's is."""
-    timeout_us = parameters.get("timeout")
-    if timeout_us is None or timeout_us == 0:
-        return None
-    if type(timeout_us) is not int or timeout_us < 0:
-        raise UsageError(f"timeout is {timeout_us!r}; expected a number of microseconds")
-    return timeout_us / 1e6
 
 
 def _read(value: object, kind: type[T], what: str, expected: str) -> T:
@@ -265,8 +169,3 @@ def _read(value: object, kind: type[T], what: str, expected: str) -> T:
         shown = "missing" if value is None else repr(value)[:200]
         raise UsageError(f"{what} is {shown}; expected {expected}")
     return value
-
-
-def wanted_names(outputs: Sequence[OutputRef] | None) -> list[str] | None:
-    """Return the names of the outputs that were asked for; None for all."""
-    return None if outputs is None else [ref.name for ref in outputs]
