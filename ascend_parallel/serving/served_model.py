@@ -27,6 +27,7 @@ class ServedModel:
         state: "LOADING", "READY", "UNLOADING" or "UNAVAILABLE", as the repository index shows it.
         reason: why it is not ready; "" if it is.
         output_names: of the model; None where it does not tell, or is not loaded.
+        batch_axes: input or output name -> the axis of its rows, where the configuration or a manifest tells it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ServedModel:
         self.state = "UNAVAILABLE"
         self.reason = "not loaded"
         self.output_names: list[str] | None = None
+        self.batch_axes: dict[str, int | None] = {}
         self._limits = limits
         self._examples = examples
         self._batcher: Batcher | None = None
@@ -81,9 +83,11 @@ class ServedModel:
         runner = self.runner
         fixed = fixed_rows(runner.inputs)
         max_rows = fixed or self._limits.max_rows
+        model = runner.model_of_batches(max_rows=None if fixed else max_rows)
+        self.batch_axes = dict(model.batch_axes)
         return Batcher(
             runner.backend,
-            runner.model_of_batches(max_rows=None if fixed else max_rows),
+            model,
             asyncio.get_running_loop(),
             self._limits._replace(max_rows=max_rows),
             runner.capacity,

@@ -55,6 +55,7 @@ class Server:
             token=read_token(config.token_file) if config.token_file else "",
             max_body_bytes=config.max_body_bytes,
             allow_control=config.allow_control,
+            shared_memory_prefix=config.shared_memory_prefix,
         )
         self._end = asyncio.Event()
 

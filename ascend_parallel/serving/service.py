@@ -6,13 +6,20 @@ import hmac
 from collections.abc import Mapping
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import UnauthorizedError, UsageError
+from ascend_parallel.errors import AscendParallelError, UnauthorizedError
 
 from .infer_head import InferHead
 from .repository import Repository
+from .shared_memory import SharedMemory
 
 #: Bytes of a request's body at most, unless the configuration says otherwise.
 DEFAULT_MAX_BODY_BYTES = 64 << 20
+
+
+class ForbiddenError(AscendParallelError):
+    """The server was not started with what the client asks for."""
+
+    http_status = 403
 
 
 class Service:
@@ -31,33 +38,57 @@ class Service:
         token: str = "",
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         allow_control: bool = False,
+        shared_memory_prefix: str | None = None,
     ) -> None:
         """Take what the configuration says; without a token, everybody is allowed."""
         self.repository = repository
         self.max_body_bytes = max_body_bytes
         self.allow_control = allow_control
         self._authorization = f"Bearer {token}".encode() if token else b""
+        self._shared_memory = None if shared_memory_prefix is None else SharedMemory(shared_memory_prefix)
         self._ok_lines: tuple[object, bytes] = (None, b"")
 
     @property
     def extensions(self) -> list[str]:
         """The extensions of the protocol that the server has."""
-        return ["binary_tensor_data", "model_repository", "statistics"]
+        names = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+        return names if self._shared_memory is None else [*names, "system_shared_memory"]
 
     @property
     def has_token(self) -> bool:
         """Whether clients need a token."""
         return bool(self._authorization)
 
+    @property
+    def shared_memory(self) -> SharedMemory:
+        """The shared-memory regions; raises ForbiddenError where clients may not have any."""
+        if self._shared_memory is None:
+            raise ForbiddenError("the shared-memory extension is off; start the server with a shared_memory_prefix")
+        return self._shared_memory
+
     def fill_regions(self, head: InferHead, arrays: list[Array | None]) -> list[Array]:
-        """Return the inputs of a request, those in shared-memory regions included; raises UsageError."""
+        """Return the inputs of a request, those in shared-memory regions included.
+
+        Regions for outputs are checked as well, so that nothing is computed in vain.
+
+        Raises:
+            UsageError: a region is not registered, or too small.
+            TooLargeError: the inputs in regions are larger than a body may be.
+            ForbiddenError: clients may not have regions.
+        """
         if not head.has_regions:
             return arrays  # type: ignore[return-value]
-        raise UsageError("the shared-memory extension is off; start the server with a shared_memory_prefix")
+        memory = self.shared_memory
+        for ref in head.outputs or ():
+            if ref.region is not None:
+                memory.find(f"output {ref.name!r}", *ref.region)
+        return memory.read_inputs(head.inputs, arrays, self.max_body_bytes)
 
-    def fill_output_regions(self, head: InferHead, outputs: dict[str, Array]) -> dict[str, Array]:
+    def fill_output_regions(self, head: InferHead, outputs: Mapping[str, Array]) -> None:
         """Write the outputs that go to shared-memory regions there; raises UsageError."""
-        return outputs
+        for ref in head.outputs or ():
+            if ref.region is not None and ref.name in outputs:
+                self.shared_memory.write(ref.name, ref.region, outputs[ref.name])
 
     def ok_lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return the status line of success, and the headers that uvicorn makes once a second."""
@@ -66,6 +97,11 @@ class Service:
             lines = b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in default_headers)
             self._ok_lines = (default_headers, lines)
         return lines
+
+    def check_control(self) -> None:
+        """Check that clients may load and unload models; raises ForbiddenError."""
+        if not self.allow_control:
+            raise ForbiddenError("models are not loaded and unloaded by clients; start the server with allow_control")
 
     def check_token(self, headers: Mapping[bytes, bytes]) -> None:
         """Check the authorization header in constant time; raises UnauthorizedError."""

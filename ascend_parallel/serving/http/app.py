@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,16 +14,21 @@ from starlette.routing import Route
 from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, UsageError
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.repository import why_not_ready
-from ascend_parallel.serving.rest.metadata import describe_index, describe_model, describe_server, describe_stats
+from ascend_parallel.serving.rest.metadata import (
+    describe_config,
+    describe_index,
+    describe_model,
+    describe_server,
+    describe_stats,
+)
 from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.serving.service import Service
 
+from .bodies import read_body, to_json
 from .infer_cycle import error_body, error_headers
 from .page import describe_status, page_routes
+from .shared_memory_routes import shared_memory_routes
 from .token_check import TokenCheck
-
-#: Bytes of the body of a request that is no infer request, at most.
-_MAX_BODY_BYTES = 1 << 20
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -51,6 +53,7 @@ class Routes:
             Route("/v2/repository/index", self.index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+            *shared_memory_routes(self._service),
             *self._model_routes("/v2/models/{model}"),
             *self._model_routes("/v2/models/{model}/versions/{version}"),
         ]
@@ -59,6 +62,7 @@ class Routes:
         return [
             Route(path, self.model, methods=["GET"]),
             Route(f"{path}/ready", self.model_ready, methods=["GET"]),
+            Route(f"{path}/config", self.model_config, methods=["GET"]),
             Route(f"{path}/stats", self.model_stats, methods=["GET"]),
             Route(f"{path}/infer", self.infer, methods=["POST"]),
         ]
@@ -113,6 +117,10 @@ class Routes:
             return Response()
         raise OverloadedError(f"model {model.name!r} version {model.version} {why_not_ready(model)}")
 
+    async def model_config(self, request: Request) -> Response:
+        """Return the configuration of a model, as Triton's clients ask for it."""
+        return to_json(describe_config(self._find(request)))
+
     async def model_stats(self, request: Request) -> Response:
         """Return the statistics of a model."""
         return to_json(describe_stats([self._find(request)]))
@@ -135,7 +143,7 @@ class Routes:
     async def load(self, request: Request) -> Response:
         """Load a model anew."""
         body = await read_body(request)
-        self._check_control()
+        self._service.check_control()
         if body.get("parameters"):
             raise UsageError("load takes no parameters: a model is loaded as the server's configuration has it")
         await self._repository.load(request.path_params["model"])
@@ -144,19 +152,9 @@ class Routes:
     async def unload(self, request: Request) -> Response:
         """Take a model out."""
         await read_body(request)
-        self._check_control()
+        self._service.check_control()
         await self._repository.unload(request.path_params["model"])
         return to_json({})
-
-    def _check_control(self) -> None:
-        if not self._service.allow_control:
-            raise ForbiddenError("models are not loaded and unloaded by clients; start the server with allow_control")
-
-
-class ForbiddenError(AscendParallelError):
-    """The server was not started with what the client asks for."""
-
-    http_status = 403
 
 
 def make_app(service: Service) -> Starlette:
@@ -170,29 +168,6 @@ def make_app(service: Service) -> Starlette:
             Exception: _answer_fault,
         },
     )
-
-
-def to_json(content: Any, status: int = 200) -> Response:
-    """Return a response with JSON."""
-    return Response(json.dumps(content), status, media_type="application/json")
-
-
-async def read_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request, {} where it has no body; raises UsageError."""
-    text = b""
-    async for part in request.stream():
-        text += part
-        if len(text) > _MAX_BODY_BYTES:
-            raise UsageError(f"the body is larger than {_MAX_BODY_BYTES} bytes")
-    if not text.strip():
-        return {}
-    try:
-        body = from_json(text)
-    except ValueError as error:
-        raise UsageError(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise UsageError("the body is no JSON object")
-    return body
 
 
 async def answer_error(request: Request | None, error: Exception) -> Response:

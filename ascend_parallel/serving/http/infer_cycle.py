@@ -240,7 +240,7 @@ class InferCycle:
         try:
             outputs = request.outputs
             if self._head.has_regions:
-                outputs = self._protocol.service.fill_output_regions(self._head, outputs)
+                self._protocol.service.fill_output_regions(self._head, outputs)
             answer = write_answer(self._model.name, self._model.version, self._head, outputs)
         except Exception as error:
             if not isinstance(error, AscendParallelError):

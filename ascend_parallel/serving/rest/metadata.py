@@ -44,6 +44,32 @@ def _describe_tensors(specs: Iterable[TensorSpec] | None) -> list[dict[str, Any]
     ]
 
 
+def describe_config(model: ServedModel) -> dict[str, Any]:
+    """Return the configuration of a model as Triton's clients expect it: the minimum that they need.
+
+    As in Triton, the axis of the batch is not among the dims of a model that has a ``max_batch_size``. A model of which
+    an input or output has no open first axis for its rows has 0 there, and its whole shapes as dims.
+    """
+    runner = model.runner
+    inputs, outputs = (describe_model(model, [])[side] for side in ("inputs", "outputs"))
+    is_batched = bool(inputs and outputs) and all(tensor["shape"][:1] == [-1] for tensor in (*inputs, *outputs))
+    is_batched = is_batched and all(axis == 0 for axis in model.batch_axes.values())
+    return {
+        "name": model.name,
+        "platform": f"ascend_parallel_{runner.engine_name}",
+        "backend": SERVER_NAME,
+        "max_batch_size": model.max_rows if is_batched else 0,
+        "input": [_describe_config_tensor(tensor, is_batched) for tensor in inputs],
+        "output": [_describe_config_tensor(tensor, is_batched) for tensor in outputs],
+        "model_transaction_policy": {"decoupled": False},
+    }
+
+
+def _describe_config_tensor(tensor: dict[str, Any], is_batched: bool) -> dict[str, Any]:
+    dims = tensor["shape"][1:] if is_batched else tensor["shape"]
+    return {"name": tensor["name"], "data_type": f"TYPE_{tensor['datatype']}", "dims": dims}
+
+
 def describe_index(repository: Repository, *, only_ready: bool = False) -> list[dict[str, Any]]:
     """Return the repository index."""
     return [
