@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ascend_parallel.files import read_arrays
 from ascend_parallel.runner.runner import ParallelPredictUtils
@@ -19,6 +20,9 @@ from .log import configure_logging, logger
 from .repository import Repository
 from .served_model import ServedModel
 from .service import Service
+
+if TYPE_CHECKING:
+    from .grpc.server import GrpcServer
 
 #: Returns the configuration as its file has it now; raises UsageError.
 ReadConfig = Callable[[], ServerConfig]
@@ -73,14 +77,31 @@ class Server:
             tls_key=config.tls_key,
             access_log=config.access_log,
         )
+        sides: list[HttpServer | GrpcServer] = [http]
+        if config.grpc_port is not None:
+            sides.append(self._make_grpc_server(config.grpc_port))
         self._handle_signals()
-        await http.start()  # before the models are there: it is live, and not ready
+        for side in sides:
+            await side.start()  # before the models are there: it is live, and not ready
         try:
             if await self._load():
-                self._announce(http)
+                self._announce(sides)
                 await self._end.wait()
         finally:
-            await self._drain(http)
+            await self._drain(sides)
+
+    def _make_grpc_server(self, port: int) -> GrpcServer:
+        from .grpc.server import GrpcServer
+
+        config = self._config
+        return GrpcServer(
+            self._service,
+            config.host,
+            port,
+            tls_cert=config.tls_cert,
+            tls_key=config.tls_key,
+            access_log=config.access_log,
+        )
 
     async def _load(self) -> bool:
         """Load all models; return False where a signal came first."""
@@ -96,11 +117,14 @@ class Server:
             loading.cancel()
             await asyncio.gather(loading, ending, return_exceptions=True)
 
-    def _announce(self, http: HttpServer) -> None:
+    def _announce(self, sides: Sequence[HttpServer | GrpcServer]) -> None:
         scheme = "https" if self._config.tls_cert else "http"
         for model in self._repository:
             devices = ", ".join(map(str, model.runner.devices))
             logger.info("model %s version %s is ready on %s", model.name, model.version, devices)
+        http, *others = sides
+        for grpc in others:
+            logger.info("serving gRPC on %s:%d", self._config.host, grpc.port)
         logger.info("serving on %s://%s:%d", scheme, self._config.host, http.port)
 
     def _handle_signals(self) -> None:
@@ -114,13 +138,13 @@ class Server:
             self._repository.give_up()
         self._end.set()
 
-    async def _drain(self, http: HttpServer) -> None:
+    async def _drain(self, sides: Sequence[HttpServer | GrpcServer]) -> None:
         """Answer what was accepted, for a bounded time; then end everything."""
         end_s = time.monotonic() + self._config.drain_timeout_s
         self._repository.is_draining = True
         logger.info("ending: requests are answered for at most %g s", self._config.drain_timeout_s)
-        await http.wait_until_quiet(self._config.drain_timeout_s / 2)
-        await http.close(max(0.0, end_s - time.monotonic()))
+        await asyncio.gather(*[side.wait_until_quiet(self._config.drain_timeout_s / 2) for side in sides])
+        await asyncio.gather(*[side.close(max(0.0, end_s - time.monotonic())) for side in sides])
         await self._repository.close(max(0.0, end_s - time.monotonic()))
 
 

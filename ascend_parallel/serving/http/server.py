@@ -103,15 +103,15 @@ class _QuietServer(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises UsageError where it cannot."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Return a socket that listens; raises UsageError, which names the option for the port, where it cannot."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise UsageError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another port with --port, or 0 for "
-            "any free one"
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another port with {option}, or 0 "
+            "for any free one"
         ) from None
     listener.setblocking(False)
     return listener

@@ -1,0 +1,104 @@
+"""A ModelInferResponse, written. Outputs are raw, as in Triton, however the inputs came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ascend_parallel.batching.batch import Array
+from ascend_parallel.errors import UsageError
+from ascend_parallel.serving.datatypes import find_datatype
+from ascend_parallel.serving.infer_head import OutputRef
+
+from .messages import ModelInferResponse, ModelStreamInferResponse, serialize
+from .wire import bytes_field
+
+#: The numbers of fields: in a ModelInferResponse, and in a ModelStreamInferResponse.
+_ID, _RAW = 3, 6
+_RESPONSE = 2
+#: Heads of answers that are kept: they differ in rows only.
+_MAX_KEPT = 1024
+#: A model here gives one answer to each request, so each one is the last.
+_FINAL = {"triton_final_response": {"bool_param": True}}
+
+Parts = list[bytes | memoryview]
+
+_kept: dict[Any, bytes] = {}
+
+
+def write_answer(
+    model: str,
+    version: str,
+    identity: str,
+    refs: tuple[OutputRef, ...] | None,
+    outputs: Mapping[str, Array],
+    *,
+    is_stream: bool,
+) -> bytes:
+    """Return the answer with the outputs that the client asked for, in its order; their bytes are copied once.
+
+    Args:
+        model: the model's name.
+        version: its version.
+        identity: the client's name of the request.
+        refs: the outputs that it asked for; None for all.
+        outputs: all outputs of the model.
+        is_stream: whether it is one of a stream's.
+
+    Raises:
+        UsageError: the model has no output of a name.
+    """
+    chosen = [OutputRef(name, True, None) for name in outputs] if refs is None else list(refs)
+    arrays = [_find(outputs, ref.name) for ref in chosen]
+    key = (model, version, is_stream, *[(ref, a.dtype, a.shape) for ref, a in zip(chosen, arrays, strict=True)])
+    head = _kept.get(key)
+    if head is None:
+        if len(_kept) >= _MAX_KEPT:
+            _kept.clear()
+        head = _kept[key] = _write_head(model, version, chosen, arrays, is_stream)
+    parts: Parts = [head]
+    if identity:
+        parts += bytes_field(_ID, [identity.encode()])
+    for ref, array in zip(chosen, arrays, strict=True):
+        parts += bytes_field(_RAW, [_bytes_of(array)] if ref.region is None else [])
+    return b"".join(bytes_field(_RESPONSE, parts) if is_stream else parts)
+
+
+def write_stream_error(message: str, model: str, version: str, identity: str) -> bytes:
+    """Return what a stream has in the place of an answer that cannot be given."""
+    response = {"model_name": model, "model_version": version, "id": identity, "parameters": _FINAL}
+    return serialize(ModelStreamInferResponse, {"error_message": message, "infer_response": response})
+
+
+def _write_head(model: str, version: str, refs: list[OutputRef], arrays: list[Array], is_stream: bool) -> bytes:
+    """Return the answer without id and outputs."""
+    described = []
+    for ref, array in zip(refs, arrays, strict=True):
+        entry: dict[str, Any] = {
+            "name": ref.name,
+            "datatype": find_datatype(ref.name, array.dtype),
+            "shape": list(array.shape),
+        }
+        if ref.region is not None:
+            entry["parameters"] = {
+                "shared_memory_region": {"string_param": ref.region[0]},
+                "shared_memory_byte_size": {"int64_param": array.nbytes},
+                "shared_memory_offset": {"int64_param": ref.region[1]},
+            }
+        described.append(entry)
+    fields: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
+    if is_stream:
+        fields["parameters"] = _FINAL
+    return serialize(ModelInferResponse, fields)
+
+
+def _find(outputs: Mapping[str, Array], name: str) -> Array:
+    if name not in outputs:
+        raise UsageError(f"the model has no output {name!r}; it has {', '.join(outputs)}")
+    return outputs[name]
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
