@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, OverloadedError, UsageError
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import TensorSpec
@@ -14,6 +18,9 @@ from ascend_parallel.worker.engines import TensorSpec
 from .batcher import Batcher, Limits
 from .model_stats import ModelStats
 from .request import InferRequest
+
+#: Inputs of so many bytes are received in the memory that is shared with the workers.
+LARGE_BYTES = 1 << 16
 
 
 class ServedModel:
@@ -135,6 +142,13 @@ class ServedModel:
         for name in names:
             if known is not None and name not in known:
                 raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return memory for an input: if it is large, where the workers read it without a further copy."""
+        if math.prod(shape) * dtype.itemsize >= LARGE_BYTES:
+            with contextlib.suppress(AscendParallelError):  # it is not ready, which add() tells
+                return self.runner.empty(shape, dtype)
+        return np.empty(shape, dtype)
 
     def count_refused(self, error: Exception) -> None:
         """Count a request that was refused before it was queued."""

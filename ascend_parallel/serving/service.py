@@ -10,6 +10,7 @@ from ascend_parallel.errors import AscendParallelError, UnauthorizedError
 
 from .infer_head import InferHead
 from .repository import Repository
+from .served_model import ServedModel
 from .shared_memory import SharedMemory
 
 #: Bytes of a request's body at most, unless the configuration says otherwise.
@@ -66,7 +67,7 @@ class Service:
             raise ForbiddenError("the shared-memory extension is off; start the server with a shared_memory_prefix")
         return self._shared_memory
 
-    def fill_regions(self, head: InferHead, arrays: list[Array | None]) -> list[Array]:
+    def fill_regions(self, model: ServedModel, head: InferHead, arrays: list[Array | None]) -> list[Array]:
         """Return the inputs of a request, those in shared-memory regions included.
 
         Regions for outputs are checked as well, so that nothing is computed in vain.
@@ -82,7 +83,7 @@ class Service:
         for ref in head.outputs or ():
             if ref.region is not None:
                 memory.find(f"output {ref.name!r}", *ref.region)
-        return memory.read_inputs(head.inputs, arrays, self.max_body_bytes)
+        return memory.read_inputs(head.inputs, arrays, self.max_body_bytes, model.empty)
 
     def fill_output_regions(self, head: InferHead, outputs: Mapping[str, Array]) -> None:
         """Write the outputs that go to shared-memory regions there; raises UsageError."""

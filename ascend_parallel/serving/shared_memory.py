@@ -2,8 +2,8 @@
 
 The files are read and written by their descriptors, never mapped: a client can shorten a file at any time, and touching
 a mapping beyond the end of its file ends the process (SIGBUS). ``pread`` just returns less. That copies an input once,
-from the file to the server's own memory, where the client cannot change it any more, and an output once, from the
-worker's memory to the file.
+to memory that the client cannot change any more, and an output once, to the file. Where requests are joined, and for
+small inputs, the input is copied once more, into the batch.
 
 Source: Triton Inference Server, "Shared-Memory Extension".
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ _MAX_REGIONS = 512
 _MAX_NAME_CHARS = 1024
 #: Offsets in files are less.
 _MAX_OFFSET = 1 << 63
+#: Allocates an array of a shape and a dtype.
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 
 
 class Region(NamedTuple):
@@ -146,13 +148,16 @@ class SharedMemory:
             raise NotFoundError(f"there is no shared-memory region {name!r:.200}; register it first")
         return region
 
-    def read_inputs(self, refs: Sequence[TensorRef], arrays: Sequence[Array | None], max_bytes: int) -> list[Array]:
+    def read_inputs(
+        self, refs: Sequence[TensorRef], arrays: Sequence[Array | None], max_bytes: int, empty: Empty
+    ) -> list[Array]:
         """Return the inputs of a request, with copies of those that lie in regions.
 
         Args:
             refs: the inputs.
             arrays: those that the request itself has; None for the others.
             max_bytes: of all inputs in regions together.
+            empty: allocates the memory of a copy.
 
         Raises:
             NotFoundError, ShapeError: as :meth:`find`.
@@ -164,14 +169,15 @@ class SharedMemory:
             raise TooLargeError(
                 f"the inputs in shared memory have {size_bytes} bytes; the server's max_body_bytes is {max_bytes}"
             )
-        return [self._read(ref) if array is None else array for ref, array in zip(refs, arrays, strict=True)]
+        pairs = zip(refs, arrays, strict=True)
+        return [self._read(ref, empty) if array is None else array for ref, array in pairs]
 
-    def _read(self, ref: TensorRef) -> Array:
+    def _read(self, ref: TensorRef, empty: Empty) -> Array:
         assert ref.region is not None
         name, offset = ref.region
         what = f"input {ref.name!r}"
         region = self.find(what, name, offset, ref.size_bytes)
-        array = np.empty(ref.shape, ref.dtype)
+        array = empty(ref.shape, ref.dtype)
         view = _bytes_of(array)
         at = region.offset + offset
         try:

@@ -47,6 +47,24 @@ def gated(fifo, device=None):
         return {"y": inputs["x"] * 2}
 
     return run
+
+
+def echo(device=None):
+    def run(inputs):
+        return {"y": inputs["x"].copy()}
+
+    return run
+
+
+def guarded(device=None):
+    """Doubles x once somebody has written a byte to the pipe beside this file."""
+
+    def run(inputs):
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "gate"), "rb", buffering=0) as gate:
+            gate.read(1)
+        return {"y": inputs["x"] * 2}
+
+    return run
 '''
 
 

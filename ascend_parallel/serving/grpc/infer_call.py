@@ -12,7 +12,7 @@ from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.serving.service import Service
 
 from .infer_answer import write_answer, write_stream_error
-from .infer_request import GrpcRequest, read_request
+from .infer_request import GrpcRequest, read_request, split
 from .status import sentence_of
 
 
@@ -40,6 +40,7 @@ class InferCall:
         self._service = service
         self._is_stream = is_stream
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._id = ""
         self._read: GrpcRequest | None = None
         self._model: ServedModel | None = None
         self._request: InferRequest | None = None
@@ -52,13 +53,15 @@ class InferCall:
                 self._model.count_refused(error)
 
     def _add(self, data: bytes, metadata: Mapping[str, str | bytes], deadline_s: float) -> None:
-        read = self._read = read_request(data)
+        parts = split(data)
+        self._id = parts.id
+        read = self._read = read_request(data, parts)
         model = self._model = self._service.repository.find(read.model, read.version)
         head = read.head
-        arrays = self._service.fill_regions(head, read.arrays)
+        arrays = self._service.fill_regions(model, head, read.arrays)
         if head.outputs is not None:
             model.check_outputs([ref.name for ref in head.outputs])
-        request = InferRequest(head.names, arrays, self._note_done, id=read.id, deadline_s=deadline_s)
+        request = InferRequest(head.names, arrays, self._note_done, id=parts.id, deadline_s=deadline_s)
         if head.timeout_s is not None:
             request.deadline_s = min(deadline_s, request.arrived_s + head.timeout_s)
         context = metadata.get("traceparent")
@@ -89,7 +92,7 @@ class InferCall:
         if head.has_regions:
             self._service.fill_output_regions(head, outputs)
         name, version = self._model.name, self._model.version
-        return write_answer(name, version, self._read.id, head.outputs, outputs, is_stream=self._is_stream)
+        return write_answer(name, version, self._id, head.outputs, outputs, is_stream=self._is_stream)
 
     async def stream_answer(self) -> bytes:
         """Return the answer as it goes into a stream, in which an error is an answer too."""
@@ -101,7 +104,7 @@ class InferCall:
                 logger.exception("a request of a stream failed")
                 text = f"the server failed: {type(error).__name__}"
             read = self._read
-            return write_stream_error(text, *((read.model, read.version, read.id) if read else ("", "", "")))
+            return write_stream_error(text, *((read.model, read.version) if read else ("", "")), self._id)
 
     def cancel(self) -> None:
         """Drop the request, as nobody waits for it."""

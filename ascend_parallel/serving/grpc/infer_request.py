@@ -21,7 +21,7 @@ from ascend_parallel.serving.infer_head import (
 )
 
 from .messages import ModelInferRequest, parse
-from .wire import split_request
+from .wire import RequestParts, split_request
 
 #: The numbers of the fields in a ModelInferRequest.
 _ID, _RAW = 3, 7
@@ -60,14 +60,12 @@ class GrpcRequest(NamedTuple):
     Attributes:
         model: the model's name.
         version: its version; "" for the latest.
-        id: the client's name of the request; "" for none.
         head: what is asked for.
         arrays: the inputs in the client's order; None for those in shared-memory regions.
     """
 
     model: str
     version: str
-    id: str
     head: InferHead
     arrays: list[Array | None]
 
@@ -75,21 +73,25 @@ class GrpcRequest(NamedTuple):
 _kept: dict[bytes, GrpcHead] = {}
 
 
-def read_request(data: bytes) -> GrpcRequest:
-    """Read a request; raw contents are not copied.
+def split(data: bytes) -> RequestParts:
+    """Take a request apart; raises UsageError where it is no ModelInferRequest."""
+    return split_request(data, _ID, _RAW)
+
+
+def read_request(data: bytes, parts: RequestParts) -> GrpcRequest:
+    """Read a request that was taken apart; raw contents are not copied.
 
     Raises:
         UsageError: it is no ModelInferRequest, or not what the protocol says.
         ShapeError: there are more or fewer elements than the shapes say.
     """
-    parts = split_request(data, _ID, _RAW)
     known = _kept.get(parts.head)
     if known is None:
         known = _read_head(parts.head)
     head = known.head
     _check_raw(head, len(parts.raw))
     arrays = [_read_array(ref, data, parts.raw) for ref in head.inputs]
-    return GrpcRequest(known.model, known.version, parts.id, head, arrays)
+    return GrpcRequest(known.model, known.version, head, arrays)
 
 
 def _check_raw(head: InferHead, given: int) -> None:
@@ -125,9 +127,7 @@ def _read_contents(ref: TensorRef) -> Array:
     dtype = ref.dtype
     count = ref.size_bytes // dtype.itemsize
     if len(ref.data) != count:
-        raise ShapeError(
-            f"input {ref.name!r} has {len(ref.data)} elements, but its shape {list(ref.shape)} has {count}"
-        )
+        raise ShapeError(f"input {ref.name!r} has {len(ref.data)} elements, but its shape is {list(ref.shape)}")
     if dtype.kind in "iu" and dtype.itemsize < 4:
         info = np.iinfo(dtype)
         low, high = min(ref.data), max(ref.data)

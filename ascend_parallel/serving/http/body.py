@@ -9,10 +9,8 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served_model import LARGE_BYTES, ServedModel
 
-#: Tensors of a body of so many bytes are received in shared memory: workers read them there, with no further copy.
-LARGE_BYTES = 1 << 16
 #: What the header content-encoding may say.
 ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 

@@ -208,7 +208,7 @@ class InferCycle:
     def _add(self, model: ServedModel) -> None:
         text, binary, start = self._body.finish()
         head = self._head = read_head(text)
-        arrays = self._protocol.service.fill_regions(head, read_arrays(head, binary, start))
+        arrays = self._protocol.service.fill_regions(model, head, read_arrays(head, binary, start))
         if head.outputs is not None:
             model.check_outputs([ref.name for ref in head.outputs])
         request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
