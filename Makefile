@@ -21,7 +21,7 @@ PADDLE = $(VENVS)/paddle
 CANN = $(VENVS)/cann
 OPENVINO = $(VENVS)/openvino
 
-.PHONY: demo test lint types docs smoke bench bench-peers bench-serving clean
+.PHONY: demo test lint types docs protocol smoke bench bench-peers bench-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -43,6 +43,10 @@ types: $(TEST)/.ready
 # The documentation site, into site/. The variable silences a notice of the theme about its successor.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+# The descriptors of the gRPC service, of its .proto files.
+protocol: $(TEST)/.ready
+	scripts/make_protocol.sh $(TEST)/bin/python
 
 # The installed package under each Python that is there.
 smoke:

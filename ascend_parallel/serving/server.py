@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from ascend_parallel.files import read_arrays
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
+from .address import listen
 from .batcher import Limits
 from .config import ModelConfig, ServerConfig
 from .credentials import read_token
-from .http.server import HttpServer, listen
+from .http.server import HttpServer
 from .log import configure_logging, logger
 from .repository import Repository
 from .served_model import ServedModel

@@ -57,11 +57,13 @@ def echo(device=None):
 
 
 def guarded(device=None):
-    """Doubles x once somebody has written a byte to the pipe beside this file."""
+    """Doubles x: writes a byte to the pipe "begun" beside this file, and waits for one from the pipe "gate"."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    begun, gate = (os.open(os.path.join(folder, name), os.O_RDWR) for name in ("begun", "gate"))
 
     def run(inputs):
-        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "gate"), "rb", buffering=0) as gate:
-            gate.read(1)
+        os.write(begun, b"x")
+        os.read(gate, 1)
         return {"y": inputs["x"] * 2}
 
     return run

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from ascend_parallel.errors import AscendParallelError, UsageError
-from ascend_parallel.serving.http.server import listen
+from ascend_parallel.serving.address import listen
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.service import Service
 

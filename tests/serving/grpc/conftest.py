@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import uuid
 
 import models
@@ -20,30 +19,30 @@ DATATYPES = {
 
 
 class Gate:
-    """Holds the model ``gated`` in the midst of a batch."""
+    """Holds the model ``guarded`` of a folder in the midst of a batch."""
 
-    def __init__(self, path):
-        self._path = path
-        os.mkfifo(path)
+    def __init__(self, folder):
+        self.folder = folder
+        self._pipes = []
+        for name in ("begun", "gate"):
+            os.mkfifo(folder / name)
+            self._pipes.append(os.open(folder / name, os.O_RDWR))
 
     def wait_for_batch(self):
         """Wait until a batch is being computed; return what lets it go on."""
-        descriptor = os.open(self._path, os.O_WRONLY)  # returns when the model has opened the other end
+        begun, gate = self._pipes
+        os.read(begun, 1)
+        return lambda: os.write(gate, b"x")
 
-        def go_on():
-            with contextlib.suppress(BrokenPipeError):  # its process has been ended
-                os.write(descriptor, b"x")
-            ends = select.poll()
-            ends.register(descriptor, 0)
-            ends.poll(10_000)  # until the model has closed it
-            os.close(descriptor)
-
-        return go_on
+    def close(self):
+        for pipe in self._pipes:
+            os.close(pipe)
 
 
 @pytest.fixture(scope="package")
 def gate(tmp_path_factory):
-    return Gate(tmp_path_factory.mktemp("gated") / "gate")
+    with contextlib.closing(Gate(tmp_path_factory.mktemp("guarded"))) as gate:
+        yield gate
 
 
 @pytest.fixture(scope="package")
@@ -54,8 +53,8 @@ def prefix():
 
 @pytest.fixture(scope="package")
 def server(gate, prefix):
-    factories = write_factories(gate._path.parent)
-    config = gate._path.with_name("config.yml")
+    factories = write_factories(gate.folder)
+    config = gate.folder / "config.yml"
     config.write_text(f"""
 grpc_port: 0
 shared_memory_prefix: {prefix}
@@ -66,7 +65,7 @@ models:
   - {{path: {models.two()}, name: two, devices: "cpu:0", workers: threads}}
   - {{path: "{factories}:echo", name: echo, devices: "cpu:0,1"}}
   - {{path: "{factories}:moody", name: moody, devices: "cpu:0"}}
-  - {{path: "{factories}:gated", name: gated, devices: "cpu:0", batching: {{max_queue_size: 2}}}}
+  - {{path: "{factories}:guarded", name: gated, devices: "cpu:0", batching: {{max_queue_size: 2}}}}
 """)
     with serving(config) as server:
         yield server

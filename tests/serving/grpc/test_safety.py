@@ -1,5 +1,6 @@
 """Token, TLS, what is off unless asked for, and the end of a server."""
 
+import contextlib
 import queue
 import signal
 import socket
@@ -60,6 +61,12 @@ def safe_client(safe_server, authority, tmp_path_factory):
         yield client
 
 
+@pytest.fixture
+def own_gate(tmp_path):
+    with contextlib.closing(Gate(tmp_path)) as gate:
+        yield gate
+
+
 def test_a_token_opens_what_needs_one(safe_client, safe_server):
     x = [tensor("x", np.zeros((1, 8), np.float32))]
     right = {"authorization": f"Bearer {TOKEN}"}
@@ -80,7 +87,6 @@ def test_a_token_opens_what_needs_one(safe_client, safe_server):
 def test_a_stream_needs_the_token_too(safe_client):
     answers = queue.Queue()
     safe_client.start_stream(lambda result, error: answers.put(error))
-    safe_client.async_stream_infer("m", [tensor("x", np.zeros((1, 8), np.float32))])
     assert "the request has no valid token" in answers.get(timeout=10).message()
     safe_client.stop_stream()
 
@@ -129,25 +135,24 @@ def test_a_port_that_is_taken_is_told(tmp_path):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_what_was_accepted_is_answered_at_the_end(tmp_path):
+def test_what_was_accepted_is_answered_at_the_end(own_gate):
     """SIGTERM: clients that watch hear of it first; then accepted requests are answered, those of streams too."""
-    gate = Gate(tmp_path / "gate")
-    factories = write_factories(tmp_path)
+    factories = write_factories(own_gate.folder)
     done, answers = queue.Queue(), queue.Queue()
-    with serving(f"{factories}:gated", "--devices", "cpu:0", "--name", "m", "--grpc-port", "0") as server:
+    with serving(f"{factories}:guarded", "--devices", "cpu:0", "--name", "m", "--grpc-port", "0") as server:
         address = f"127.0.0.1:{server.grpc_port}"
         with triton.InferenceServerClient(address) as client, grpc.insecure_channel(address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             client.start_stream(lambda result, error: answers.put((result, error)))
             client.async_infer("m", [tensor("x", rows(1))], lambda result, error: done.put((result, error)))
-            go_on = gate.wait_for_batch()
+            go_on = own_gate.wait_for_batch()
             client.async_stream_infer("m", [tensor("x", rows(2))])
             server.process.send_signal(signal.SIGTERM)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert not client.is_server_ready()
             go_on()
-            gate.wait_for_batch()()
+            own_gate.wait_for_batch()()
             result, error = done.get(timeout=10)
             assert error is None and result.as_numpy("y")[0, 0] == 2
             result, error = answers.get(timeout=10)
@@ -160,18 +165,16 @@ def test_what_was_accepted_is_answered_at_the_end(tmp_path):
             client.stop_stream()
 
 
-def test_requests_that_hang_do_not_hold_the_end_up(tmp_path):
-    gate = Gate(tmp_path / "gate")
-    factories = write_factories(tmp_path)
+def test_requests_that_hang_do_not_hold_the_end_up(tmp_path, own_gate):
+    factories = write_factories(own_gate.folder)
     config = tmp_path / "config.yml"
     config.write_text(
-        f'{{grpc_port: 0, drain_timeout_s: 1, models: [{{path: "{factories}:gated", name: m, devices: "cpu:0"}}]}}'
+        f'{{grpc_port: 0, drain_timeout_s: 1, models: [{{path: "{factories}:guarded", name: m, devices: "cpu:0"}}]}}'
     )
     done = queue.Queue()
     with serving(config) as server:
         with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
             client.async_infer("m", [tensor("x", rows(1))], lambda result, error: done.put(error))
-            go_on = gate.wait_for_batch()
+            own_gate.wait_for_batch()
             assert server.end() == 0
             assert done.get(timeout=10) is not None
-            go_on()
