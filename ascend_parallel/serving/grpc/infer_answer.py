@@ -13,19 +13,20 @@ from ascend_parallel.serving.datatypes import find_datatype
 from ascend_parallel.serving.infer_head import OutputRef
 
 from .messages import ModelInferResponse, ModelStreamInferResponse, serialize
-from .wire import bytes_field
+from .wire import start_field
 
 #: The numbers of fields: in a ModelInferResponse, and in a ModelStreamInferResponse.
 _ID, _RAW = 3, 6
 _RESPONSE = 2
 #: Heads of answers that are kept: they differ in rows only.
 _MAX_KEPT = 1024
+_SMALL_BYTES = 1 << 14
 #: A model here gives one answer to each request, so each one is the last.
 _FINAL = {"triton_final_response": {"bool_param": True}}
 
 Parts = list[bytes | memoryview]
 
-_kept: dict[Any, bytes] = {}
+_kept: dict[Any, tuple[bytes, list[bytes]]] = {}
 
 
 def write_answer(
@@ -53,17 +54,24 @@ def write_answer(
     chosen = [OutputRef(name, True, None) for name in outputs] if refs is None else list(refs)
     arrays = [_find(outputs, ref.name) for ref in chosen]
     key = (model, version, is_stream, *[(ref, a.dtype, a.shape) for ref, a in zip(chosen, arrays, strict=True)])
-    head = _kept.get(key)
-    if head is None:
+    known = _kept.get(key)
+    if known is None:
         if len(_kept) >= _MAX_KEPT:
             _kept.clear()
-        head = _kept[key] = _write_head(model, version, chosen, arrays, is_stream)
+        starts = [start_field(_RAW, 0 if ref.region else a.nbytes) for ref, a in zip(chosen, arrays, strict=True)]
+        known = _kept[key] = _write_head(model, version, chosen, arrays, is_stream), starts
+    head, starts = known
     parts: Parts = [head]
     if identity:
-        parts += bytes_field(_ID, [identity.encode()])
-    for ref, array in zip(chosen, arrays, strict=True):
-        parts += bytes_field(_RAW, [_bytes_of(array)] if ref.region is None else [])
-    return b"".join(bytes_field(_RESPONSE, parts) if is_stream else parts)
+        data = identity.encode()
+        parts += (start_field(_ID, len(data)), data)
+    for ref, start, array in zip(chosen, starts, arrays, strict=True):
+        parts.append(start)  # outputs in regions have raw contents without bytes: clients find the others by number
+        if ref.region is None:
+            parts.append(_bytes_of(array))
+    if is_stream:
+        parts.insert(0, start_field(_RESPONSE, sum([memoryview(part).nbytes for part in parts])))
+    return b"".join(parts)
 
 
 def write_stream_error(message: str, model: str, version: str, identity: str) -> bytes:
@@ -100,5 +108,7 @@ def _find(outputs: Mapping[str, Array], name: str) -> Array:
     return outputs[name]
 
 
-def _bytes_of(array: Array) -> memoryview:
+def _bytes_of(array: Array) -> bytes | memoryview:
+    if array.nbytes <= _SMALL_BYTES:
+        return array.tobytes()  # quicker than a view
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]

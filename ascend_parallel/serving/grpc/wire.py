@@ -8,7 +8,6 @@ Source: protobuf's documentation, "Encoding".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from ascend_parallel.errors import UsageError
@@ -102,11 +101,9 @@ def _broken() -> UsageError:
     return UsageError("the message is no ModelInferRequest")
 
 
-def bytes_field(number: int, parts: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Return a field of bytes, or of a message, as parts to be joined."""
-    kept = list(parts)
-    size = sum([part.nbytes if isinstance(part, memoryview) else len(part) for part in kept])
-    return [_varint(number << 3 | _BYTES), _varint(size), *kept]
+def start_field(number: int, size_bytes: int) -> bytes:
+    """Return what precedes the bytes of a field."""
+    return _varint(number << 3 | _BYTES) + _varint(size_bytes)
 
 
 def _varint(value: int) -> bytes:

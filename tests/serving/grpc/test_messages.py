@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 import ascend_parallel
 from ascend_parallel.errors import UsageError
 from ascend_parallel.serving.grpc.messages import HEALTH, INFERENCE, message_class, method_names
-from ascend_parallel.serving.grpc.wire import bytes_field, split_request
+from ascend_parallel.serving.grpc.wire import split_request, start_field
 
 FOLDER = Path(ascend_parallel.__file__).parent / "serving" / "grpc"
 SCRIPT = Path(__file__).parents[3] / "scripts" / "make_protocol.sh"
@@ -123,6 +123,10 @@ def test_what_protobuf_refuses_is_refused(data):
 
 @given(st.lists(st.binary(max_size=400), max_size=5))
 def test_fields_are_written_as_protobuf_reads_them(contents):
-    data = b"".join(part for content in contents for part in bytes_field(7, [content, memoryview(content)]))
-    found = service_pb2.ModelInferRequest.FromString(data).raw_input_contents
-    assert list(found) == [content * 2 for content in contents]
+    data = b"".join(part for content in contents for part in (start_field(7, len(content)), content))
+    assert list(service_pb2.ModelInferRequest.FromString(data).raw_input_contents) == contents
+
+
+def test_a_long_field():
+    content = bytes(1 << 21)
+    assert service_pb2.ModelInferRequest.FromString(start_field(7, 1 << 21) + content).raw_input_contents[0] == content

@@ -73,6 +73,8 @@ def test_inputs_and_outputs_by_region(both, triton, region, count):
     np.testing.assert_allclose(y, np.maximum(x @ models.weights(8, 5), 0), rtol=1e-5, atol=1e-5)
     output = answer.get_output("y")
     parameters = output.parameters if triton is tritonclient.grpc else output["parameters"]
+    if triton is tritonclient.grpc:
+        assert answer.get_response().raw_output_contents == [b""]
     assert set(parameters) == {"shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"}
 
 
