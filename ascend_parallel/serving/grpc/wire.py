@@ -46,38 +46,47 @@ def split_request(data: bytes, id_field: int, raw_field: int) -> RequestParts:
     raw: list[tuple[int, int]] = []
     at, end, kept_from = 0, len(data), 0
     while at < end:
-        field_at = at
-        tag, at = _read_varint(data, at)
-        start, at = _skip(data, at, tag)
-        if tag in (raw_tag, id_tag):
-            head.append(data[kept_from:field_at])
-            kept_from = at
-            if tag == raw_tag:
-                raw.append((start, at - start))
-            else:
-                identity = data[start:at]
-    head.append(data[kept_from:])
-    return RequestParts(b"".join(head), _decode(identity), raw)
+        tag = data[at]
+        if tag not in (id_tag, raw_tag):
+            at = _skip(data, at)
+            continue
+        head.append(data[kept_from:at])
+        size, start = _read_varint(data, at + 1)
+        at = kept_from = start + size
+        if at > end:
+            raise _broken()
+        if tag == raw_tag:
+            raw.append((start, size))
+        else:
+            identity = data[start:at]
+    if kept_from < end:
+        head.append(data[kept_from:])
+    return RequestParts(head[0] if len(head) == 1 else b"".join(head), _decode(identity), raw)
 
 
-def _skip(data: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Return where a field's contents begin and end."""
+def _skip(data: bytes, at: int) -> int:
+    """Return where a field ends."""
+    is_short = data[at] < 0x80
+    tag, at = _read_varint(data, at)
+    if tag < 0x80 and not is_short:
+        raise _broken()  # a number with more bytes than it needs, which no encoder writes
     kind = tag & 7
-    size = 0
     if kind == _BYTES:
         size, at = _read_varint(data, at)
+        at += size
     elif kind == _VARINT:
-        return at, _read_varint(data, at)[1]
+        at = _read_varint(data, at)[1]
     elif kind in _FIXED_BYTES:
-        size = _FIXED_BYTES[kind]
+        at += _FIXED_BYTES[kind]
     else:
         raise _broken()
-    if tag >> 3 == 0 or at + size > len(data):
+    if tag >> 3 == 0 or at > len(data):
         raise _broken()
-    return at, at + size
+    return at
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number and where it ends."""
     if at < len(data) and data[at] < 0x80:
         return data[at], at + 1
     value = shift = 0

@@ -106,6 +106,7 @@ def test_a_request_is_taken_apart_as_protobuf_would(first, second):
 @example(b"\x1a\x01\xff")
 @example(b"\x80" * 11)
 @example(b"\x02\x00")
+@example(b"\xba\x00\x01a")
 @example(b"\x0b\x0c")
 def test_what_protobuf_refuses_is_refused(data):
     try:
