@@ -28,9 +28,10 @@ class TensorRef(NamedTuple):
         name: of the input.
         dtype: of its elements.
         shape: of the tensor.
-        start: where its bytes begin behind the JSON; -1 where they are elsewhere.
+        start: where its bytes begin behind the JSON (REST), or which of the raw contents it is (gRPC); -1 where they
+            are elsewhere.
         size_bytes: how many there are.
-        data: its elements where they are in the JSON; None elsewhere.
+        data: its elements where they are in the JSON, or are typed contents; None elsewhere.
         region: (name, offset in bytes) in a shared-memory region; None elsewhere.
     """
 
@@ -48,7 +49,7 @@ class OutputRef(NamedTuple):
 
     Attributes:
         name: of the output.
-        is_binary: whether its bytes are wanted behind the JSON.
+        is_binary: whether its bytes are wanted behind the JSON; always for gRPC.
         region: (name, offset, size in bytes) of the shared-memory region that is to take it; None for none.
     """
 
@@ -58,14 +59,14 @@ class OutputRef(NamedTuple):
 
 
 class InferHead(NamedTuple):
-    """The JSON of an infer request.
+    """What an infer request says beside the bytes of its tensors.
 
     Attributes:
-        id: the client's name of the request; "" for none.
+        id: the client's name of the request; "" for none, and in gRPC, where it is read apart.
         inputs: in the client's order.
         outputs: those asked for; None for all.
         is_binary: whether outputs that were not asked for by name are wanted behind the JSON.
-        binary_bytes: how many bytes are expected behind the JSON.
+        binary_bytes: how many bytes are expected behind the JSON; 0 in gRPC.
         timeout_s: how long the request may take; None where the client does not say.
         names: of the inputs.
         has_regions: whether a tensor is in a shared-memory region, or goes to one.

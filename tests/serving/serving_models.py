@@ -49,13 +49,6 @@ def gated(fifo, device=None):
     return run
 
 
-def echo(device=None):
-    def run(inputs):
-        return {"y": inputs["x"].copy()}
-
-    return run
-
-
 def guarded(device=None):
     """Doubles x: writes a byte to the pipe "begun" beside this file, and waits for one from the pipe "gate"."""
     folder = os.path.dirname(os.path.abspath(__file__))
