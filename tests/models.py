@@ -107,6 +107,42 @@ def linear(batch="batch") -> Path:
 
 
 @functools.cache
+def linear_fp16(batch="batch") -> Path:
+    """:func:`linear` in float16, its input and output too."""
+    return _save(
+        f"linear_fp16_{batch}",
+        [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Relu", ["xw"], ["y"])],
+        [_tensor("x", "float16", [batch, 8])],
+        [_tensor("y", "float16", [batch, 5])],
+        {"w": weights(8, 5).astype(np.float16)},
+    )
+
+
+@functools.cache
+def linear_int8(batch="batch") -> Path:
+    """:func:`linear`, quantized: x (batch, 8) float32 -> y (batch, 5), by QuantizeLinear and DequantizeLinear."""
+    scale = np.float32(abs(weights(8, 5)).max() / 127)
+    return _save(
+        f"linear_int8_{batch}",
+        [
+            helper.make_node("QuantizeLinear", ["x", "xs", "zero"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "xs", "zero"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["wq", "ws", "zero"], ["wd"]),
+            helper.make_node("MatMul", ["xd", "wd"], ["xw"]),
+            helper.make_node("Relu", ["xw"], ["y"]),
+        ],
+        [_tensor("x", "float32", [batch, 8])],
+        [_tensor("y", "float32", [batch, 5])],
+        {
+            "xs": np.array(4 / 127, np.float32),
+            "ws": scale,
+            "zero": np.array(0, np.int8),
+            "wq": np.round(weights(8, 5) / scale).astype(np.int8),
+        },
+    )
+
+
+@functools.cache
 def two(batch="batch") -> Path:
     """a, b (batch, 4) float32 -> total (batch, 4), product (batch, 4)."""
     shape = [batch, 4]

@@ -20,7 +20,7 @@ MAX_FILE_LINES = 300
 #: Floors from below: a file may import from its own floor and those below it.
 FLOORS = [
     ("worker",),
-    ("errors", "checks", "files", "waiting", "devices", "model_manifest"),
+    ("errors", "checks", "files", "waiting", "devices", "model_manifest", "model_precision"),
     ("batching",),
     ("backends",),
     ("runner",),

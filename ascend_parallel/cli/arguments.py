@@ -16,7 +16,8 @@ Model = Annotated[
 Devices = Annotated[
     str | None,
     typer.Option(
-        help="Devices, such as ascend:0,1, gpu:0-3 or cpu:0,1. [default: all devices of the machine's best type]"
+        help="Devices, such as ascend:0,1, gpu:0-3, tensorrt:0, cpu:0,1 or openvino:0. [default: all devices of the "
+        "machine's best type]"
     ),
 ]
 EngineName = Annotated[
@@ -29,6 +30,13 @@ EngineName = Annotated[
 EngineOptions = Annotated[
     list[str] | None,
     typer.Option("--engine-option", metavar="NAME=VALUE", help="Option of the engine, such as threads=2; repeatable."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32, fp16, bf16 or int8: what the model is computed in. What an engine cannot do is refused. [default: "
+        "what the model's file and the engine's defaults make it]"
+    ),
 ]
 Workers = Annotated[
     str,
@@ -52,14 +60,20 @@ def runner_options(
     engine_option: Sequence[str] | None,
     workers: str,
     worker_python: Path | None,
+    precision: str | None,
+    chunk_size: int | None,
+    batch_axis: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Return the arguments of ``ParallelPredictUtils`` that ``run`` and ``bench`` share; raises UsageError."""
     return {
         "devices": devices,
         "engine": engine,
         "engine_options": read_options(engine_option),
+        "precision": precision,
         "workers": workers,
         "worker_python": worker_python,
+        "chunk_size": chunk_size,
+        "batch_axes": read_batch_axes(batch_axis),
     }
 
 

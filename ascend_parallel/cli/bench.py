@@ -14,7 +14,16 @@ from ascend_parallel.checks import check_writable, read_numbers, read_whole_numb
 from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.files import read_arrays, write_whole
 
-from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, Workers, read_batch_axes, runner_options
+from .arguments import (
+    Devices,
+    EngineName,
+    EngineOptions,
+    Model,
+    Precision,
+    WorkerPython,
+    Workers,
+    runner_options,
+)
 
 if TYPE_CHECKING:
     from ascend_parallel.bench import Bench, MeasurementLimits, Row, SearchSpace
@@ -95,6 +104,7 @@ def bench(
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
+    precision: Precision = None,
     workers: Workers = "processes",
     worker_python: WorkerPython = None,
     chunk_size: ChunkSize = None,
@@ -154,9 +164,7 @@ def bench(
             data=read_data(data),
             shapes=read_shapes(input_shape),
             on_row=print_row,
-            chunk_size=chunk_size,
-            batch_axes=read_batch_axes(batch_axis),
-            **runner_options(devices, engine, engine_option, workers, worker_python),
+            **runner_options(devices, engine, engine_option, workers, worker_python, precision, chunk_size, batch_axis),
         ),
         outputs,
     )

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ascend_parallel.devices import HARDWARE, Device
 from ascend_parallel.devices.discovery import Discovery, FoundDevice, default_devices, discover
 
 __all__ = ["devices_command", "show_devices"]
@@ -31,7 +32,7 @@ def devices_command(as_json: bool) -> None:
     """Print the devices of this machine, the default devices and the warnings to stdout.
 
     Args:
-        as_json: print one JSON object with ``devices``, ``default`` and ``warnings`` instead of a table.
+        as_json: print one JSON object with ``devices``, ``also``, ``default`` and ``warnings`` instead of a table.
 
     Raises:
         DeviceSpecError: if ``ASCEND_RT_VISIBLE_DEVICES`` is malformed.
@@ -46,9 +47,18 @@ def devices_command(as_json: bool) -> None:
 def _as_json(discovery: Discovery) -> dict[str, object]:
     return {
         "devices": [{**asdict(found), "device": str(found.device)} for found in discovery.devices],
+        "also": {str(device): str(device.hardware) for device in _other_names(discovery)},
         "default": [str(device) for device in default_devices(discovery)],
         "warnings": discovery.warnings,
     }
+
+
+def _other_names(discovery: Discovery) -> list[Device]:
+    """Return the names of the same devices with a runtime that onnxruntime may have: ``tensorrt:0`` for ``gpu:0``."""
+    found = [found.device for found in discovery.devices]
+    return [
+        Device(kind, device.id) for kind, hardware in HARDWARE.items() for device in found if device.type == hardware
+    ]
 
 
 def _print_table(discovery: Discovery) -> None:
@@ -86,6 +96,8 @@ def _lines_under(discovery: Discovery) -> Iterator[str]:
     devices_by_note.pop("", None)
     for note, devices in devices_by_note.items():
         yield f"{', '.join(devices)}: {note}"
+    others = _other_names(discovery)
+    yield f"Also: {', '.join(map(str, others))}, where the workers' onnxruntime has them (see ascend-parallel engines)"
     yield f"Default: {', '.join(map(str, default_devices(discovery)))}"
     for warning in discovery.warnings:
         yield f"Warning: {warning}"

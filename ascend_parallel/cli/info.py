@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .arguments import Devices, EngineName, EngineOptions, Model, WorkerPython, read_options
+from .arguments import Devices, EngineName, EngineOptions, Model, Precision, WorkerPython, read_options
 
 if TYPE_CHECKING:
     from ascend_parallel.worker.engines import TensorSpec
@@ -20,24 +20,33 @@ def info(
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
+    precision: Precision = None,
     worker_python: WorkerPython = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show a model's inputs and outputs.
 
-    An .onnx file is read without an engine. Any other model is built on the first device. With --devices, an .onnx
-    file is built there, too, and a table shows which operators run on which of ONNX Runtime's providers.
+    An .onnx file is read without an engine, and its precision is shown, too. Any other model is built on the first
+    device. With --devices, an .onnx file is built there, too, and a table shows which operators run on which of ONNX
+    Runtime's providers.
     """
+    options = {
+        "devices": devices,
+        "engine": engine,
+        "engine_options": read_options(engine_option),
+        "precision": precision,
+        "worker_python": worker_python,
+    }
     if model.endswith(".onnx") and engine in (None, "onnxruntime") and devices is None:
         from ascend_parallel.conversion.onnx_file import read_onnx
 
         onnx_model = read_onnx(Path(model))
-        facts = _Facts(onnx_model.inputs, onnx_model.outputs, None)
+        check(model, options)
+        facts = _Facts(onnx_model.inputs, onnx_model.outputs, None, onnx_model.precision)
     else:
-        facts = build(model, devices, engine, read_options(engine_option), worker_python)
+        facts = build(model, options)
     if as_json:
-        plain = {"inputs": _plain(facts.inputs), "outputs": _plain(facts.outputs), "nodes": facts.nodes}
-        print(json.dumps(plain, indent=2))
+        print(json.dumps(facts.to_json(), indent=2))
     else:
         show(model, facts)
         if devices is not None and facts.nodes is None and model.endswith(".onnx"):
@@ -45,27 +54,35 @@ def info(
 
 
 class _Facts(NamedTuple):
-    """What there is to show; ``nodes`` is provider -> operator -> number of nodes."""
+    """What there is to show; ``nodes`` is provider -> operator -> number of nodes, ``precision`` that of the file."""
 
     inputs: Sequence[TensorSpec] | None
     outputs: Sequence[TensorSpec] | None
     nodes: dict[str, dict[str, int]] | None
+    precision: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        told = {"inputs": _plain(self.inputs), "outputs": _plain(self.outputs), "nodes": self.nodes}
+        return {**told, "precision": self.precision or None}
 
 
-def build(
-    model: str, devices: str | None, engine: str | None, options: dict[str, Any], worker_python: Path | None
-) -> _Facts:
-    """Return the facts of a model, built by a worker on the first device."""
+def check(model: str, options: dict[str, Any]) -> None:
+    """Refuse, without starting anything, options that a run of the model would refuse; raises UsageError."""
     from ascend_parallel import ParallelPredictUtils
 
-    all_devices = ParallelPredictUtils(
-        model, devices=devices, engine=engine, engine_options=options, worker_python=worker_python
-    )
-    first = ParallelPredictUtils(
-        model, devices=all_devices.devices[:1], engine=engine, engine_options=options, worker_python=worker_python
-    )
-    with first as runner:
-        return _Facts(runner.inputs, runner.outputs, runner.models[""].assignment)
+    if any(options.values()):
+        ParallelPredictUtils(model, **options)
+
+
+def build(model: str, options: dict[str, Any]) -> _Facts:
+    """Return the facts of a model, built by a worker on the first device."""
+    from ascend_parallel import ParallelPredictUtils
+    from ascend_parallel.model_precision import read_precision
+
+    first = ParallelPredictUtils(model, **options).devices[:1]
+    with ParallelPredictUtils(model, **{**options, "devices": first}) as runner:
+        return _Facts(runner.inputs, runner.outputs, runner.models[""].assignment, read_precision(model))
 
 
 def _plain(specs: Sequence[TensorSpec] | None) -> Any:
@@ -92,6 +109,8 @@ def show(model: str, facts: _Facts) -> None:
             console.print(f"The {kind} of {model} are not known before its first call.", soft_wrap=True)
     for line in describe_nodes(facts.nodes):
         console.print(line, soft_wrap=True)
+    if facts.precision:
+        console.print(f"Precision: {facts.precision}")
 
 
 def describe_nodes(nodes: dict[str, dict[str, int]] | None) -> Iterator[str]:

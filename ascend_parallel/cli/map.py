@@ -15,7 +15,7 @@ from ascend_parallel.mapping.settings import MapSettings
 from ascend_parallel.mapping.start_ahead import start_ahead
 
 from . import map_options as opt
-from .arguments import WorkerPython, read_options
+from .arguments import Precision, WorkerPython, read_options
 
 if TYPE_CHECKING:
     from ascend_parallel.backends.processes.start import StartedAhead
@@ -45,6 +45,7 @@ def map_command(
     instances_per_device: opt.Instances = 1,
     batch_size: opt.BatchSize = 1,
     option: opt.Options = None,
+    precision: Precision = None,
     preprocess: opt.Preprocess = None,
     postprocess: opt.Postprocess = None,
     output_format: opt.OutputFormat = "files",
@@ -65,7 +66,12 @@ def map_command(
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
-    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told: dict[str, Any] = {
+        "engine": engine,
+        "preprocess": preprocess,
+        "postprocess": postprocess,
+        "precision": precision,
+    }
     told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
     told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python}
     settings = MapSettings(

@@ -18,10 +18,10 @@ from .arguments import (
     EngineName,
     EngineOptions,
     Model,
+    Precision,
     ShareWeights,
     WorkerPython,
     Workers,
-    read_batch_axes,
     runner_options,
 )
 
@@ -33,6 +33,7 @@ def run(
     devices: Devices = None,
     engine: EngineName = None,
     engine_option: EngineOptions = None,
+    precision: Precision = None,
     workers: Workers = "processes",
     worker_python: WorkerPython = None,
     instances: Annotated[int, typer.Option(help="How many times each device runs the model at the same time.")] = 1,
@@ -50,11 +51,9 @@ def run(
     inputs = read_arrays("--input", input_file)
     runner = ParallelPredictUtils(
         model,
-        **runner_options(devices, engine, engine_option, workers, worker_python),
+        **runner_options(devices, engine, engine_option, workers, worker_python, precision, chunk_size, batch_axis),
         instances=instances,
         share_weights=share_weights,
-        chunk_size=chunk_size,
-        batch_axes=read_batch_axes(batch_axis),
     )
     with runner:
         started_s = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 from ascend_parallel.checks import check_file
 from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import hash_files
+from ascend_parallel.model_precision import find_precision
 from ascend_parallel.worker.engines import HEAD_BYTES, TensorSpec
 from ascend_parallel.worker.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -28,6 +29,7 @@ class OnnxFile:
         opset: the opset of ONNX's own operators; 0 if the model has none.
         weight_files: the external weight files.
         operators: the operator types of its nodes.
+        precision: "fp32", "fp16", "bf16" or "int8"; "" if it has no floating point numbers.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class OnnxFile:
     opset: int
     weight_files: tuple[Path, ...]
     operators: frozenset[str]
+    precision: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -86,6 +89,7 @@ def read_onnx(path: Path) -> OnnxFile:
         max((item.version for item in model.opset_import if item.domain in _ONNX_DOMAINS), default=0),
         _find_weight_files(path, graph),
         frozenset(node.op_type for node in graph.node),
+        find_precision(model),
     )
 
 

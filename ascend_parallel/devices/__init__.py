@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .spec import (
     DEVICE_TYPES,
+    HARDWARE,
     Device,
     Discovery,
     FoundDevice,
@@ -16,6 +17,7 @@ from .spec import (
 
 __all__ = [
     "DEVICE_TYPES",
+    "HARDWARE",
     "Device",
     "Discovery",
     "FoundDevice",

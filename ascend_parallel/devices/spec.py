@@ -1,4 +1,4 @@
-"""Device specifications (``ascend:0,1``, ``npu:0-3``, ``gpu:0,2``, ``cpu``) and the default choice of devices.
+"""Device specifications (``ascend:0,1``, ``gpu:0,2``, ``tensorrt:0``, ``cpu``) and the default choice of devices.
 
 This module does not look for hardware: :mod:`ascend_parallel.devices.discovery` does, and returns a
 :class:`Discovery`. Only :func:`usable_cores` reads the system: the cores that the kernel grants this process.
@@ -19,6 +19,7 @@ from ascend_parallel.errors import DeviceSpecError
 
 __all__ = [
     "DEVICE_TYPES",
+    "HARDWARE",
     "Device",
     "Discovery",
     "FoundDevice",
@@ -29,7 +30,11 @@ __all__ = [
     "usable_cores",
 ]
 
-DEVICE_TYPES = ("ascend", "gpu", "cpu", "simulated")
+DEVICE_TYPES = ("ascend", "gpu", "tensorrt", "cpu", "openvino", "simulated")
+#: Types that name a way to run a model on hardware that has a type of its own.
+HARDWARE = {"tensorrt": "gpu", "openvino": "cpu"}
+#: Types whose ids are labels: any number of such devices shares the hardware.
+LABELLED = ("cpu", "openvino", "simulated")
 ALIASES = {"npu": "ascend", "cuda": "gpu"}
 
 MAX_RANGE_DEVICES = 1024  # far beyond any machine: a longer range is a typing error
@@ -42,11 +47,17 @@ class Device(NamedTuple):
     """One device; ``str(Device("ascend", 0))`` is ``"ascend:0"``.
 
     ``type`` is one of :data:`DEVICE_TYPES`. ``id`` counts from 0 among the devices that are visible to the process
-    (see ``ASCEND_RT_VISIBLE_DEVICES``). For ``cpu`` and ``simulated`` it is only a label.
+    (see ``ASCEND_RT_VISIBLE_DEVICES``). For ``cpu``, ``openvino`` and ``simulated`` it is only a label. ``tensorrt:1``
+    is the hardware of ``gpu:1``, ``openvino:1`` that of ``cpu:1``.
     """
 
     type: str
     id: int
+
+    @property
+    def hardware(self) -> Device:
+        """The device by the type of its hardware: ``gpu:1`` for ``tensorrt:1``, and itself for most."""
+        return Device(HARDWARE.get(self.type, self.type), self.id)
 
     def __str__(self) -> str:
         return f"{self.type}:{self.id}"
@@ -56,7 +67,7 @@ def parse_devices(spec: str | Device | Iterable[str | Device]) -> list[Device]:
     """Parse a device specification; the devices keep the order of the specification.
 
     In a text, a part with a type starts a new type: ``"gpu:0,1,cpu:0"``. A list or tuple may mix texts and devices.
-    ``npu`` means ``ascend``, ``cuda`` means ``gpu``, and ``cpu`` means ``cpu:0``.
+    ``npu`` means ``ascend``, ``cuda`` means ``gpu``, ``cpu`` means ``cpu:0`` and ``openvino`` means ``openvino:0``.
 
     Raises:
         DeviceSpecError: if the specification is empty or malformed, or names a device twice.
@@ -65,15 +76,20 @@ def parse_devices(spec: str | Device | Iterable[str | Device]) -> list[Device]:
     devices = [device for entry in entries for device in _parse_entry(entry)]
     if not devices:
         raise DeviceSpecError(f"the list of devices is empty: name some, such as {EXAMPLES}")
-    seen: set[Device] = set()
-    for device in devices:
-        if device in seen:
-            raise DeviceSpecError(
-                f"{device} is named twice in {', '.join(map(str, entries))!r}: name it once "
-                "(instances=2 puts two engines on one device)"
-            )
-        seen.add(device)
+    _check_named_once(devices, ", ".join(map(str, entries)))
     return devices
+
+
+def _check_named_once(devices: Iterable[Device], spec: str) -> None:
+    seen: dict[Device, Device] = {}
+    for device in devices:
+        key = device if device.type in LABELLED else device.hardware
+        if key in seen:
+            same = "is named twice" if seen[key] == device else f"and {seen[key]} are the same card, named twice"
+            raise DeviceSpecError(
+                f"{device} {same} in {spec!r}: name it once (instances=2 puts two engines on one device)"
+            )
+        seen[key] = device
 
 
 def _entries(spec: object) -> list[object]:
@@ -105,7 +121,7 @@ def _split_part(part: str, kind: str, spec: str) -> tuple[str, str]:
         return _device_type(head.strip(), spec), ids.strip()
     if part[0].isalpha():
         named = _device_type(part, spec)
-        return named, "0" if named == "cpu" else ""
+        return named, "0" if named in ("cpu", "openvino") else ""
     if not kind:
         raise DeviceSpecError(f"{part!r} in {spec!r} has no device type: write it as 'ascend:{part}'")
     return kind, part
@@ -118,7 +134,8 @@ def _device_type(name: str, spec: str) -> str:
     matches = difflib.get_close_matches(name.lower(), [*DEVICE_TYPES, *ALIASES], n=1)
     hint = f"did you mean {matches[0]!r}? " if matches else ""
     raise DeviceSpecError(
-        f"unknown device type {name!r} in {spec!r}: {hint}known are ascend (or npu), gpu (or cuda), cpu and simulated"
+        f"unknown device type {name!r} in {spec!r}: {hint}known are ascend (or npu), gpu (or cuda), tensorrt, cpu, "
+        "openvino and simulated"
     )
 
 
@@ -210,9 +227,10 @@ def check_devices_exist(devices: Iterable[Device], discovery: Discovery) -> None
         DeviceSpecError: if the list of a device's type is complete and does not contain the device.
     """
     for device in devices:
-        known = [found.device for found in discovery.devices if found.device.type == device.type]
-        if device.type in discovery.complete and device not in known:
-            available = f"has only {', '.join(map(str, known))}" if known else f"shows no {device.type}"
+        needed = device.hardware
+        known = [found.device for found in discovery.devices if found.device.type == needed.type]
+        if needed.type in discovery.complete and needed not in known:
+            available = f"has only {', '.join(map(str, known))}" if known else f"shows no {needed.type}"
             raise DeviceSpecError(
                 f"there is no device {device} here: this process {available} "
                 "(`ascend-parallel devices` shows what can be named)"

@@ -30,6 +30,7 @@ def parallel_map(
     instances_per_device: int = 1,
     batch_size: int = 1,
     options: Mapping[str, Any] | None = None,
+    precision: str | None = None,
     pattern: str = "*",
     recursive: bool = False,
     preprocess: str | None = None,
@@ -63,6 +64,7 @@ def parallel_map(
         instances_per_device: workers on each device; of a model file, threads over one set of weights.
         batch_size: files that the pipeline is given at a time.
         options: keywords of the pipeline's constructor; of a model file, options of its engine.
+        precision: of a model file: "fp32", "fp16", "bf16" or "int8"; what its engine cannot compute is refused.
         pattern: which files of the folder.
         recursive: those in its sub-folders, too.
         preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
@@ -88,17 +90,20 @@ def parallel_map(
         DiskError: if the output folder accepts no more files.
     """
     files = _list(inputs, pattern, recursive, output_dir)
-    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
+    told: dict[str, Any] = {
+        "engine": engine,
+        "preprocess": preprocess,
+        "postprocess": postprocess,
+        "precision": precision,
+    }
     told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
+    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,
         instances_per_device=instances_per_device,
         batch_size=batch_size,
         options=options,
-        timeout_s=timeout_s,
-        workers=workers,
-        worker_python=worker_python,
         max_ahead=_MAX_AHEAD if ordered else None,
         input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,
         **told,

@@ -8,8 +8,10 @@ from typing import Any
 
 from ascend_parallel.backends.processes.start import StartedAhead
 from ascend_parallel.backends.worker_environment import THREAD_VARIABLES, environment, threads_of_each
-from ascend_parallel.runner.options import check_devices, check_workers, load_engine
+from ascend_parallel.errors import UsageError
+from ascend_parallel.runner.options import add_precision, check_devices, check_workers, choose_devices, load_engine
 from ascend_parallel.runner.runner import ParallelPredictUtils
+from ascend_parallel.worker.engines import ENGINES
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
 from .files import File
@@ -51,6 +53,7 @@ class MapRun:
         spec = read_pipeline(
             settings.pipeline, settings.engine, settings.options or {}, settings.preprocess, settings.postprocess
         )
+        spec = _add_precision(spec, settings)
         self._settings = settings
         self._runner = _make_runner(spec, settings, started)
         self.devices = self._runner.devices
@@ -118,6 +121,19 @@ class _Runner(ParallelPredictUtils):
         super().__init__(*args, **options)
         self._started_ahead = started
         self._limits = self._limits._replace(blames_device=False)
+
+
+def _add_precision(spec: PipelineSpec, settings: MapSettings) -> PipelineSpec:
+    """Return the pipeline with the precision among the options of the model file's engine; raises UsageError."""
+    if settings.precision is None:
+        return spec
+    if spec.engine == "pipeline":
+        raise UsageError(f"precision is for model files; {spec.model} chooses its own: leave precision out")
+    devices = choose_devices(settings.devices, None, ENGINES[spec.engine])
+    engine = load_engine(spec.options["engine"])
+    check_devices(devices, engine)
+    options = add_precision(spec.options["pipeline_options"], settings.precision, engine, [spec.model], devices)
+    return spec._replace(options={**spec.options, "pipeline_options": options})
 
 
 def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhead | None) -> ParallelPredictUtils:

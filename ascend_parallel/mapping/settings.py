@@ -25,6 +25,7 @@ class MapSettings:
 
     Attributes:
         engine: the engine of a model file; None: chosen by its suffix.
+        precision: what a model file is computed in; None: what the file and the engine make it.
         max_ahead: how many files may be sent beyond the first one without an outcome; None: any number.
         input_dir: the folder that the files' names are relative to; None: there is none. A run is resumed only with the
             same one.
@@ -35,6 +36,7 @@ class MapSettings:
     instances_per_device: int = 1
     batch_size: int = 1
     options: Mapping[str, Any] | None = None
+    precision: str | None = None
     preprocess: str | None = None
     postprocess: str | None = None
     output_dir: str | os.PathLike[str] | None = None

@@ -24,7 +24,8 @@ from ascend_parallel.checks import (
 from ascend_parallel.devices import Device, parse_devices
 from ascend_parallel.errors import DeviceSpecError, UsageError
 from ascend_parallel.model_manifest import check_manifest
-from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PUBLIC_ENGINES, Engine
+from ascend_parallel.model_precision import read_precision
+from ascend_parallel.worker.engines import ENGINES, HEAD_BYTES, PRECISIONS, PUBLIC_ENGINES, Engine
 from ascend_parallel.worker.protocol import decode, encode_part
 
 from .outside_engine import is_outside_engine, load_outside_engine
@@ -203,6 +204,32 @@ def add_share_weights(
     return {**options, "share_weights": True}
 
 
+def add_precision(
+    options: Mapping[str, Any],
+    precision: str | None,
+    engine: type[Engine],
+    models: Iterable[str],
+    devices: Iterable[Device],
+) -> dict[str, Any]:
+    """Return the engine's options, with the precision that it is to compute in; None: its default.
+
+    Raises:
+        UsageError: it is no precision, or the engine cannot compute one of these models so on one of these devices.
+    """
+    if precision is None:
+        return dict(options)
+    check_one_of("precision", precision, PRECISIONS, "fp32, fp16, bf16 or int8")
+    files = {model: read_precision(model) for model in models}
+    kinds = list(dict.fromkeys(device.type for device in devices))
+    try:
+        reason = engine.why_not_precision(precision, files, kinds, dict(options))
+    except ValueError as error:  # the options contradict each other
+        reason = str(error)
+    if reason:
+        raise UsageError(f"precision is {precision!r}, which is not possible here: {reason}")
+    return {**options, "precision": precision}
+
+
 def check_batch_axes(batch_axes: Mapping[str, int | None]) -> dict[str, int | None]:
     """Return it as a dict of name -> whole number or None; raises UsageError."""
     check_type("batch_axes", batch_axes, Mapping, "a dict such as {'x': 1, 'timestep': None}")
@@ -304,7 +331,7 @@ def choose_devices(
         found = [d for d in default_devices(discover()) if d.type in engine.device_types]
         kind = found[0].type if found else engine.device_types[-1]
         chosen = [Device(kind, i) for i in range(device_num)] if device_num else found or [Device(kind, 0)]
-    if any(device.type in ("ascend", "gpu") for device in chosen):
+    if any(device.hardware.type in ("ascend", "gpu") for device in chosen):
         check_devices_exist(chosen, discover())
     check_devices(chosen, engine)
     return chosen

@@ -28,6 +28,7 @@ from ascend_parallel.worker.engines import TensorSpec
 
 from .futures import resolve, resolve_here
 from .options import (
+    add_precision,
     add_share_weights,
     check_batch_axes,
     check_counts,
@@ -85,6 +86,7 @@ class ParallelPredictUtils:
         devices: str | Iterable[str | Device] | None = None,
         engine: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        precision: str | None = None,
         instances: int = 1,
         share_weights: bool = False,
         worker_python: Path | None = None,
@@ -104,10 +106,12 @@ class ParallelPredictUtils:
             model: a .mindir or .onnx file, ``module:factory``, or a dict name -> one of these. With a dict, each worker
                 holds all models, and ``predict(..., model=name)`` picks one.
             device_num: how many devices, as in the tutorial: ``ascend:0``, ``ascend:1``, ... for a .mindir file.
-            devices: ``"ascend:0,1"``, ``"gpu:0-3"``, ``"cpu:0,1"``, or a list of such; None: all devices of the
-                machine's best type.
+            devices: ``"ascend:0,1"``, ``"gpu:0-3"``, ``"tensorrt:0"``, ``"cpu:0,1"``, ``"openvino:0"``, or a list;
+                None: all devices of the machine's best type.
             engine: "mslite", "onnxruntime", "callable" or "simulated"; None: chosen by the model's suffix.
             engine_options: see the engines' documentation; a callable's are its keyword arguments.
+            precision: "fp32", "fp16", "bf16" or "int8": what the model is computed in; None: what its file and the
+                engine's defaults make it. What an engine cannot do is refused.
             instances: how many times each device runs the model at the same time: threads of one worker over one set
                 of weights, or one worker each where the engine does not support that.
             share_weights: whether worker processes on CPUs map one set of weights, prepared once and kept in a cache of
@@ -142,6 +146,7 @@ class ParallelPredictUtils:
         check_files(models.values(), self._engine)
         options = check_options(self._engine, engine_options or {})
         self.devices = choose_devices(devices, device_num, self._engine)
+        options = add_precision(options, precision, self._engine, models.values(), self.devices)
         options = add_share_weights(options, share_weights, self._engine, models.values(), self.devices)
         self._manifest_axes = check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}

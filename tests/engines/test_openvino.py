@@ -10,7 +10,8 @@ import pytest
 from conftest import feeds_for
 from faults import procs
 
-from ascend_parallel import EngineError, ParallelPredictUtils
+from ascend_parallel import EngineError, ParallelPredictUtils, UsageError
+from ascend_parallel.worker.engines import providers
 
 pytestmark = pytest.mark.openvino
 
@@ -36,12 +37,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("provider", ["openvino", "OpenVINOExecutionProvider"])
-def test_two_workers_give_the_numbers_of_the_cpu_provider(python, provider):
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        ("openvino:0,1", {}),
+        ("cpu:0,1", {"provider": "openvino"}),
+        ("cpu:0,1", {"provider": "OpenVINOExecutionProvider"}),
+    ],
+)
+def test_two_workers_give_the_numbers_of_the_cpu_provider(python, devices, options):
     paths = {name: make() for name, (make, _) in CASES.items()}
-    with ParallelPredictUtils(
-        paths, devices="cpu:0,1", worker_python=python, engine_options={"provider": provider}
-    ) as runner:
+    with ParallelPredictUtils(paths, devices=devices, worker_python=python, engine_options=options) as runner:
         for name, (_, feeds) in CASES.items():
             wanted = models.run_onnx(paths[name], feeds)
             for _ in range(3):  # shapes not known, learned, and remembered
@@ -52,6 +58,63 @@ def test_two_workers_give_the_numbers_of_the_cpu_provider(python, provider):
         workers = procs.children()
         assert len(workers) == 2
         assert all(PLUGIN in Path(f"/proc/{worker}/maps").read_text() for worker in workers), "OpenVINO itself ran"
+
+
+def test_beside_the_cpu_provider(python):
+    """Two ways to run a model on one CPU, at the same time: each device is what its name says."""
+    feeds = feeds_for("linear", 7)
+    with ParallelPredictUtils(models.linear(), devices="cpu:0,openvino:0", worker_python=python) as runner:
+        wanted = models.run_onnx(models.linear(), feeds)["y"]
+        np.testing.assert_allclose(runner.predict(feeds)["y"], wanted, rtol=TOLERANCE, atol=TOLERANCE)
+        pids = {device: worker["pid"] for device, worker in runner.stats()["workers"].items()}
+        maps = {device: Path(f"/proc/{pid}/maps").read_text() for device, pid in pids.items()}
+        assert {device: PLUGIN in text for device, text in maps.items()} == {"cpu:0": False, "openvino:0": True}
+
+
+def test_the_worker_s_share_of_the_cores_is_openvino_s_too(python):
+    """Else each worker would have as many threads as there are cores."""
+    counts = []
+    for threads in (1, 2):
+        with ParallelPredictUtils(
+            models.cnn(), devices="openvino:0", worker_python=python, engine_options={"threads": threads}
+        ) as runner:
+            runner.predict(cnn_feeds())
+            counts.append(len(list(Path(f"/proc/{runner.stats()['workers']['openvino:0']['pid']}/task").iterdir())))
+    assert counts[1] == counts[0] + 1
+
+
+def half(precision):
+    """Return whether this CPU computes in it; where it does not, check that it is refused."""
+    if not providers.why_not_precision(precision, {"": "fp32"}, "openvino", {}):
+        return True
+    with pytest.raises(UsageError, match="this CPU has no instructions for it"):
+        ParallelPredictUtils(models.cnn(), devices="openvino:0", precision=precision)
+    return False
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("fp32", 24), ("bf16", 8), ("fp16", 11)])
+def test_a_float_model_is_computed_in_the_precision_that_was_asked_for(python, precision, bits):
+    if not half(precision):
+        return
+    wanted = models.run_onnx(models.cnn(), cnn_feeds())["y"]
+    with ParallelPredictUtils(
+        models.cnn(), devices="openvino:0,1", worker_python=python, precision=precision
+    ) as runner:
+        difference = np.abs(runner.predict(cnn_feeds())["y"] - wanted).max() / np.ptp(wanted)
+    assert difference < 2.0 ** (3 - bits)
+    assert precision == "fp32" or difference > 2.0 ** (-3 - bits), "it is not float32 in disguise"
+
+
+@pytest.mark.parametrize(("precision", "make"), [("fp32", models.linear_fp16), ("int8", models.linear_int8)])
+def test_files_of_other_precisions(python, precision, make):
+    x = (
+        np.random.default_rng(0)
+        .standard_normal((7, 8))
+        .astype(np.float16 if make is models.linear_fp16 else np.float32)
+    )
+    wanted = models.run_onnx(make(), {"x": x})["y"]
+    with ParallelPredictUtils(make(), devices="openvino:0", worker_python=python, precision=precision) as runner:
+        np.testing.assert_allclose(runner.predict({"x": x})["y"], wanted, rtol=0, atol=2e-3 * np.ptp(wanted))
 
 
 def test_without_the_option_it_is_the_cpu_provider(python):

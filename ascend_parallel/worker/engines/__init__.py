@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple, Type
 
-from .base import BROKEN, HEAD_BYTES, Engine, EngineBroken, TensorSpec
+from .base import BROKEN, HEAD_BYTES, PRECISIONS, Engine, EngineBroken, TensorSpec
 from .callable import CallableEngine
 from .modelfile import ModelFileEngine, ProcessModelFileEngine
 from .mslite import MSLiteEngine
@@ -17,6 +17,7 @@ __all__ = [
     "BROKEN",
     "ENGINES",
     "HEAD_BYTES",
+    "PRECISIONS",
     "PUBLIC_ENGINES",
     "Engine",
     "EngineBroken",

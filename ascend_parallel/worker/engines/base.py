@@ -12,6 +12,8 @@ import numpy as np
 Arrays = Dict[str, np.ndarray]
 Run = Callable[[], Arrays]
 
+#: What a model may be computed in, by the words of documents.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: The first bytes of a model file that :meth:`Engine.why_wrong_kind` gets.
 HEAD_BYTES = 64
 #: The start of the pointer file that Git LFS leaves in place of a model.
@@ -60,8 +62,8 @@ class Engine:
     #: Suffixes of its models' files, such as ``(".onnx",)``; the files are checked before anything is started. Without
     #: any, ``model`` is any text, and goes to the engine as it is.
     suffixes: Tuple[str, ...] = ()
-    #: Device types that it runs on, of "ascend", "gpu", "cpu" and "simulated"; where the machine has no device of them,
-    #: the last is the default.
+    #: Device types that it runs on, of "ascend", "gpu", "tensorrt", "cpu", "openvino" and "simulated"; where the
+    #: machine has no device of them, the last is the default.
     device_types: Tuple[str, ...] = ()
     #: The options that ``engine_options`` may contain: name -> accepted types. None: any, because the model checks
     #: them.
@@ -124,6 +126,22 @@ class Engine:
         """Return why processes cannot share the weights of these models; "" if they can."""
         instead = "; the instances of one device, which are threads, share them" if cls.can_share else ""
         return "the engine %s cannot share weights between processes%s" % (cls.name, instead)
+
+    @classmethod
+    def why_not_precision(
+        cls, precision: str, files: Dict[str, str], device_types: Iterable[str], options: Dict[str, Any]
+    ) -> str:
+        """Return why these models cannot be computed in a precision on these devices; "" if they can.
+
+        An engine that overrides it gets the option ``precision`` where the user asks for one.
+
+        Args:
+            precision: one of "fp32", "fp16", "bf16" and "int8".
+            files: what each model's file is computed in as it is: path -> precision, "" if that is not known.
+            device_types: the types of the devices.
+            options: the user's options of the engine.
+        """
+        return "the engine %s does not choose it; leave precision out" % cls.name
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the model once.

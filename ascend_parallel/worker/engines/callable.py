@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 import zlib
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -33,6 +33,13 @@ class CallableEngine(Engine):
         self._predict = find_predict(target, model)
         self.inputs = read_specs(target, "inputs")
         self.outputs = read_specs(target, "outputs")
+
+    @classmethod
+    def why_not_precision(
+        cls, precision: str, files: Dict[str, str], device_types: Iterable[str], options: Dict[str, Any]
+    ) -> str:
+        """Report that the user's code chooses it."""
+        return "a callable chooses it in its own code: leave precision out, or give its factory an engine option"
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Call the user's model with a dict, or with a list if the caller passed one."""

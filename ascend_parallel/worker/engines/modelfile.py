@@ -26,6 +26,7 @@ class ModelFileEngine(PipelineEngine):
     """
 
     name = "modelfile"
+    device_types = ("ascend", "gpu", "tensorrt", "openvino", "cpu")
     can_share = True
     may_run_in_threads = True  # if the inner engine may, which the master checks
     spreads_over_cores = True

@@ -8,7 +8,7 @@ numbers.
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,6 +21,13 @@ _MINDIR_WORD = b"MindSpore"
 _CONTEXT_OPTIONS = ("precision_mode", "provider", "rank_id")
 #: Options that are arguments of Model.build_from_file, if the installed version has them.
 _BUILD_OPTIONS = ("config_path", "config_dict")
+#: Target -> precision -> precision_mode of the context. On CPUs "preferred_fp16" computes in float32 where the library
+#: was built without float16, as 2.0.0's wheel was; so it is not offered. Source: docs of mindspore_lite.Context.
+_PRECISION_MODES = {
+    "ascend": {"fp32": "enforce_fp32", "fp16": "enforce_fp16"},
+    "gpu": {"fp32": "enforce_fp32", "fp16": "preferred_fp16"},
+    "cpu": {"fp32": "enforce_fp32"},
+}
 #: 2.0.0's ModelParallelRunner refuses more workers per core than this, without a reason.
 _INSTANCES_PER_CORE = 5
 
@@ -179,6 +186,8 @@ class MSLiteEngine(Engine):
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         options = dict(options)
         instances = options.pop("instances", 1)
+        if "precision" in options:
+            options["precision_mode"] = _PRECISION_MODES[device[0]][options.pop("precision")]
         self._arguments = (model, device, options)
         if instances > 1 and device[0] == "cpu" and not any(key in options for key in _BUILD_OPTIONS):
             self._use(PooledPredict(build_pool(model, device, instances, **options)))
@@ -199,6 +208,26 @@ class MSLiteEngine(Engine):
                 "--fmk=ONNX --saveType=MINDIR), or run it with the onnxruntime engine"
             )
         return super().why_wrong_kind(head)
+
+    @classmethod
+    def why_not_precision(
+        cls, precision: str, files: Dict[str, str], device_types: Iterable[str], options: Dict[str, Any]
+    ) -> str:
+        """Report what MindSpore Lite does not compute, and files that were converted for Ascend otherwise."""
+        if "precision_mode" in options:
+            return "the engine option precision_mode was given, too: leave one out"
+        for kind in device_types:
+            modes = _PRECISION_MODES[kind]
+            if precision not in modes:
+                return "MindSpore Lite computes in %s on %s devices" % (" or ".join(modes), kind)
+            other = [path for path, stored in files.items() if kind == "ascend" and stored not in ("", precision)]
+            if other:
+                return "%s was converted for Ascend in %s: convert its ONNX file again, with --precision %s" % (
+                    other[0],
+                    files[other[0]],
+                    precision,
+                )
+        return ""
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the model; the caller copies the results to their destinations."""

@@ -1,7 +1,7 @@
 """The ONNX Runtime engine: .onnx models on CPUs, NVIDIA GPUs, Ascend (CANN) and OpenVINO.
 
-The device type determines the provider, unless ``engine_options={"provider": ...}`` does. ONNX Runtime itself silently
-falls back to the CPU if a provider is missing or fails; this engine raises an error instead.
+The device type determines the provider (see providers.py), unless ``engine_options={"provider": ...}`` does. ONNX
+Runtime itself silently falls back to the CPU if a provider is missing or fails; this engine raises an error instead.
 
 Threads of one process share one session. Processes on CPUs share weights with the option ``share_weights``, which the
 runner sets: they load the model's prepared copy (see prepared.py).
@@ -18,26 +18,8 @@ import numpy as np
 
 from .assignment import configure, read_assignment, warn_of_cpu, was_refused
 from .base import Arrays, Engine, Run, TensorSpec, trim_heap
+from .providers import PACKAGES, PROVIDER_CLASSES, choose_provider, list_providers, shorten_provider, why_not_precision
 
-#: Device type -> short names of its providers; the first is the default.
-PROVIDERS = {"cpu": ("cpu", "openvino"), "gpu": ("cuda", "tensorrt", "openvino"), "ascend": ("cann",)}
-PROVIDER_CLASSES = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "cann": "CANNExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-#: The same the other way round, as providers may be given by either name.
-SHORT_NAMES = {long: short for short, long in PROVIDER_CLASSES.items()}
-#: Provider -> the package to install if it is missing.
-PACKAGES = {
-    "cpu": "onnxruntime",
-    "cuda": "onnxruntime-gpu",
-    "tensorrt": "onnxruntime-gpu (and TensorRT)",
-    "cann": "onnxruntime-cann",
-    "openvino": "onnxruntime-openvino",
-}
 #: ONNX Runtime's names of element types -> numpy's.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
@@ -51,7 +33,7 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
     suffixes = (".onnx", ".ort")
-    device_types = ("cpu", "gpu", "ascend")
+    device_types = ("cpu", "gpu", "tensorrt", "openvino", "ascend")
     options = {
         "provider": (str,),
         "provider_options": (dict,),
@@ -111,6 +93,14 @@ class OnnxRuntimeEngine(Engine):
             )
         unfit = [model for model in models if not model.endswith(".onnx")]
         return "onnxruntime shares the weights of .onnx files between processes; %s is none" % unfit[0] if unfit else ""
+
+    @classmethod
+    def why_not_precision(
+        cls, precision: str, files: Dict[str, str], device_types: Iterable[str], options: Dict[str, Any]
+    ) -> str:
+        """Report what the provider of one of the device types cannot compute."""
+        reasons = (why_not_precision(precision, files, kind, options) for kind in device_types)
+        return next(filter(None, reasons), "")
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the session; what fits its destination is written there by ONNX Runtime itself."""
@@ -183,7 +173,7 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
         session_options.add_session_config_entry(key, str(value))
     fallback = str(options.get("fallback", "warn"))
     configure(runtime, session_options, fallback, is_cpu=provider == "cpu")
-    session = start_session(runtime, model, session_options, provider, provider_settings(provider, device, options))
+    session = start_session(runtime, model, session_options, provider, list_providers(provider, device, options))
     session.disable_fallback()
     if provider != "cpu" and fallback == "warn":
         warning = warn_of_cpu(read_assignment(session) or {}, PROVIDER_CLASSES[provider])
@@ -193,14 +183,14 @@ def open_session(model: str, device: Tuple[str, int], options: Dict[str, Any]) -
     return session
 
 
-def start_session(runtime: Any, model: str, session_options: Any, provider: str, settings: Dict[str, str]) -> Any:
-    """Return a session with this provider.
+def start_session(runtime: Any, model: str, session_options: Any, provider: str, providers: Sequence[Any]) -> Any:
+    """Return a session with these providers, of which this one must start.
 
     Raises RuntimeError if the provider cannot start, or does not run all nodes where the CPU is refused.
     """
     wanted = PROVIDER_CLASSES[provider]
     try:
-        session = runtime.InferenceSession(model, session_options, providers=[(wanted, settings)])
+        session = runtime.InferenceSession(model, session_options, providers=providers)
     except Exception as error:
         if not was_refused(error):
             raise
@@ -213,25 +203,6 @@ def start_session(runtime: Any, model: str, session_options: Any, provider: str,
             "onnxruntime could not start %s and would run on the CPU: %s" % (wanted, find_cause(runtime, provider))
         )
     return session
-
-
-def choose_provider(device_type: str, options: Dict[str, Any]) -> str:
-    """Return the short name of the provider for a device type and the options."""
-    possible = PROVIDERS[device_type]
-    named = str(options.get("provider", possible[0]))
-    provider = shorten_provider(named)
-    if provider not in PROVIDER_CLASSES:
-        raise ValueError("provider %r is unknown; expected one of %s" % (named, ", ".join(possible)))
-    if provider not in possible:
-        raise ValueError(
-            "provider %r does not run on %s devices; expected one of %s" % (named, device_type, ", ".join(possible))
-        )
-    return provider
-
-
-def shorten_provider(name: str) -> str:
-    """Return "openvino" for "OpenVINOExecutionProvider"; other names stay as they are."""
-    return SHORT_NAMES.get(name, name)
 
 
 def import_onnxruntime() -> Any:
@@ -264,7 +235,8 @@ def import_runtime(provider: str) -> Any:
         ) from error
     if PROVIDER_CLASSES[provider] not in onnxruntime.get_available_providers():
         raise RuntimeError(
-            "this onnxruntime %s has no %s (it has %s); install %s in place of onnxruntime"
+            "this onnxruntime %s has no %s (it has %s); install %s in place of onnxruntime, or name an "
+            "interpreter that has it with worker_python"
             % (
                 onnxruntime.__version__,
                 PROVIDER_CLASSES[provider],
@@ -289,17 +261,6 @@ def find_cause(runtime: Any, provider: str) -> str:
             ", or source CANN's set_env.sh" if provider == "cann" else "",
         )
     return "see its lines above for the cause (a device that is not there and wrong provider_options are common)"
-
-
-def provider_settings(provider: str, device: Tuple[str, int], options: Dict[str, Any]) -> Dict[str, str]:
-    """Return the provider's options: the device id and the user's options."""
-    settings = {}
-    if provider in ("cuda", "tensorrt", "cann"):
-        settings["device_id"] = str(device[1])
-    if provider == "openvino":
-        settings["device_type"] = "CPU" if device[0] == "cpu" else "GPU.%d" % device[1]
-    settings.update({key: str(value) for key, value in options.get("provider_options", {}).items()})
-    return settings
 
 
 def to_spec(node: Any) -> TensorSpec:

@@ -23,7 +23,7 @@ class PipelineEngine(Engine):
     """
 
     name = "pipeline"
-    device_types = ("ascend", "gpu", "cpu")
+    device_types: Tuple[str, ...] = ("ascend", "gpu", "cpu")
     options = None
     may_run_in_threads = False  # nobody knows all libraries that a pipeline uses
 
