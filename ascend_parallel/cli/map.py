@@ -66,14 +66,9 @@ def map_command(
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
-    told: dict[str, Any] = {
-        "engine": engine,
-        "preprocess": preprocess,
-        "postprocess": postprocess,
-        "precision": precision,
-    }
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
     told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
-    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python}
+    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python, "precision": precision}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,

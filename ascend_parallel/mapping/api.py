@@ -90,14 +90,9 @@ def parallel_map(
         DiskError: if the output folder accepts no more files.
     """
     files = _list(inputs, pattern, recursive, output_dir)
-    told: dict[str, Any] = {
-        "engine": engine,
-        "preprocess": preprocess,
-        "postprocess": postprocess,
-        "precision": precision,
-    }
+    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
     told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
-    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python}
+    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python, "precision": precision}
     settings = MapSettings(
         pipeline=pipeline,
         devices=devices,

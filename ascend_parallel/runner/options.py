@@ -20,6 +20,7 @@ from ascend_parallel.checks import (
     check_type,
     check_whole_number,
     check_writable,
+    find_python,
 )
 from ascend_parallel.devices import Device, parse_devices
 from ascend_parallel.errors import DeviceSpecError, UsageError
@@ -255,14 +256,15 @@ def make_worker_specs(
     devices: Sequence[Device],
     options: Mapping[str, Any],
     instances: int,
-    python: str,
+    worker_python: str | os.PathLike[str] | None,
     warmup: int,
 ) -> list[WorkerSpec]:
     """Return the spec of each worker.
 
     A device has one worker, of ``instances`` threads, where the engine can share weights between them; else one an
-    instance.
+    instance. Raises UsageError if ``worker_python`` is no executable.
     """
+    python = find_python(worker_python)
     per_device = 1 if engine.can_share else instances
     threads = threads_of_each(len(devices) * instances)
     worker_specs = []

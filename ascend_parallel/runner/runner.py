@@ -21,7 +21,7 @@ from ascend_parallel.backends.call import Call
 from ascend_parallel.backends.event_loop import EventLoop
 from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.batching.model import Model
-from ascend_parallel.checks import check_seconds, find_python
+from ascend_parallel.checks import check_seconds
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
@@ -151,9 +151,7 @@ class ParallelPredictUtils:
         self._manifest_axes = check_manifests(models, self.devices, self._engine)
         self.models: dict[str, Model] = {}
         self._trace_file = check_trace(trace, models.values())
-        self._specs = make_worker_specs(
-            models, self._engine, self.devices, options, instances, find_python(worker_python), warmup
-        )
+        self._specs = make_worker_specs(models, self._engine, self.devices, options, instances, worker_python, warmup)
         self._workers = workers
         self._chunk_size = chunk_size
         self.capacity = len(self.devices) * instances

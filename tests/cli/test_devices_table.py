@@ -56,6 +56,7 @@ def test_notes_default_and_warnings_follow_the_table(capsys: pytest.CaptureFixtu
         "",
         "ascend:0, ascend:1: a note",
         "cpu:0: 64 usable cores",
+        "Also: tensorrt:0, openvino:0, where the workers' onnxruntime has them (see ascend-parallel engines)",
         "Default: ascend:0, ascend:1",
         *(f"Warning: {warning}" for warning in DUO.warnings),  # brackets, colons and length kept
     ]
@@ -76,7 +77,8 @@ def test_at_80_columns_only_a_name_is_wrapped(
 def test_json_is_one_object_with_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
     command.devices_command(as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["devices", "default", "warnings"]
+    assert list(printed) == ["devices", "also", "default", "warnings"]
+    assert printed["also"] == {"tensorrt:0": "gpu:0", "openvino:0": "cpu:0"}
     assert printed["default"] == ["ascend:0", "ascend:1"]
     assert printed["warnings"] == DUO.warnings
     assert printed["devices"][1] == {

@@ -80,7 +80,7 @@ def test_all_engines_and_what_is_here(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line[:1].isalpha()}
     assert list(rows)[:5] == ["Engine", *PUBLIC_ENGINES]
-    assert ".onnx, .ort" in rows["onnxruntime"] and "cpu, gpu, ascend" in rows["onnxruntime"]
+    assert ".onnx, .ort" in rows["onnxruntime"] and "cpu, gpu, tensorrt, openvino, ascend" in rows["onnxruntime"]
     import onnxruntime
 
     assert f"onnxruntime {onnxruntime.__version__} (" in done.stdout and "cpu" in done.stdout

@@ -25,7 +25,8 @@ from ascend_parallel.devices import spec as devices_module
 from ascend_parallel.errors import DeviceSpecError, UsageError
 
 a_device = st.builds(Device, st.sampled_from(DEVICE_TYPES), st.integers(0, 999_999_999))
-some_devices = st.lists(a_device, min_size=1, max_size=20, unique=True)
+#: gpu:0 and tensorrt:0 are one card, which may be named once.
+some_devices = st.lists(a_device, min_size=1, max_size=20, unique_by=lambda device: device.hardware)
 
 
 def named(devices: Iterable[Device]) -> str:
@@ -50,6 +51,10 @@ def named(devices: Iterable[Device]) -> str:
         ("gpu:0,1,cpu:0", "gpu:0 gpu:1 cpu:0"),
         ("gpu:0,cpu", "gpu:0 cpu:0"),
         ("cpu,1", "cpu:0 cpu:1"),
+        ("tensorrt:0-2", "tensorrt:0 tensorrt:1 tensorrt:2"),
+        ("gpu:0,tensorrt:1", "gpu:0 tensorrt:1"),
+        ("openvino", "openvino:0"),
+        ("openvino:0,1,cpu:0", "openvino:0 openvino:1 cpu:0"),
         (" ascend : 0 , 1 - 2 ", "ascend:0 ascend:1 ascend:2"),
         ("ASCEND:0,Npu:1", "ascend:0 ascend:1"),
         ("ascend:007", "ascend:7"),
@@ -86,6 +91,14 @@ def test_the_longest_range_is_1024_devices() -> None:
         ("gpu:", "'gpu' has no ids in 'gpu:': write 'gpu:0' or 'gpu:0-3'"),
         ("gpu", "'gpu' has no ids in 'gpu'"),
         ("npu:0,npu", "'ascend' has no ids"),
+        ("tensorrt", "'tensorrt' has no ids in 'tensorrt': write 'tensorrt:0' or 'tensorrt:0-3'"),
+        ("openvno:0", r"did you mean 'openvino'\?"),
+        (
+            "gpu:0,1,tensorrt:1",
+            "tensorrt:1 and gpu:1 are the same card, named twice in 'gpu:0,1,tensorrt:1': name it once",
+        ),
+        (["tensorrt:0", "cuda:0"], "gpu:0 and tensorrt:0 are the same card"),
+        ("openvino:0,openvino:0", "openvino:0 is named twice"),
         ("0,1", "'0' in '0,1' has no device type: write it as 'ascend:0'"),
         (["gpu:0", "1"], "'1' in '1' has no device type"),
         ("ascend:-1", "device id -1 in 'ascend:-1' is negative: ids count from 0"),
@@ -187,13 +200,22 @@ def test_a_device_known_to_be_absent_is_refused_with_the_available_ones() -> Non
         check_devices_exist(parse_devices("gpu:0"), discovery)
 
 
+def test_tensorrt_is_the_gpus_by_their_numbers() -> None:
+    discovery = a_discovery("gpu:0,1", "cpu", complete=["ascend", "gpu"])
+    check_devices_exist(parse_devices("tensorrt:0,1"), discovery)
+    with pytest.raises(DeviceSpecError, match=r"no device tensorrt:2 here: this process has only gpu:0, gpu:1 "):
+        check_devices_exist(parse_devices("tensorrt:2"), discovery)
+    with pytest.raises(DeviceSpecError, match=r"no device tensorrt:0 here: this process shows no gpu "):
+        check_devices_exist(parse_devices("tensorrt:0"), a_discovery("cpu", complete=["gpu"]))
+
+
 def test_nothing_is_refused_if_the_list_may_be_incomplete() -> None:
     check_devices_exist(parse_devices("ascend:5,gpu:7"), a_discovery("ascend:0", "cpu"))
 
 
 def test_ids_of_cpu_and_simulated_are_only_labels() -> None:
     discovery = a_discovery("ascend:0", "cpu", complete=["ascend", "gpu"])
-    check_devices_exist(parse_devices("cpu:0-7,simulated:0-63"), discovery)
+    check_devices_exist(parse_devices("cpu:0-7,openvino:0-7,simulated:0-63"), discovery)
 
 
 # --- usable_cores
@@ -272,4 +294,4 @@ def test_all_public_names_are_listed() -> None:
         for name, value in vars(devices_module).items()
         if getattr(value, "__module__", "") == devices_module.__name__ and not name.startswith("_")
     }
-    assert public | {"DEVICE_TYPES"} == set(devices_module.__all__)
+    assert public | {"DEVICE_TYPES", "HARDWARE"} == set(devices_module.__all__)

@@ -80,7 +80,7 @@ def test_the_worker_s_share_of_the_cores_is_openvino_s_too(python):
         ) as runner:
             runner.predict(cnn_feeds())
             counts.append(len(list(Path(f"/proc/{runner.stats()['workers']['openvino:0']['pid']}/task").iterdir())))
-    assert counts[1] == counts[0] + 1
+    assert counts[1] == counts[0] + 2, "one of ONNX Runtime's, one of OpenVINO's"
 
 
 def half(precision):

@@ -168,7 +168,7 @@ def test_options_of_the_simulated_engine():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"devices": "simulated:0"}, "onnxruntime does not run on simulated:0; it runs on cpu, gpu, ascend devices"),
+        ({"devices": "simulated:0"}, "onnxruntime does not run on simulated:0; it runs on cpu, gpu, tensorrt, openvino, ascend devices"),
         ({"devices": "cpu", "device_num": 2}, "device_num and devices were both given; .*with devices alone"),
         ({"device_num": 0}, "device_num is 0; expected a number of devices, at least 1"),
         ({"device_num": "2"}, "device_num is '2'; expected a number of devices"),
@@ -268,7 +268,7 @@ def worker_specs(instances=1, devices=2, engine="onnxruntime", **options):
         [Device("cpu", i) for i in range(devices)],
         options=options,
         instances=instances,
-        python="python",
+        worker_python=None,
         warmup=1,
     )
 
