@@ -7,7 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ascend_parallel.checks import check_one_of
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import ConversionError, DiskError, UsageError
 from ascend_parallel.model_manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
@@ -17,7 +19,13 @@ from .job import MINDIR, Job, Request, prepare, strip_suffix
 from .verify import check_can_verify, check_tolerance, compare
 from .work_folder import install, work_folder
 
-__all__ = ["convert"]
+if TYPE_CHECKING:
+    from .to_onnx import OnnxJob
+
+__all__ = ["FORMATS", "convert"]
+
+#: What ``to`` may be; "onnx" needs no converter program and has a module of its own, to_onnx.py.
+FORMATS = ("mindir", "onnx")
 
 Show = Callable[[str], None]
 Check = Callable[[Job, Path], None]
@@ -30,6 +38,7 @@ def _log(line: str) -> None:
 def convert(
     model: str | os.PathLike[str],
     *,
+    to: str = "mindir",
     devices: str | Iterable[str | Device] | None = None,
     output: str | os.PathLike[str] = ".",
     name: str | None = None,
@@ -38,6 +47,7 @@ def convert(
     batch_axes: Mapping[str, int | None] | None = None,
     target: str | None = None,
     precision: str | None = None,
+    calibration: Sequence[str | os.PathLike[str]] = (),
     config_file: str | os.PathLike[str] | None = None,
     worker_python: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
@@ -45,41 +55,51 @@ def convert(
     tolerance: float | None = None,
     show: Show = _log,
 ) -> list[Path]:
-    """Convert an ONNX file to MINDIR files for the batch of each device; results that are up to date are kept.
+    """Convert an ONNX file to MINDIR files for the batch of each device, or to an ONNX file of lower precision.
 
     ::
 
         convert("unet.onnx", devices="ascend:0,1")      # of batch 2 -> unet_bs1.mindir, unet_bs1.mindir.json
+        convert("unet.onnx", to="onnx", precision="fp16")                  # -> unet_fp16.onnx, unet_fp16.onnx.json
+
+    Results that are up to date are kept.
 
     Args:
         model: the ONNX file.
+        to: "mindir" or "onnx".
         devices: the devices that the batch is divided by, such as ``"ascend:0,1"``; None: all devices of the machine's
             best type.
-        output: the folder for the results, or a file that ends in .mindir.
-        name: base name of the results, which are called ``NAME_bsROWS.mindir``; None: the ONNX file's name.
+        output: the folder for the results, or a file that ends in .mindir or .onnx.
+        name: base name of the results, which are called ``NAME_bsROWS.mindir`` or ``NAME.onnx``; None: the ONNX file's
+            name, with the precision for "onnx".
         batch_per_device: batch sizes of the results, one result each; empty: the batch (of the model or of
             ``input_shape``) divided by the number of devices.
         input_shape: shapes of inputs with open axes, for the whole batch: ``"x:2,4,64,64;y:2,77,1024"``.
         batch_axes: input name -> batch axis, or None for an input that is not sliced; only needed if the model's shapes
             leave it open.
         target: "ascend" or "cpu"; None: by the devices.
-        precision: "fp16" or "fp32", for Ascend; None: the converter's default.
+        precision: "fp16" or "fp32", for Ascend; None: the converter's default. For "onnx": "fp16", of which inputs and
+            outputs stay float32, or "int8".
+        calibration: for "onnx": .npz files, each with the inputs of a call, by name. With them, "int8" has activations
+            quantized to the ranges seen there; without, while the model runs, which does not suit convolutions.
         config_file: a configuration file of the converter.
         worker_python: the Python interpreter that has mindspore_lite.
         dry_run: only show the converter's commands.
-        verify: compare the results with the ONNX file on random inputs; a result that differs is deleted.
+        verify: compare the results with the ONNX file on the calibration data or on random inputs; a result that
+            differs is deleted.
         tolerance: the largest difference that ``verify`` accepts, relative to an output's range.
         show: called with each of the converter's commands (or, for a result that is up to date, a line that says so),
             and with the differences that ``verify`` finds; by default it prints to stderr, like all other messages.
 
     Returns:
-        The MINDIR files.
+        The files.
 
     Raises:
         UsageError: if the request is invalid; nothing was started or written.
         ConversionError: if the converter failed, or its result computes other numbers.
         DiskError: if a file could not be written.
     """
+    check_one_of("--to", to, FORMATS)
     check_tolerance(tolerance, verify=verify)
     request = Request(
         model=Path(model),
@@ -94,6 +114,13 @@ def convert(
         config_file=None if config_file is None else Path(config_file),
         worker_python=None if worker_python is None else os.fspath(worker_python),
     )
+    if to == "onnx":
+        from .to_onnx import OnnxRequest, convert_to_onnx
+
+        asked = OnnxRequest.of(request, [Path(file) for file in calibration], verify=verify)
+        return [convert_to_onnx(asked, show, tolerance, dry_run=dry_run)]
+    if calibration:
+        raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
     jobs = prepare(request, assume_converter if dry_run else find_converter)
     if verify and not dry_run:
         check_can_verify(jobs[0], request.worker_python)
@@ -147,7 +174,7 @@ def make(job: Job, check: Check) -> Path:
     return file
 
 
-def find_up_to_date(job: Job) -> Path | None:
+def find_up_to_date(job: Job | OnnxJob) -> Path | None:
     """Return the result of an earlier, identical conversion; None if there is none."""
     try:
         manifest = read_manifest(job.output)

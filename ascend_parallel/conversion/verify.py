@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ascend_parallel.worker.engines import TensorSpec
 from .converter import find_runtime
 from .job import Job
 from .shapes import Shape
+
+if TYPE_CHECKING:
+    from .to_onnx import OnnxJob
 
 SEED = 0
 #: Target -> the accepted difference, relative to the output's range. On the CPU both models compute in float32, and
@@ -88,7 +91,7 @@ def compare(job: Job, mindir: Path, worker_python: str | None, tolerance: float 
     return differences
 
 
-def make_feeds(job: Job) -> dict[str, Any]:
+def make_feeds(job: Job | OnnxJob) -> dict[str, Any]:
     """Return random inputs for the ONNX model: ids within the tables that they index, other integers 0 or 1."""
     random = np.random.default_rng(SEED)
     tables = find_tables(job.onnx.load(weights=False).graph)
@@ -98,7 +101,7 @@ def make_feeds(job: Job) -> dict[str, Any]:
     }
 
 
-def _feed_shape(spec: TensorSpec, job: Job) -> Shape:
+def _feed_shape(spec: TensorSpec, job: Job | OnnxJob) -> Shape:
     """Return a shape that the ONNX model accepts: its own sizes where it fixes them, else those of the MINDIR file."""
     return tuple(
         size if isinstance(size, int) else filled
