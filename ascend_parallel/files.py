@@ -49,13 +49,10 @@ def read_arrays(what: str, path: Path) -> Mapping[str, Any]:
 
     check_file(what, path, "; expected an .npz file with the model's inputs")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(
-                    f"{what} {path} contains one array without a name; save it with numpy.savez(file, NAME=array)"
-                )
-            return {name: archive[name] for name in archive.files}
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded as archive:
+                return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(f"{what} {path} is not an .npz file of plain arrays: {error}") from None
+    raise UsageError(f"{what} {path} contains one array without a name; save it with numpy.savez(file, NAME=array)")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ascend_parallel.checks import check_file
 from ascend_parallel.errors import UsageError
+from ascend_parallel.files import read_arrays
 from ascend_parallel.worker.engines import TensorSpec
 
 from .shapes import format_shape
@@ -45,15 +44,7 @@ def read_samples(files: Sequence[Path]) -> Iterator[Arrays]:
 
 
 def _read(file: Path) -> Arrays:
-    check_file(OPTION, file, "; expected an .npz file with the inputs of one call")
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded as archive:
-                return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{OPTION} {file} is not an .npz file of plain arrays: {error}") from None
-    raise UsageError(f"{OPTION} {file} is one array without a name; save it with numpy.savez(file, NAME=array)")
+    return dict(read_arrays(OPTION, file))
 
 
 def _check_array(file: Path, spec: TensorSpec, arrays: Arrays) -> None:

@@ -121,6 +121,12 @@ def convert(
         return [convert_to_onnx(asked, show, tolerance, dry_run=dry_run)]
     if calibration:
         raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
+    return _convert_to_mindir(request, show, tolerance, verify=verify, dry_run=dry_run)
+
+
+def _convert_to_mindir(
+    request: Request, show: Show, tolerance: float | None, *, verify: bool, dry_run: bool
+) -> list[Path]:
     jobs = prepare(request, assume_converter if dry_run else find_converter)
     if verify and not dry_run:
         check_can_verify(jobs[0], request.worker_python)

@@ -82,6 +82,11 @@ ERRORS = {
     "no model": (["run", "nope.onnx", *USAGE], 2, "there is no model file nope.onnx"),
     "no input": (["run", "double.onnx", "--input", "x.npz", "--output", "o.npz"], 2, "--input x.npz: there is no"),
     "not an npz": (["run", "double.onnx", "--input", "double.onnx", "--output", "o.npz"], 2, "not an .npz file"),
+    "an array alone": (
+        ["run", "double.onnx", "--input", "one.npy", "--output", "o.npz"],
+        2,
+        "one array without a name",
+    ),
     "output folder": (["run", "double.onnx", "--input", "in.npz", "--output", "a/o.npz"], 2, "there is no folder a"),
     "output suffix": (["run", "double.onnx", "--input", "in.npz", "--output", "o.txt"], 2, "does not end in .npz"),
     "batch axis": (["run", "double.onnx", *USAGE, "--batch-axis", "x"], 2, "'x' is not of the form NAME=AXIS"),
@@ -101,6 +106,7 @@ def test_errors_are_one_line_with_an_exit_code(tmp_path, double_onnx, inputs, wo
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08 this is not a model")
     (tmp_path / "m.mindir").write_bytes(b"\n\x05MindSpore")
     np.savez(tmp_path / "wrong.npz", z=inputs)
+    np.save(tmp_path / "one.npy", inputs)
     done = command(*words, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     own = [line for line in done.stderr.splitlines() if not line.startswith("[cpu:0]")]
