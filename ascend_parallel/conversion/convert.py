@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "convert"]
 
-#: What ``to`` may be; "onnx" needs no converter program and has a module of its own, to_onnx.py.
-FORMATS = ("mindir", "onnx")
-
 Show = Callable[[str], None]
 Check = Callable[[Job, Path], None]
 
@@ -111,22 +108,26 @@ def convert(
         batch_axes=batch_axes or {},
         target=target,
         precision=precision,
+        calibration=[Path(file) for file in calibration],
         config_file=None if config_file is None else Path(config_file),
         worker_python=None if worker_python is None else os.fspath(worker_python),
     )
-    if to == "onnx":
-        from .to_onnx import OnnxRequest, convert_to_onnx
+    return FORMATS[to](request, show, tolerance, verify=verify, dry_run=dry_run)
 
-        asked = OnnxRequest.of(request, [Path(file) for file in calibration], verify=verify)
-        return [convert_to_onnx(asked, show, tolerance, dry_run=dry_run)]
-    if calibration:
-        raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
-    return _convert_to_mindir(request, show, tolerance, verify=verify, dry_run=dry_run)
+
+def _convert_to_onnx(
+    request: Request, show: Show, tolerance: float | None, *, verify: bool, dry_run: bool
+) -> list[Path]:
+    from .to_onnx import convert_to_onnx
+
+    return [convert_to_onnx(request, show, tolerance, verify=verify, dry_run=dry_run)]
 
 
 def _convert_to_mindir(
     request: Request, show: Show, tolerance: float | None, *, verify: bool, dry_run: bool
 ) -> list[Path]:
+    if request.calibration:
+        raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
     jobs = prepare(request, assume_converter if dry_run else find_converter)
     if verify and not dry_run:
         check_can_verify(jobs[0], request.worker_python)
@@ -269,3 +270,7 @@ def _describe(job: Job, changes: Mapping[str, int], outputs: Sequence[Path]) -> 
         changes=changes,
         files=tuple(SavedFile.of(file, outputs[0].parent) for file in parts if file.is_file()),
     )
+
+
+#: ``--to`` -> what makes files of that format.
+FORMATS: dict[str, Callable[..., list[Path]]] = {"mindir": _convert_to_mindir, "onnx": _convert_to_onnx}

@@ -55,6 +55,7 @@ class Request:
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
     target: str | None = None
     precision: str | None = None
+    calibration: Sequence[Path] = ()
     config_file: Path | None = None
     worker_python: str | None = None
 

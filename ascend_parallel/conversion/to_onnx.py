@@ -6,16 +6,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ascend_parallel.checks import check_may_be_made, check_one_of
-from ascend_parallel.devices import Device, parse_devices
+from ascend_parallel.devices import parse_devices
 from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import Manifest, SavedFile, hash_files, manifest_file
 
+from . import reduce_precision
 from .calibration import check_samples, read_samples
 from .compare_onnx import TOLERANCES, check_opens, compare_onnx
 from .job import Request
@@ -25,7 +26,7 @@ from .shapes import Shape, check_input_shape, fill_shapes, parse_input_shape
 from .verify import make_feeds
 from .work_folder import install, work_folder
 
-__all__ = ["PRECISIONS", "OnnxJob", "OnnxRequest", "convert_to_onnx", "prepare"]
+__all__ = ["PRECISIONS", "OnnxJob", "convert_to_onnx", "prepare"]
 
 PRECISIONS = ("fp16", "int8")
 ONNX = ".onnx"
@@ -36,44 +37,6 @@ GENERATED_ROWS = 2
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 Show = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class OnnxRequest:
-    """The user's request, as far as it applies; see :func:`ascend_parallel.convert`."""
-
-    model: Path
-    precision: str | None
-    calibration: Sequence[Path] = ()
-    devices: str | Iterable[str | Device] | None = None
-    output: Path = Path()
-    name: str | None = None
-    input_shape: str = ""
-    verify: bool = False
-
-    @classmethod
-    def of(cls, request: Request, calibration: Sequence[Path], *, verify: bool) -> OnnxRequest:
-        """Return a request for an ONNX file; raises UsageError if it has options for other results."""
-        others = {
-            "--batch-per-device": request.batch_per_device,
-            "--batch-axis": request.batch_axes,
-            "--target": request.target,
-            "--config-file": request.config_file,
-            "--worker-python": request.worker_python,
-        }
-        for option, value in others.items():
-            if value:
-                raise UsageError(f"{option} has no effect with --to onnx: leave it out")
-        return cls(
-            request.model,
-            request.precision,
-            calibration,
-            request.devices,
-            request.output,
-            request.name,
-            request.input_shape,
-            verify,
-        )
 
 
 @dataclass(frozen=True)
@@ -115,8 +78,8 @@ class OnnxJob:
     def hash_recipe(self) -> str:
         """Return a hash of everything that the result depends on, except the ONNX file."""
         parameters = [self.precision, self.tool.call, self.version, self.symmetric, may_saturate()]
-        samples = hash_files(self.calibration if self.is_calibrated else ())
-        return hashlib.sha256(json.dumps([parameters, samples]).encode()).hexdigest()
+        files = [Path(reduce_precision.__file__), *(self.calibration if self.is_calibrated else ())]
+        return hashlib.sha256(json.dumps([parameters, hash_files(files)]).encode()).hexdigest()
 
     def feeds(self) -> Iterator[Mapping[str, Any]]:
         """Yield inputs to verify the result with: the samples, else random ones."""
@@ -126,8 +89,9 @@ class OnnxJob:
             yield make_feeds(self)
 
 
-def prepare(request: OnnxRequest) -> OnnxJob:
+def prepare(request: Request, *, verify: bool) -> OnnxJob:
     """Check a request; raises UsageError, and then nothing was started or written."""
+    _refuse_others(request)
     if request.precision is None:
         raise UsageError("--to onnx makes a model of lower precision: add --precision fp16 or --precision int8")
     check_one_of("--precision", request.precision, PRECISIONS, "fp16 or int8 with --to onnx")
@@ -137,17 +101,30 @@ def prepare(request: OnnxRequest) -> OnnxJob:
         raise UsageError(f"{onnx.path} {kind}; expected one of fp32")
     output = _name_output(request)
     check_samples(request.calibration, onnx.inputs)
-    tool = TOOLS[_choose_tool(request, onnx)]
+    tool = TOOLS[_choose_tool(request, onnx, verify=verify)]
     version = find_version()
-    shapes = _find_shapes(request, onnx)
+    shapes = _find_shapes(request, onnx, verify=verify)
     return OnnxJob(
         onnx, request.precision, output, tool, version, tuple(request.calibration), _is_symmetric(request), shapes
     )
 
 
-def _choose_tool(request: OnnxRequest, onnx: OnnxFile) -> str:
+def _refuse_others(request: Request) -> None:
+    others = {
+        "--batch-per-device": request.batch_per_device,
+        "--batch-axis": request.batch_axes,
+        "--target": request.target,
+        "--config-file": request.config_file,
+        "--worker-python": request.worker_python,
+    }
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"{option} has no effect with --to onnx: leave it out")
+
+
+def _choose_tool(request: Request, onnx: OnnxFile, *, verify: bool) -> str:
     if request.precision == "fp16":
-        if request.calibration and not request.verify:
+        if request.calibration and not verify:
             raise UsageError("--calibration has no effect on fp16 without --verify: add --verify, or leave it out")
         return "fp16"
     if request.calibration:
@@ -160,7 +137,7 @@ def _choose_tool(request: OnnxRequest, onnx: OnnxFile) -> str:
     return "int8 dynamic"
 
 
-def _is_symmetric(request: OnnxRequest) -> bool:
+def _is_symmetric(request: Request) -> bool:
     """Whether the devices need symmetric activations: TensorRT does, and for others --devices has no effect."""
     if request.devices is None:
         return False
@@ -173,7 +150,7 @@ def _is_symmetric(request: OnnxRequest) -> bool:
     return True
 
 
-def _name_output(request: OnnxRequest) -> Path:
+def _name_output(request: Request) -> Path:
     """Return the file to write: --output itself if it is a file, else NAME_PRECISION.onnx in that folder."""
     if request.output.suffix in _OTHER_SUFFIXES:
         raise UsageError(f"--output {request.output} is no name for an ONNX file: name a folder, or a file X.onnx")
@@ -194,9 +171,9 @@ def _name_output(request: OnnxRequest) -> Path:
     return output
 
 
-def _find_shapes(request: OnnxRequest, onnx: OnnxFile) -> dict[str, Shape]:
+def _find_shapes(request: Request, onnx: OnnxFile, *, verify: bool) -> dict[str, Shape]:
     """Return the shapes of generated inputs; empty if none are needed."""
-    if request.calibration or not request.verify:
+    if request.calibration or not verify:
         if request.input_shape:
             raise UsageError("--input-shape is for the inputs that --verify generates with --to onnx: leave it out")
         return {}
@@ -212,7 +189,7 @@ def _find_shapes(request: OnnxRequest, onnx: OnnxFile) -> dict[str, Shape]:
 # ---- making it
 
 
-def convert_to_onnx(request: OnnxRequest, show: Show, tolerance: float | None, *, dry_run: bool) -> Path:
+def convert_to_onnx(request: Request, show: Show, tolerance: float | None, *, verify: bool, dry_run: bool) -> Path:
     """Make the model, unless an earlier result is up to date; return its path.
 
     Raises:
@@ -221,7 +198,7 @@ def convert_to_onnx(request: OnnxRequest, show: Show, tolerance: float | None, *
     """
     from .convert import find_up_to_date
 
-    job = prepare(request)
+    job = prepare(request, verify=verify)
     if dry_run:
         show(job.command_line)
         return job.output
@@ -234,10 +211,10 @@ def convert_to_onnx(request: OnnxRequest, show: Show, tolerance: float | None, *
     up_to_date = find_up_to_date(job)
     show(job.command_line if up_to_date is None else f"{up_to_date} is up to date")
     if up_to_date is not None:
-        if request.verify:
+        if verify:
             check(up_to_date)
         return up_to_date
-    return _make(job, check if request.verify else lambda file: check_opens(file, job.output))
+    return _make(job, check if verify else lambda file: check_opens(file, job.output))
 
 
 def _make(job: OnnxJob, check: Callable[[Path], object]) -> Path:
