@@ -10,7 +10,7 @@ import pytest
 from conftest import feeds_for
 from faults import procs
 
-from ascend_parallel import EngineError, ParallelPredictUtils, UsageError
+from ascend_parallel import EngineError, ParallelPredictUtils, UsageError, parallel_map
 from ascend_parallel.worker.engines import providers
 
 pytestmark = pytest.mark.openvino
@@ -103,6 +103,20 @@ def test_a_float_model_is_computed_in_the_precision_that_was_asked_for(python, p
         difference = np.abs(runner.predict(cnn_feeds())["y"] - wanted).max() / np.ptp(wanted)
     assert difference < 2.0 ** (3 - bits)
     assert precision == "fp32" or difference > 2.0 ** (-3 - bits), "it is not float32 in disguise"
+
+
+def test_map_and_its_threads_of_one_session(python, tmp_path):
+    if not half("bf16"):
+        return
+    rows = cnn_feeds()["x"]
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"{number}.npy", row)
+    options = {"devices": "openvino:0", "instances_per_device": 2, "precision": "bf16", "worker_python": python}
+    outcomes = list(parallel_map(str(models.cnn()), tmp_path, **options))
+    assert all(outcome.ok and outcome.device == "openvino:0" for outcome in outcomes), outcomes
+    wanted = models.run_onnx(models.cnn(), {"x": rows})["y"]
+    difference = np.abs(np.stack([outcome.results[0]["y"] for outcome in outcomes]) - wanted).max() / np.ptp(wanted)
+    assert 2.0**-11 < difference < 2.0**-5
 
 
 @pytest.mark.parametrize(("precision", "make"), [("fp32", models.linear_fp16), ("int8", models.linear_int8)])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -283,3 +284,19 @@ def test_map_runs_a_model_file_in_a_precision(tmp_path):
 def test_a_provider_that_this_onnxruntime_lacks_is_named_with_its_package(device, words):
     with pytest.raises(EngineError, match=words):
         ParallelPredictUtils(path_of("fp32"), devices=device).build_model()
+
+
+def test_a_command_in_a_message_can_be_pasted(tmp_path):
+    path = shutil.copy(models.linear(), tmp_path / "my model.onnx")
+    with pytest.raises(UsageError, match=f"ascend-parallel convert '{path}' --to onnx --precision int8$"):
+        ParallelPredictUtils(path, devices="cpu", precision="int8")
+
+
+def test_threads_share_one_set_of_weights_by_the_hardware():
+    from ascend_parallel.backends.threads.building import group_by_weights
+    from ascend_parallel.runner.options import make_worker_specs
+
+    devices = parse_devices("cpu:0,1,openvino:0,1,tensorrt:0,1")
+    specs = make_worker_specs({"": path_of("fp32")}, ORT, devices, {}, 1, None, 0)
+    groups = [[spec.device for spec in group] for group in group_by_weights(specs, can_share=True)]
+    assert groups == [["cpu:0", "cpu:1"], ["openvino:0", "openvino:1"], ["tensorrt:0"], ["tensorrt:1"]]

@@ -57,11 +57,12 @@ class Build:
 def group_by_weights(specs: Sequence[WorkerSpec], can_share: bool) -> list[list[WorkerSpec]]:
     """Return the specs whose instances share one set of weights: those of one device, and those of all CPU "devices".
 
-    ``cpu:0`` and ``cpu:1`` are the same memory, whatever their numbers.
+    ``cpu:0`` and ``cpu:1`` are the same memory, whatever their numbers, and so are ``openvino:0`` and ``openvino:1``.
     """
     groups: dict[Any, list[WorkerSpec]] = {}
     for number, spec in enumerate(specs):
-        is_cpu = spec.request["device"][0] == "cpu"
-        key = number if not can_share else "cpu" if is_cpu else spec.device
+        kind = spec.request["device"][0]
+        shared = kind if kind in ("cpu", "openvino") else spec.device
+        key = shared if can_share else number
         groups.setdefault(key, []).append(spec)
     return list(groups.values())

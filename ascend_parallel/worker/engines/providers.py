@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any, Dict, Sequence, Set, Tuple
 
 #: Device type -> short names of its providers; the first is the default.
@@ -158,7 +159,7 @@ def _explain_file(path: str, stored: str, precision: str, provider: str) -> str:
         precision,
     )
     if stored == "fp32" and precision in ("fp16", "int8"):
-        remedy = "ascend-parallel convert %s --to onnx --precision %s" % (path, precision)
+        remedy = "ascend-parallel convert %s --to onnx --precision %s" % (shlex.quote(path), precision)
         if provider == "tensorrt":  # which needs a calibrated and symmetric model
             remedy += " --devices tensorrt:0 --calibration FILE.npz"
         return "%s; convert it: %s" % (text, remedy)
