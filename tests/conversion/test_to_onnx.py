@@ -107,6 +107,17 @@ def test_a_cnn_is_quantized_on_samples(samples):
         assert runner.predict({"x": np.ones((4, 3, 32, 32), np.float32)})["y"].shape == (4, 10)
 
 
+def test_what_is_no_product_stays_in_float32():
+    """A transformer whose additions and normalizations are quantized, as by default, is of little use."""
+    random = np.random.default_rng(0)
+    for number in range(2):
+        np.savez(f"ids{number}.npz", input_ids=random.integers(0, 90, (2, 77)))
+    source = TINY / "text_encoder/model.onnx"
+    file, shown = to_onnx(source, "int8", calibration=["ids0.npz", "ids1.npz"], verify=True)
+    assert all(share(line) < 0.05 for line in shown[1:]), shown
+    assert "DequantizeLinear" in nodes(file)
+
+
 def zero_points(file):
     """Return the types and values of the zero points of activations."""
     graph = onnx.load(file).graph
@@ -343,5 +354,19 @@ def test_the_command_line(command_in_process, samples):
     assert lines[0] == "onnxruntime.quantization.quantize_static: cnn.onnx -> cnn_int8.onnx, calibrated on 3 samples"
     assert lines[1].startswith("y: largest difference ")
     assert err.startswith("converting cnn.onnx to int8 with onnxruntime ")
-    code, out, err = command_in_process("info", "cnn_int8.onnx")
+    code, out, err = command_in_process("info", "cnn_int8.onnx", "--devices", "cpu:0,1", "--precision", "int8")
     assert (code, out.splitlines()[-1]) == (0, "Precision: int8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--precision", "int8"], "does not compute in int8; convert it: ascend-parallel convert cnn.onnx --to onnx"),
+        (["--devices", "tpu:0"], "unknown device type 'tpu'"),
+        (["--engine-option", "thread=1"], "has no option 'thread'"),
+    ],
+)
+def test_info_refuses_what_a_run_would_refuse(command_in_process, words, message):
+    shutil.copy(models.cnn(), "cnn.onnx")
+    code, out, err = command_in_process("info", "cnn.onnx", *words)
+    assert (code, out) == (2, "") and message in err
