@@ -276,7 +276,7 @@ def test_modules_with_an_error(package, model, text, words):
     [
         ("suffixes = '.npz'", r"suffixes = '.npz'; expected a tuple such as \(\".bin\",\)"),
         ("suffixes = ('npz',)", r"suffixes = \('npz',\); expected a tuple"),
-        ("device_types = ()", r"device_types = \(\); expected a tuple of some of ascend, gpu, cpu, simulated"),
+        ("device_types = ()", r"device_types = \(\); expected a tuple of some of ascend, gpu, tensorrt, cpu"),
         ("device_types = ('npu',)", r"device_types = \('npu',\); expected a tuple of some of ascend"),
         ("device_types = 'cpu'", "device_types = 'cpu'; expected a tuple"),
         ("options = {'scale': float}", "options = .*; expected a dict of option -> tuple of types, such as"),
