@@ -66,8 +66,8 @@ class Context:
         return ""
 
     def asks_for(self, kind: str) -> bool:
-        """Whether devices of a type are asked for."""
-        return any(device.type == kind for device in self.devices)
+        """Whether devices of a type are asked for: GPUs by ``tensorrt:0``, too."""
+        return any(device.hardware.type == kind for device in self.devices)
 
     @property
     def has_ascend(self) -> bool:

@@ -95,8 +95,8 @@ def check_devices(context: Context) -> Iterator[Finding]:
         missing = context.why_missing(device)
         if missing:
             yield failure(str(device), missing, "name devices that `ascend-parallel devices` shows")
-        elif device in found and device.type != "cpu":
-            yield _check_found(str(device), found[device])
+        elif device.hardware in found and device.hardware.type != "cpu":
+            yield _check_found(str(device), found[device.hardware])
 
 
 def _check_found(name: str, found: FoundDevice) -> Finding:

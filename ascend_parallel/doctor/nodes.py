@@ -40,7 +40,7 @@ def _gpu_numbers(context: Context) -> list[int]:
     """Return the N of /dev/nvidiaN; none where CUDA_VISIBLE_DEVICES renumbers the GPUs."""
     if context.host.environ.get("CUDA_VISIBLE_DEVICES"):
         return []
-    return [device.id for device in context.devices if device.type == "gpu"]
+    return [device.id for device in context.devices if device.hardware.type == "gpu"]
 
 
 def check_file(context: Context, path: str) -> Finding:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ascend_parallel.devices import Device
 from ascend_parallel.engine_list import EngineInfo, RuntimeInfo
-from ascend_parallel.worker.engines.onnxruntime import PACKAGES, PROVIDERS
+from ascend_parallel.worker.engines.providers import PACKAGES, PROVIDERS
 
 from .context import Context
 from .finding import Finding, failure, ok, warning

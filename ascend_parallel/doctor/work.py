@@ -10,7 +10,7 @@ from typing import Any
 from ascend_parallel.devices import Device
 from ascend_parallel.engine_list import EngineInfo
 from ascend_parallel.worker.engines.assignment import CPU, describe_counts
-from ascend_parallel.worker.engines.onnxruntime import PROVIDERS
+from ascend_parallel.worker.engines.providers import PROVIDERS
 
 from .context import Context
 from .finding import FAILURE, Finding, Layer, failure, ok, warning
@@ -133,7 +133,12 @@ def _trials_of(info: EngineInfo, kind: str, python: str, model: Path) -> Iterato
 
 
 def _install_advice(kind: str) -> str:
-    packages = {"cpu": "pip install onnxruntime", "gpu": "pip install onnxruntime-gpu"}
+    packages = {
+        "cpu": "pip install onnxruntime",
+        "gpu": "pip install onnxruntime-gpu",
+        "tensorrt": "pip install onnxruntime-gpu, and TensorRT",
+        "openvino": "pip install onnxruntime-openvino into a Python of its own, and name that with --worker-python",
+    }
     ascend = "install MindSpore Lite's wheel or onnxruntime-cann for the Python named with --worker-python"
     return packages.get(kind, ascend if kind == "ascend" else "name devices of another type")
 
