@@ -44,7 +44,11 @@ COMMANDS = {
         "serve",
         "Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.",
     ),
-    "convert": LazyCommand("convert", "convert", "Convert an ONNX file to MINDIR files for the devices."),
+    "convert": LazyCommand(
+        "convert",
+        "convert",
+        "Convert an ONNX file to MINDIR files for the devices, or to an ONNX file of lower precision.",
+    ),
 }
 
 

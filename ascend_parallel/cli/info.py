@@ -107,10 +107,10 @@ def show(model: str, facts: _Facts) -> None:
     for kind, specs in (("inputs", facts.inputs), ("outputs", facts.outputs)):
         if specs is None:
             console.print(f"The {kind} of {model} are not known before its first call.", soft_wrap=True)
-    for line in describe_nodes(facts.nodes):
-        console.print(line, soft_wrap=True)
     if facts.precision:
         console.print(f"Precision: {facts.precision}")
+    for line in describe_nodes(facts.nodes):
+        console.print(line, soft_wrap=True)
 
 
 def describe_nodes(nodes: dict[str, dict[str, int]] | None) -> Iterator[str]:

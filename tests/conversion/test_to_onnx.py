@@ -355,7 +355,7 @@ def test_the_command_line(command_in_process, samples):
     assert lines[1].startswith("y: largest difference ")
     assert err.startswith("converting cnn.onnx to int8 with onnxruntime ")
     code, out, err = command_in_process("info", "cnn_int8.onnx", "--devices", "cpu:0,1", "--precision", "int8")
-    assert (code, out.splitlines()[-1]) == (0, "Precision: int8")
+    assert code == 0 and "Precision: int8" in out.splitlines()
 
 
 @pytest.mark.parametrize(
