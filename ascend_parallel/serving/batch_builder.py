@@ -13,7 +13,7 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.join import Rows, find_rows, join_key, stand_in
 from ascend_parallel.batching.model import Model
 from ascend_parallel.batching.plan import Plan
-from ascend_parallel.errors import ShapeError
+from ascend_parallel.errors import ShapeError, TooLargeError
 
 from .request import InferRequest
 
@@ -26,8 +26,9 @@ _MAX_KNOWN = 1024
 class BatchBuilder:
     """Looks at the inputs of requests, and writes those of a batch to one block of memory."""
 
-    def __init__(self, backend: Backend, model: Model) -> None:
-        """Take who computes, and the model as it plans batches that are one task."""
+    def __init__(self, backend: Backend, model: Model, max_request_rows: int) -> None:
+        """Take who computes, the model as it plans batches that are one task, and a bound of one request's rows."""
+        self._max_request_rows = max_request_rows
         self._backend = backend
         self._model = model
         self._names = None if model.inputs is None else tuple([spec.name for spec in model.inputs])
@@ -39,6 +40,7 @@ class BatchBuilder:
 
         Raises:
             ShapeError: its inputs do not fit the model.
+            TooLargeError: it has too many rows.
         """
         if request.names != self._names:
             request.names, request.inputs = self._model.in_order(_by_name(request, request.inputs))
@@ -58,8 +60,13 @@ class BatchBuilder:
         The latter holds where all inputs hold rows.
         """
         _check_dtypes(self._model, request)
-        self._model.plan(_by_name(request, request.inputs))  # raises where they do not fit
         layout = find_rows(self._model.inputs, request.names, request.inputs, self._model.batch_axes)
+        if layout.rows > self._max_request_rows:
+            raise TooLargeError(
+                f"the request has {layout.rows} rows; the server takes at most {self._max_request_rows} a request, "
+                "which max_batch_size raises"
+            )
+        self._model.plan(_by_name(request, request.inputs))  # raises where they do not fit
         known = layout, join_key(request.inputs, layout)
         _keep(self._known_shapes, (request.names, shapes), known)
         return known

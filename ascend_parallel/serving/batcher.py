@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from asyncio import AbstractEventLoop, Future, TimerHandle
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from ascend_parallel.backends.backend import Backend
@@ -35,9 +35,14 @@ from .model_stats import ModelStats
 from .request import INF, InferRequest
 from .request_queue import RequestQueue
 
+#: Tasks of a request at most: a larger one would keep all others waiting.
+MAX_TASKS = 1024
+#: Keys of requests that are remembered because their outputs cannot be split.
+_MAX_UNSPLIT = 1024
+
 
 class Limits(NamedTuple):
-    """What a batcher keeps to.
+    """Limits of the queue and the batches of one model.
 
     Attributes:
         max_rows: rows of a batch at most. A larger request is split across the workers.
@@ -78,7 +83,7 @@ class Batcher:
     Attributes:
         limits: what it keeps to.
         event_loop: the loop in whose thread it runs, attached to the backend.
-        running: batches that workers have.
+        running: tasks that workers have; a large request is several.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class Batcher:
             backend: who computes; it is started.
             model: plans batches of up to ``limits.max_rows`` rows as one task.
             loop: the running loop.
-            limits: what to keep to.
+            limits: of the queue and the batches.
             capacity: batches that are computed at the same time.
             stats: counts.
         """
@@ -105,14 +110,18 @@ class Batcher:
         self.running = 0
         self._backend = backend
         self._batch_axes = model.batch_axes
-        self._builder = BatchBuilder(backend, model)
+        self._builder = BatchBuilder(backend, model, limits.max_rows * MAX_TASKS)
         self._loop = loop
         self._capacity = capacity
         self._stats = stats
         self._queue = RequestQueue(limits.max_rows, limits.max_delay_s)
         self._in_flight: set[_BatchCall] = set()
         self._is_scheduled = False
-        self._can_split = True
+        self._unsplit: set[Hashable] = set()  # keys of requests that were found not to be split
+        self._fixed_outputs = _find_fixed_outputs(model)
+        if self._fixed_outputs:
+            names = ", ".join(map(repr, self._fixed_outputs))
+            logger.warning("requests for model %s are not joined: the model fixes axis 0 of %s", stats.name, names)
         self._delay_timer: TimerHandle | None = None
         self._deadline_timer: TimerHandle | None = None
         self._next_deadline_s = INF
@@ -130,16 +139,22 @@ class Batcher:
 
         Raises:
             ShapeError: its inputs do not fit the model.
+            TooLargeError: it has too many rows.
             OverloadedError: the queue is full.
         """
         self._builder.look_at(request)
         if len(self._queue) >= self.limits.max_queue:
             raise OverloadedError(f"the queue is full: {len(self._queue)} requests wait; try again later")
-        request.is_alone = not (request.layout.can_join and self._can_split)
+        request.is_alone = not self._can_join(request)
         self._enqueue(request)
         deadline_s = request.deadline_s = min(request.deadline_s, request.arrived_s + self.limits.timeout_s)
         if deadline_s < self._next_deadline_s:
             self._set_deadline_timer(deadline_s)
+
+    def _can_join(self, request: InferRequest) -> bool:
+        layout = request.layout
+        has_fixed_outputs = bool(self._fixed_outputs) and layout.fixed_rows is None
+        return layout.can_join and not has_fixed_outputs and request.key not in self._unsplit
 
     def cancel(self, request: InferRequest) -> None:
         """Drop a request whose client is gone: it is not computed if its batch is not made yet."""
@@ -150,7 +165,7 @@ class Batcher:
 
     async def drain(self) -> None:
         """Wait until all requests are answered."""
-        if self._queue or self.running:
+        if self._has_open_requests():
             done: Future[None] = self._loop.create_future()
             self._idle.append(done)
             await done
@@ -202,8 +217,8 @@ class Batcher:
             return
         try:
             call = _BatchCall(*self._builder.open(requests), self, requests)
-        except AscendParallelError as error:
-            self._fail_each(requests, error)
+        except Exception as error:
+            self._fail_each(requests, _describe(error))
             return
         tasks = len(call.plan.chunks)
         self.running += tasks
@@ -214,11 +229,11 @@ class Batcher:
             request.batch_rows = call.rows
         try:
             self._backend.enqueue(call)
-        except AscendParallelError as error:
+        except Exception as error:
             if call in self._in_flight:  # else take_batch was called with what failed it
                 self._in_flight.discard(call)
                 self.running -= tasks
-                self._fail_each(requests, error)
+                self._fail_each(requests, _describe(error))
 
     # ---- answers
 
@@ -233,8 +248,8 @@ class Batcher:
             self._dispatch()
         try:
             outputs = call.outputs()
-        except AscendParallelError as error:
-            self._fail_each(call.requests, error)
+        except Exception as error:
+            self._fail_each(call.requests, _describe(error))
         else:
             self._stats.count_batch(call.rows, call.compute_ns)
             self._answer_each(call, outputs)
@@ -249,7 +264,7 @@ class Batcher:
         whole = requests[0].layout.fixed_rows or call.rows
         reason = why_not_split(outputs, self._batch_axes, whole)
         if reason:
-            self._stop_joining(reason)
+            self._stop_joining(requests[0].key, reason)
             self._retry(requests)
             return
         start = 0
@@ -267,10 +282,13 @@ class Batcher:
         request.answer(outputs, None, now_s)
         self._stats.count_success(request)
 
-    def _stop_joining(self, reason: str) -> None:
-        if self._can_split:
-            self._can_split = False
-            logger.warning("requests for model %s are not joined any more: %s", self._stats.name, reason)
+    def _stop_joining(self, key: Hashable, reason: str) -> None:
+        """Join no more requests of this key."""
+        if not self._unsplit:
+            logger.warning("such requests for model %s are not joined any more: %s", self._stats.name, reason)
+        if len(self._unsplit) >= _MAX_UNSPLIT:
+            self._unsplit.clear()
+        self._unsplit.add(key)
 
     # ---- failures
 
@@ -324,17 +342,40 @@ class Batcher:
                 self._fail(request, _too_late(request, now_s), now_s)
             else:
                 next_s = min(next_s, request.deadline_s)
-        if next_s < INF:
+        if next_s < self._next_deadline_s:  # who was told may have sent a request with an earlier one
             self._set_deadline_timer(next_s)
 
     # ---- the end
 
+    def _has_open_requests(self) -> bool:
+        return any(not request.is_done for request in self._all_requests())
+
     def _note_idle(self) -> None:
-        if self._idle and not self._queue and not self.running:
+        if self._idle and not self._has_open_requests():
             for done in self._idle:
                 if not done.done():
                     done.set_result(None)
             self._idle.clear()
+
+
+def _find_fixed_outputs(model: Model) -> list[str]:
+    """Return the outputs whose first axis the model fixes: of a model that takes any rows, it does not hold them."""
+    fixed = [
+        spec.name
+        for spec in model.outputs or ()
+        if spec.shape and isinstance(spec.shape[0], int) and spec.name not in model.batch_axes
+    ]
+    return fixed if any(spec.shape and not isinstance(spec.shape[0], int) for spec in model.inputs or ()) else []
+
+
+def _describe(error: Exception) -> AscendParallelError:
+    """Return an error as one of ours: a server that runs out of memory or descriptors is overloaded."""
+    if isinstance(error, AscendParallelError):
+        return error
+    logger.error("a batch failed", exc_info=error)
+    if isinstance(error, (OSError, MemoryError)):
+        return OverloadedError(f"the server has too little memory or too few descriptors for the request: {error}")
+    return AscendParallelError(f"the server failed: {type(error).__name__}")
 
 
 def _too_late(request: InferRequest, now_s: float) -> DeadlineError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError
+from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, ServingError, UsageError
 
+from .log import logger
 from .served_model import ServedModel
 
 #: Makes the models of a name as the configuration has them now; none if it has no such name. Raises UsageError.
@@ -32,7 +33,7 @@ class Repository:
         self._models: dict[str, dict[str, ServedModel]] = {}
         self._known: dict[tuple[str, str], ServedModel] = {}  # what find returned since the last change
         self._unloading: set[asyncio.Task[None]] = set()
-        self._changing: dict[str, asyncio.Lock] = {}
+        self._changing = asyncio.Lock()
         self._make_models = make_models
         self._drain_timeout_s = drain_timeout_s
         for model in models:
@@ -83,14 +84,12 @@ class Repository:
 
         Raises:
             NotFoundError: the configuration has no model of this name.
-            UsageError, WorkerError: it cannot be loaded; the one before stays.
+            ServingError, WorkerError: it cannot be loaded; the one before stays.
         """
-        async with self._changing.setdefault(name, asyncio.Lock()):
+        async with self._changing:
             if self.is_draining:
                 raise OverloadedError("the server is about to end")
-            made = self._make_models(name)
-            if not made:
-                raise NotFoundError(f"the configuration has no model {name!r}")
+            made = await asyncio.to_thread(self._make_again, name)
             try:
                 for model in made:
                     await model.load()
@@ -104,10 +103,21 @@ class Repository:
             for model in before.values():
                 self._unload_later(model)
 
+    def _make_again(self, name: str) -> list[ServedModel]:
+        """Return a model as the configuration has it now; called in a thread, as it reads files."""
+        try:
+            made = self._make_models(name)
+        except UsageError as error:  # the server's fault, not the client's, who must not see its paths either
+            logger.error("model %s cannot be loaded again: %s", name, error)
+            raise ServingError(f"model {name!r} cannot be loaded again: the configuration is wrong now") from None
+        if not made:
+            raise NotFoundError(f"the configuration has no model {name!r}")
+        return made
+
     async def unload(self, name: str) -> None:
         """Take a model out; the requests that it has are answered. Raises NotFoundError."""
         self.find(name)
-        async with self._changing.setdefault(name, asyncio.Lock()):
+        async with self._changing:
             self._known.clear()
             tasks = [self._unload_later(model) for model in self._models.pop(name, {}).values()]
             await asyncio.gather(*tasks)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.join import Rows
 
+from .log import logger
+
 INF = float("inf")
 #: The layout of a request that is not queued yet.
 NO_ROWS = Rows(0, (), None, can_join=False, is_whole=False)
@@ -95,10 +97,13 @@ class InferRequest:
         self.error: Exception | None = None
 
     def answer(self, outputs: dict[str, Array] | None, error: Exception | None, now_s: float) -> None:
-        """Note the outputs or the error, and tell who waits for it."""
+        """Store the outputs or the error, and call ``on_done``, which may queue other requests."""
         self.outputs = outputs
         self.error = error
         self.done_s = now_s
         self.is_done = True
         self.inputs = ()
-        self.on_done(self)
+        try:
+            self.on_done(self)
+        except Exception:  # of one client: the other requests of the batch are answered nevertheless
+            logger.exception("the answer of a request could not be delivered")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from ascend_parallel.batching.batch import Array
+from ascend_parallel.batching.batch import Array, BatchAxes
 from ascend_parallel.errors import AscendParallelError, OverloadedError, UsageError
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import TensorSpec
@@ -66,6 +67,7 @@ class ServedModel:
         self._limits = limits
         self._examples = examples
         self._batcher: Batcher | None = None
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"ascend-parallel {name}")  # one builds, one closes
 
     # ---- life
 
@@ -73,7 +75,7 @@ class ServedModel:
         """Build the model on all devices, and run the examples; raises what the runner raises."""
         self.state, self.reason = "LOADING", "is being loaded"
         try:
-            await asyncio.to_thread(self.runner.build_model)
+            await self._run_in_thread(self.runner.build_model)
             self._batcher = self._make_batcher()
             outputs = self.runner.outputs
             self.output_names = None if outputs is None else [spec.name for spec in outputs]
@@ -82,13 +84,17 @@ class ServedModel:
         except BaseException as error:
             self.state, self.reason = "UNAVAILABLE", str(error)
             with contextlib.suppress(AscendParallelError):
-                await asyncio.to_thread(self.runner.close)
+                await self._run_in_thread(self.runner.close)
             raise
         self.state, self.reason = "READY", ""
 
+    async def _run_in_thread(self, function: Callable[[], None]) -> None:
+        """Run a function in a thread of this model's: nobody's end waits for the builds of others."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
     def _make_batcher(self) -> Batcher:
         runner = self.runner
-        fixed = fixed_rows(runner.inputs)
+        fixed = fixed_rows(runner.inputs, runner.model_of_batches().batch_axes)
         max_rows = fixed or self._limits.max_rows
         model = runner.model_of_batches(max_rows=None if fixed else max_rows)
         self.batch_axes = dict(model.batch_axes)
@@ -108,7 +114,7 @@ class ServedModel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._batcher.drain(), timeout_s)
             self.give_up()
-        await asyncio.to_thread(self.runner.close)
+        await self._run_in_thread(self.runner.close)
         self._batcher = None
         self.state, self.reason = "UNAVAILABLE", "unloaded"
 
@@ -181,8 +187,12 @@ class ServedModel:
         return 0 if self._batcher is None else self._batcher.limits.max_rows
 
 
-def fixed_rows(inputs: Sequence[TensorSpec] | None) -> int | None:
-    """Return the fixed size of the first axis that all inputs with one agree about; None where it is open."""
-    sizes = {spec.shape[0] for spec in inputs or () if spec.shape}
+def fixed_rows(inputs: Sequence[TensorSpec] | None, batch_axes: BatchAxes) -> int | None:
+    """Return how many rows a model of fixed size takes; None where an input leaves them open, or they differ."""
+    sizes = set()
+    for spec in inputs or ():
+        axis = batch_axes.get(spec.name, 0)
+        if axis is not None and spec.shape:
+            sizes.add(spec.shape[axis])
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) else None

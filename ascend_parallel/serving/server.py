@@ -63,6 +63,7 @@ class Server:
             shared_memory_prefix=config.shared_memory_prefix,
         )
         self._end = asyncio.Event()
+        self._draining: asyncio.Future[None] | None = None
 
     def _make_models(self, name: str) -> list[ServedModel]:
         return [make_served_model(model) for model in self._read_config().models if model.name == name]
@@ -134,16 +135,23 @@ class Server:
             loop.add_signal_handler(number, self._begin_end, number)
 
     def _begin_end(self, number: int) -> None:
-        if self._end.is_set() and number == signal.SIGINT:
+        if self._end.is_set() and number == signal.SIGINT and self._draining is not None:
             logger.warning("ending at once")
-            self._repository.give_up()
+            self._draining.cancel()
         self._end.set()
 
     async def _drain(self, sides: Sequence[HttpServer | GrpcServer]) -> None:
-        """Answer what was accepted, for a bounded time; then end everything."""
+        """Answer what was accepted, for a bounded time, or until a second Ctrl-C; then end everything."""
         end_s = time.monotonic() + self._config.drain_timeout_s
         self._repository.is_draining = True
         logger.info("ending: requests are answered for at most %g s", self._config.drain_timeout_s)
+        self._draining = asyncio.ensure_future(self._answer_accepted(sides, end_s))
+        await asyncio.wait([self._draining])
+        self._repository.give_up()
+        await asyncio.gather(*[side.close(0.0) for side in sides])
+        await self._repository.close(0.0)
+
+    async def _answer_accepted(self, sides: Sequence[HttpServer | GrpcServer], end_s: float) -> None:
         await asyncio.gather(*[side.wait_until_quiet(self._config.drain_timeout_s / 2) for side in sides])
         await asyncio.gather(*[side.close(max(0.0, end_s - time.monotonic())) for side in sides])
         await self._repository.close(max(0.0, end_s - time.monotonic()))

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from ascend_parallel import DeadlineError, EngineError, OverloadedError, ParallelPredictUtils, ShapeError
+from ascend_parallel import (
+    DeadlineError,
+    EngineError,
+    OverloadedError,
+    ParallelPredictUtils,
+    ShapeError,
+    TooLargeError,
+)
 from ascend_parallel.serving.batcher import Limits
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
@@ -236,7 +243,76 @@ def test_rows_along_another_axis(tmp_path):
                 assert np.array_equal(outputs["y"], 2 * x)
 
         loop.run(send())
+        assert client.model.max_rows == 8
         assert client.model.stats.batches < 30
+
+
+def test_an_output_of_fixed_size_is_not_taken_for_rows(tmp_path, caplog):
+    path = make_onnx(
+        tmp_path / "constant.onnx",
+        {"x": ["batch", 3]},
+        [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Constant", [], ["c"], value_floats=[1, 2, 3, 4])],
+        {"y": ["batch", 3], "c": [4]},
+    )
+    with serving_in_loop(ParallelPredictUtils(path, devices="cpu:0"), Limits(8)) as (loop, client):
+
+        async def send():
+            inputs = [np.full((2, 3), i, np.float32) for i in range(20)]
+            for outputs in await asyncio.gather(*[client.infer(x=x) for x in inputs]):
+                assert outputs["c"].tolist() == [1, 2, 3, 4]
+
+        loop.run(send())
+    assert "the model fixes axis 0 of 'c'" in caplog.text
+
+
+def test_an_answer_that_cannot_be_delivered_is_nobody_elses(factories, caplog):
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0")
+    with serving_in_loop(runner, Limits(8)) as (loop, client):
+
+        async def send():
+            def fail(request):
+                raise RuntimeError("the handler is closed")
+
+            requests = [InferRequest(["x"], [np.ones((1, 2), np.float32)], fail) for _ in range(3)]
+            futures = []
+            for request in requests:
+                client.model.add(request)
+                futures.append(client.send({"x": np.ones((1, 2), np.float32)})[0])
+            await asyncio.gather(*futures)
+
+        loop.run(send())
+    assert caplog.text.count("could not be delivered") == 3
+
+
+def test_a_request_of_too_many_rows_is_refused(factories):
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0")
+    with serving_in_loop(runner, Limits(1)) as (loop, client):
+
+        async def send():
+            with pytest.raises(TooLargeError, match="100000 rows; the server takes at most 1024"):
+                client.send({"x": np.ones((100_000, 1), np.float32)})
+
+        loop.run(send())
+
+
+def test_a_deadline_that_comes_while_another_is_told_is_kept(factories):
+    runner = ParallelPredictUtils(f"{factories}:moody", devices="cpu:0", predict_timeout_s=30)
+    with serving_in_loop(runner, Limits(1, timeout_s=30)) as (loop, client):
+        hang = {"x": np.full((1, 2), -3, np.float32)}
+
+        async def send():
+            told = client.loop.create_future()
+
+            def send_another(request):
+                second = client.send(hang, deadline_s=time.monotonic() + 0.3)[0]
+                second.add_done_callback(lambda future: told.set_result(future.exception()))
+
+            client.send(hang, deadline_s=time.monotonic() + 20)
+            client.model.add(InferRequest(["x"], [hang["x"]], send_another, deadline_s=time.monotonic() + 0.1))
+            assert isinstance(await asyncio.wait_for(told, 5), DeadlineError)
+
+        loop.run(send())
+        runner.close()
 
 
 def test_outputs_that_cannot_be_split_end_the_joining(tmp_path, caplog):
