@@ -5,6 +5,7 @@ from __future__ import annotations
 from .spec import (
     DEVICE_TYPES,
     HARDWARE,
+    PADDLE_TYPES,
     Device,
     Discovery,
     FoundDevice,
@@ -18,6 +19,7 @@ from .spec import (
 __all__ = [
     "DEVICE_TYPES",
     "HARDWARE",
+    "PADDLE_TYPES",
     "Device",
     "Discovery",
     "FoundDevice",

@@ -13,6 +13,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from ascend_parallel.devices.spec import (
     parse_visible_ascend,
     usable_cores,
 )
+from ascend_parallel.devices.vendor_tools import VENDOR_TOOLS, VendorTool
 
 __all__ = ["Discovery", "FoundDevice", "check_devices_exist", "default_devices", "discover", "remember"]
 
@@ -63,6 +65,8 @@ def run_tool(command: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S) -> str:
     Raises:
         OSError: if the tool is missing (FileNotFoundError), hangs (TimeoutError) or fails.
     """
+    if shutil.which(command[0], os.F_OK) is None:
+        raise FileNotFoundError(f"{command[0]} is not on the PATH")
     shown = " ".join(word for word in command if not word.startswith("--"))
     try:
         process = subprocess.Popen(
@@ -107,7 +111,7 @@ def discover(
     environ: Mapping[str, str] = os.environ,
     dev_dir: Path = Path("/dev"),
 ) -> Discovery:
-    """Find the Ascend devices, the GPUs and the CPU of this machine, as this process sees them.
+    """Find the Ascend devices, the GPUs, Paddle's devices and the CPU of this machine, as this process sees them.
 
     The arguments are for tests. A tool that fails is a warning, not an error.
 
@@ -117,12 +121,14 @@ def discover(
     if _remembered and run is run_tool:
         return _remembered[-1]
     ascend, gpus = _find_ascend(run, environ, dev_dir), _find_gpus(run, environ)
+    others = [_find_with_tool(kind, tool, run, environ) for kind, tool in VENDOR_TOOLS.items()]
+    found = [ascend, gpus, *others]
     cores = f"{usable_cores()} usable cores"
     cpu = FoundDevice(Device("cpu", 0), platform.machine(), source="system", note=cores)
     return Discovery(
-        [*ascend.devices, *gpus.devices, cpu],
-        [*ascend.warnings, *_ill_health(ascend.devices), *gpus.warnings],
-        ascend.complete | gpus.complete,
+        [*(device for part in found for device in part.devices), cpu],
+        [*_ill_health(ascend.devices), *(warning for part in found for warning in part.warnings)],
+        frozenset().union(*(part.complete for part in found)),
     )
 
 
@@ -208,6 +214,30 @@ def _find_gpus(run: Run, environ: Mapping[str, str]) -> Discovery:
         return Discovery(devices, [], frozenset({"gpu"}))
     restricted, ignored = _restrict("gpu", devices, visible.split(","), variable, complete=True)
     return Discovery(restricted, ignored, frozenset({"gpu"}))
+
+
+def _find_with_tool(kind: str, tool: VendorTool, run: Run, environ: Mapping[str, str]) -> Discovery:
+    """Return the devices of one of Paddle's types; the tool's output is trusted only where it lists some."""
+    warning = ""
+    for command in tool.commands:
+        try:
+            output = run(command)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            warning = str(error)
+            continue
+        devices = tool.parse(kind, output)
+        if devices:
+            break
+        warning = f"{command[0]} printed no devices that are known here: {_shorten(output)}"
+    else:
+        return Discovery([], [warning] if warning else [])
+    visible = environ.get(tool.variable)
+    if not visible:
+        return Discovery(devices, [], frozenset({kind}))
+    restricted, ignored = _restrict(kind, devices, visible.split(","), tool.variable, complete=True)
+    return Discovery(restricted, ignored, frozenset({kind}))
 
 
 def _restrict(

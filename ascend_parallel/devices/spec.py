@@ -20,6 +20,7 @@ from ascend_parallel.errors import DeviceSpecError
 __all__ = [
     "DEVICE_TYPES",
     "HARDWARE",
+    "PADDLE_TYPES",
     "Device",
     "Discovery",
     "FoundDevice",
@@ -30,7 +31,9 @@ __all__ = [
     "usable_cores",
 ]
 
-DEVICE_TYPES = ("ascend", "gpu", "tensorrt", "cpu", "openvino", "simulated")
+#: Types that only PaddleX and PaddleOCR run on, by Paddle's own names: see :mod:`.vendor_tools`.
+PADDLE_TYPES = ("xpu", "mlu", "gcu", "dcu", "iluvatar_gpu", "metax_gpu")
+DEVICE_TYPES = ("ascend", "gpu", "tensorrt", "cpu", "openvino", "simulated", *PADDLE_TYPES)
 #: Types that name a way to run a model on hardware that has a type of its own.
 HARDWARE = {"tensorrt": "gpu", "openvino": "cpu"}
 #: Types whose ids are labels: any number of such devices shares the hardware.
@@ -135,7 +138,7 @@ def _device_type(name: str, spec: str) -> str:
     hint = f"did you mean {matches[0]!r}? " if matches else ""
     raise DeviceSpecError(
         f"unknown device type {name!r} in {spec!r}: {hint}known are ascend (or npu), gpu (or cuda), tensorrt, cpu, "
-        "openvino and simulated"
+        f"openvino, simulated and, for PaddleX and PaddleOCR, {', '.join(PADDLE_TYPES)}"
     )
 
 
@@ -212,8 +215,8 @@ class Discovery:
 
 
 def default_devices(discovery: Discovery) -> list[Device]:
-    """Return the devices used by default: all Ascend devices, else all GPUs, else ``cpu:0``."""
-    for kind in ("ascend", "gpu"):
+    """Return the devices used by default: all Ascend devices, else all GPUs, else those of Paddle, else ``cpu:0``."""
+    for kind in ("ascend", "gpu", *PADDLE_TYPES):
         devices = [found.device for found in discovery.devices if found.device.type == kind]
         if devices:
             return devices

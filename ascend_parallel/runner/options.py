@@ -333,7 +333,7 @@ def choose_devices(
         found = [d for d in default_devices(discover()) if d.type in engine.device_types]
         kind = found[0].type if found else engine.device_types[-1]
         chosen = [Device(kind, i) for i in range(device_num)] if device_num else found or [Device(kind, 0)]
-    if any(device.hardware.type in ("ascend", "gpu") for device in chosen):
+    if any(device.hardware.type not in ("cpu", "simulated") for device in chosen):
         check_devices_exist(chosen, discover())
     check_devices(chosen, engine)
     return chosen

@@ -294,4 +294,4 @@ def test_all_public_names_are_listed() -> None:
         for name, value in vars(devices_module).items()
         if getattr(value, "__module__", "") == devices_module.__name__ and not name.startswith("_")
     }
-    assert public | {"DEVICE_TYPES", "HARDWARE"} == set(devices_module.__all__)
+    assert public | {"DEVICE_TYPES", "HARDWARE", "PADDLE_TYPES"} == set(devices_module.__all__)
