@@ -15,7 +15,7 @@ from ascend_parallel.mapping.settings import MapSettings
 from ascend_parallel.mapping.start_ahead import start_ahead
 
 from . import map_options as opt
-from .arguments import Precision, WorkerPython, read_options
+from .arguments import Precision, ShareWeights, WorkerPython, read_options
 
 if TYPE_CHECKING:
     from ascend_parallel.backends.processes.start import StartedAhead
@@ -46,9 +46,12 @@ def map_command(
     batch_size: opt.BatchSize = 1,
     option: opt.Options = None,
     precision: Precision = None,
+    predict_option: opt.PredictOptions = None,
+    pages: opt.Pages = "separate",
     preprocess: opt.Preprocess = None,
     postprocess: opt.Postprocess = None,
     output_format: opt.OutputFormat = "files",
+    save: opt.Save = None,
     timeout_s: opt.TimeoutS = 600.0,
     resume: opt.Resume = False,
     retry_failed: opt.RetryFailed = False,
@@ -56,6 +59,7 @@ def map_command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     workers: opt.MapWorkers = "processes",
+    share_weights: ShareWeights = False,
     worker_python: WorkerPython = None,
 ) -> None:
     """Run a pipeline over a folder of files, on all devices.
@@ -66,18 +70,9 @@ def map_command(
 
     ascend-parallel map paddlex:OCR --input-dir scans --output-dir out --devices gpu:0,1 --instances-per-device 2
     """
-    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
-    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
-    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python, "precision": precision}
-    settings = MapSettings(
-        pipeline=pipeline,
-        devices=devices,
-        instances_per_device=instances_per_device,
-        batch_size=batch_size,
-        options=read_options(option, "--option"),
-        input_dir=input_dir,
-        **told,
-    )
+    options = read_options(option, "--option")
+    predict_options = read_options(predict_option, "--predict-option")
+    settings = MapSettings.pick(locals())
     with start_ahead(settings) as started:
         files = list_inputs(input_dir, input_list, input_glob_pattern, recursive, output_dir)
         _Job(files, settings, report, started, quiet=quiet, verbose=verbose).run()
@@ -173,6 +168,8 @@ class _Job:
                         if self._verbose:
                             self._print(f"failed: {_show(outcome.file)}: {outcome.error}")
                 view.update()
+        for note in self._run.notes:
+            self._print(f"note: {note}")
 
     def _write_report(self) -> None:
         """Write the report; if no file was processed, print that there is none."""

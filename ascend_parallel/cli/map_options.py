@@ -52,6 +52,25 @@ Options = Annotated[
         help="Option of the pipeline's constructor or, for a model file, of its engine; repeatable.",
     ),
 ]
+PredictOptions = Annotated[
+    list[str] | None,
+    typer.Option("--predict-option", metavar="NAME=VALUE", help="Option of the pipeline's predict; repeatable."),
+]
+Pages = Annotated[
+    str,
+    typer.Option(
+        help="What becomes of the pages of a document: separate: a result each; restructured: tables merged across "
+        "pages, titles in their levels (PaddleOCR-VL); joined: one result (also PP-StructureV3: its Markdown)."
+    ),
+]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMATS",
+        help="Formats in which PaddleX's results save themselves, such as json,img,markdown,html,xlsx,csv, or all: to "
+        "a folder for each file.",
+    ),
+]
 Preprocess = Annotated[
     str | None,
     typer.Option(

@@ -31,17 +31,21 @@ def parallel_map(
     batch_size: int = 1,
     options: Mapping[str, Any] | None = None,
     precision: str | None = None,
+    predict_options: Mapping[str, Any] | None = None,
+    pages: str = "separate",
     pattern: str = "*",
     recursive: bool = False,
     preprocess: str | None = None,
     postprocess: str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     output_format: str = "files",
+    save: str | Iterable[str] | None = None,
     resume: bool = False,
     retry_failed: bool = False,
     ordered: bool = True,
     timeout_s: float = 600.0,
     workers: str = "processes",
+    share_weights: bool = False,
     worker_python: str | os.PathLike[str] | None = None,
 ) -> Iterator[Outcome]:
     """Run files through a pipeline on all devices; yield an :class:`Outcome` for each file.
@@ -65,6 +69,10 @@ def parallel_map(
         batch_size: files that the pipeline is given at a time.
         options: keywords of the pipeline's constructor; of a model file, options of its engine.
         precision: of a model file: "fp32", "fp16", "bf16" or "int8"; what its engine cannot compute is refused.
+        predict_options: keywords of the pipeline's ``predict``.
+        pages: what becomes of the pages of a document: "separate", a result each; "restructured", with tables merged
+            across pages and titles in their levels (PaddleOCR-VL); "joined", one result (also PP-StructureV3 and
+            PP-DocTranslation, whose Markdown texts are joined).
         pattern: which files of the folder.
         recursive: those in its sub-folders, too.
         preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
@@ -74,11 +82,15 @@ def parallel_map(
         output_dir: the folder for results and ``manifest.jsonl``; None: results are returned in ``outcome.results``,
             with the types of JSON, and arrays and images as numpy arrays.
         output_format: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
+        save: formats in which PaddleX's results save themselves, such as ``"json,img,markdown"`` or ``"all"``: each
+            input file gets a folder of its own, and each page a folder in it.
         resume: continue an interrupted run: files in its manifest are neither processed nor yielded.
         retry_failed: with ``resume``: process the failed files again.
         ordered: yield outcomes in the order of the inputs; else in the order of completion.
         timeout_s: time limit per file; a worker that exceeds it is killed.
         workers: "processes"; or, for a model file, "threads" of this process, which share one set of weights.
+        share_weights: of a model file, whether worker processes on CPUs map one set of weights instead of loading one
+            each.
         worker_python: the Python interpreter of the workers, if the pipeline needs another one.
 
     Yields:
@@ -89,20 +101,9 @@ def parallel_map(
         WorkerError: if the pipeline could not be built, or no device is left.
         DiskError: if the output folder accepts no more files.
     """
+    input_dir = inputs if isinstance(inputs, (str, os.PathLike)) else None
+    settings = MapSettings.pick(locals(), max_ahead=_MAX_AHEAD if ordered else None)
     files = _list(inputs, pattern, recursive, output_dir)
-    told: dict[str, Any] = {"engine": engine, "preprocess": preprocess, "postprocess": postprocess}
-    told |= {"output_dir": output_dir, "output_format": output_format, "resume": resume, "retry_failed": retry_failed}
-    told |= {"timeout_s": timeout_s, "workers": workers, "worker_python": worker_python, "precision": precision}
-    settings = MapSettings(
-        pipeline=pipeline,
-        devices=devices,
-        instances_per_device=instances_per_device,
-        batch_size=batch_size,
-        options=options,
-        max_ahead=_MAX_AHEAD if ordered else None,
-        input_dir=inputs if isinstance(inputs, (str, os.PathLike)) else None,
-        **told,
-    )
     run = MapRun(files, settings)
     return _in_order(run) if ordered else _as_they_come(run)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring_ascii as quote
@@ -207,8 +208,11 @@ class RunManifest:
             raise _disk_error(self.folder / name, error) from error
 
     def remove_partial_files(self) -> None:
-        """Remove the partial files that killed workers have left."""
-        for folder, _, names in os.walk(self.folder):
+        """Remove the partial files and folders that killed workers have left."""
+        for folder, folders, names in os.walk(self.folder):
+            for name in [each for each in folders if each.startswith(PARTIAL)]:
+                shutil.rmtree(Path(folder) / name, ignore_errors=True)
+                folders.remove(name)
             for name in names:
                 if name.startswith(PARTIAL):
                     (Path(folder) / name).unlink(missing_ok=True)

@@ -4,12 +4,14 @@ A bundle is the list of files that one message to a worker carries. It is one ba
 batches if they are quick, so that the cost of messages stays negligible. The worker runs the batches of a bundle one
 after the other; it repeats a batch that raises file by file. If a worker dies or hangs, the files of its bundle are
 sent again, one per bundle. A file that ends its worker a second time has failed.
+
+As long as no file has succeeded, failures are in doubt: the pipeline may be broken in that process (see doubts.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -28,10 +30,11 @@ from ascend_parallel.worker.pipelines.payload import (
     UNSAVED,
     UNTRIED,
     pack_files,
-    unpack_records,
+    unpack_reply,
     unpack_results,
 )
 
+from .doubts import Doubts
 from .files import File
 from .outcome import Outcome
 
@@ -45,6 +48,8 @@ _MAX_FILES = 2000
 _SMOOTHING = 0.3
 #: A file has failed after it has ended this many workers.
 _MAX_DEATHS = 2
+#: A file has failed after so many failures in workers that were broken from their start.
+_MAX_SUSPICIONS = 3
 #: After this many deaths in a row, without a bundle completed in between, the run fails: the files are not the cause.
 _MAX_DEATHS_IN_A_ROW = 40
 
@@ -55,10 +60,12 @@ class BundleResult(NamedTuple):
     Attributes:
         outcomes: of the finished files; files that will be sent again are missing.
         lines: lines for ``results.jsonl``; empty if results are not kept there.
+        notes: sentences of the worker for the user.
     """
 
     outcomes: list[Outcome]
     lines: bytes = b""
+    notes: Sequence[str] = ()
 
 
 class _Bundle(NamedTuple):
@@ -110,6 +117,8 @@ class Mapper:
         self._first_unfinished = 0
         self._deaths_in_a_row = 0
         self._known_good: str | None = None
+        self._doubts = Doubts()
+        self._suspicions: dict[int, int] = {}
         self._disk_error: DiskError | None = None
         self._in_flight = 0
         self._replies: SimpleQueue[_Bundle] = SimpleQueue()
@@ -130,10 +139,30 @@ class Mapper:
             done = self._complete(bundle)
             if self._disk_error is None:
                 self._fill()  # before the yield, so that no worker waits for the caller
-            if done.outcomes:
+            done.outcomes.extend(self._settle_doubts())
+            if done.outcomes or done.notes:
                 yield done
         if self._disk_error is not None:
             raise self._disk_error
+
+    def _settle_doubts(self) -> list[Outcome]:
+        """Try the files in doubt again where that may tell more; else return their failures."""
+        if self._known_good is not None:
+            self._untried.extend(self._doubts.take_positions())
+            if self._disk_error is None:
+                self._fill()
+            return []
+        if self._in_flight and not self._doubts.are_too_many:
+            return []
+        if not self._in_flight and self._disk_error is None:
+            self._untried.extend(self._doubts.take_for_second_round())
+            self._fill()
+        return [] if self._in_flight and not self._doubts.are_too_many else self._finish(self._doubts.take())
+
+    def _finish(self, failures: Mapping[int, Outcome]) -> list[Outcome]:
+        for position in failures:
+            self._is_finished[position] = True
+        return list(failures.values())
 
     # ---- sending
 
@@ -174,7 +203,8 @@ class Mapper:
         return batches * self._batch_size
 
     def _send(self, positions: Sequence[int], timeout_s: float) -> None:
-        request = pack_files([self._files[position] for position in positions], self._known_good)
+        files = [self._files[position] for position in positions]
+        request = pack_files(files, self._known_good, self._doubts.fresh_after)
         future = self._runner.submit({FILES: request}, timeout_s=timeout_s)
         self._in_flight += 1
         bundle = _Bundle(positions, future)
@@ -187,29 +217,40 @@ class Mapper:
         if isinstance(error, WorkerError):
             return self._requeue(bundle.positions, error)
         self._deaths_in_a_row = 0
-        device, records, text, arrays = unpack_records(bundle.future.result()[RECORDS])
-        results = iter(unpack_results(text, arrays) if self._keep == "values" else ())
-        outcomes: list[Outcome] = []
-        for position, (status, seconds, detail) in zip(bundle.positions, records, strict=False):
+        reply = unpack_reply(bundle.future.result()[RECORDS])
+        results = iter(unpack_results(reply.text, reply.arrays) if self._keep == "values" else ())
+        outcomes: dict[int, Outcome] = {}
+        for position, (status, seconds, detail) in zip(bundle.positions, reply.records, strict=False):
             path, name = self._files[position]
             if status == DONE:
                 outputs = tuple(detail or ())
-                outcome = Outcome(name, path, True, "", seconds, device, outputs, tuple(next(results, ())))
+                found = Outcome(name, path, True, "", seconds, reply.device, outputs, tuple(next(results, ())))
                 self._known_good = self._known_good or path
-            elif status in (UNTRIED, SUSPECT):
-                (self._untried if status == UNTRIED else self._retries).append(position)
-                continue
+                outcomes[position] = found
             elif status == UNSAVED:
                 self._disk_error = DiskError(f"{detail}; correct that, and repeat the command with --resume")
                 break
-            else:
-                outcome = Outcome(name, path, False, detail, seconds, device)
-            outcomes.append(outcome)
-            self._is_finished[position] = True
-        tried = [seconds for status, seconds, _ in records if status in (DONE, FAILED)]
+            elif not self._is_sent_again(position, status):
+                failure = Outcome(name, path, False, detail, seconds, reply.device)
+                if not self._doubts.hold(position, failure, is_certain=reply.is_certain):
+                    outcomes[position] = failure
+        tried = [seconds for status, seconds, _ in reply.records if status in (DONE, FAILED)]
         if tried:
             self._update_bundle_size(sum(tried) / len(tried))
-        return BundleResult(outcomes, text if self._keep == "lines" else b"")
+        return BundleResult(self._finish(outcomes), reply.text if self._keep == "lines" else b"", reply.notes)
+
+    def _is_sent_again(self, position: int, status: int) -> bool:
+        """Queue a file again that was not tried, or whose failure may be its worker's fault, but not without end."""
+        if status == UNTRIED:
+            self._untried.append(position)
+            return True
+        if status != SUSPECT:
+            return False
+        self._suspicions[position] = self._suspicions.get(position, 0) + 1
+        if self._suspicions[position] > _MAX_SUSPICIONS:
+            return False
+        self._retries.append(position)
+        return True
 
     def _requeue(self, positions: Sequence[int], error: WorkerError) -> BundleResult:
         """Requeue the files of a worker that ended, one per bundle; files that were sent alone before have failed."""

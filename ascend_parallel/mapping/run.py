@@ -15,7 +15,7 @@ from ascend_parallel.worker.engines import ENGINES
 from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 
 from .files import File
-from .manifest import RunManifest
+from .manifest import MANIFEST, RESULTS, SETTINGS, RunManifest
 from .mapper import Mapper
 from .outcome import Outcome
 from .settings import MapSettings
@@ -35,6 +35,7 @@ class MapRun:
         total: the number of all files.
         failures: name -> reason, of the files that failed in an earlier run.
         manifest: the manifest; None if results are returned.
+        notes: what workers had to say to the user, each once; grows while the run goes on.
         devices: the devices of the workers.
         workers: the number of workers.
     """
@@ -50,22 +51,21 @@ class MapRun:
         Raises:
             UsageError: if an argument is invalid.
         """
-        spec = read_pipeline(
-            settings.pipeline, settings.engine, settings.options or {}, settings.preprocess, settings.postprocess
-        )
-        spec = _add_precision(spec, settings)
+        spec = _add_precision(read_pipeline(settings), settings)
         self._settings = settings
         self._runner = _make_runner(spec, settings, started)
         self.devices = self._runner.devices
         engine = load_engine(spec.options.get("engine", spec.engine))
         check_devices(self.devices, engine)
-        check_workers(settings.workers, engine, settings.worker_python)
+        check_workers(settings.workers, engine, settings.worker_python, settings.share_weights)
         self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
         self.files = list(files)
         self.failures: dict[str, str] = {}
+        self.notes: dict[str, None] = {}
         self.manifest: RunManifest | None = None
         if settings.output_dir is not None:
+            check_output_names(files, settings)
             self.manifest = RunManifest(
                 settings.output_dir, _settings_of_results(spec, settings), with_results=settings.keep == "lines"
             )
@@ -106,6 +106,7 @@ class MapRun:
                     max_ahead=settings.max_ahead,
                 )
                 for done in mapper.run():
+                    self.notes.update(dict.fromkeys(done.notes))
                     if self.manifest is not None:
                         self.manifest.add(done.outcomes, done.lines)
                     yield done.outcomes
@@ -147,6 +148,7 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhea
         engine=spec.engine,
         engine_options=engine_options,
         instances=settings.instances_per_device,
+        share_weights=settings.share_weights,
         workers=settings.workers,
         worker_python=settings.worker_python,
         batch_axes={FILES: None, RECORDS: None},
@@ -161,3 +163,26 @@ def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str,
     options = {name: value for name, value in spec.options.items() if value}
     folder = {} if settings.input_dir is None else {"input_dir": os.path.abspath(settings.input_dir)}
     return {"pipeline": spec.model, **options, **folder, "output_format": settings.output_format}
+
+
+def check_output_names(files: Sequence[File], settings: MapSettings) -> None:
+    """Check that no output of one file can have the name of another's, or of the run's own files.
+
+    Raises:
+        UsageError: if one can.
+    """
+    if settings.keep != "files":
+        return
+    if settings.save is not None:  # a folder for each file
+        for file in files:
+            if file.name in (MANIFEST, SETTINGS, RESULTS):
+                raise UsageError(f"the folder for the outputs of {file.path} would be the run's own file: rename it")
+        return
+    names = {file.name for file in files}
+    for file in files:
+        document, _, page = file.name.rpartition("_")
+        if document in names and page.isdecimal() and page == str(int(page)):
+            raise UsageError(
+                f"page {page} of {document} and {file.name} itself would both be saved as {file.name}.json: rename one "
+                "of them, or use the output format jsonl, or save, which makes a folder for each file"
+            )

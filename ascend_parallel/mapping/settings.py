@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ascend_parallel.checks import check_one_of, check_seconds, check_whole_number
 from ascend_parallel.errors import UsageError
+from ascend_parallel.worker.pipelines.choices import ALL, PAGES, RESULT_FORMATS, SEPARATE
 
 if TYPE_CHECKING:
     from ascend_parallel.devices import Device
 
-__all__ = ["OUTPUT_FORMATS", "MapSettings"]
+__all__ = ["OUTPUT_FORMATS", "MapSettings", "read_formats"]
 
 #: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
 OUTPUT_FORMATS = ("files", "jsonl")
@@ -49,6 +50,16 @@ class MapSettings:
     input_dir: str | os.PathLike[str] | None = None
     engine: str | None = None
     workers: str = "processes"
+    predict_options: Mapping[str, Any] | None = None
+    pages: str = SEPARATE
+    save: str | Iterable[str] | None = None
+    share_weights: bool = False
+
+    @classmethod
+    def pick(cls, arguments: Mapping[str, Any], **others: Any) -> MapSettings:
+        """Return the settings among some arguments by name, which may hold other things, and others."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in arguments.items() if name in names}, **others)
 
     def __post_init__(self) -> None:
         """Check what no other place checks; raises UsageError."""
@@ -56,6 +67,9 @@ class MapSettings:
         check_whole_number("instances_per_device", self.instances_per_device, 1)
         check_seconds("timeout_s", self.timeout_s)
         check_one_of("output_format", self.output_format, OUTPUT_FORMATS)
+        check_one_of("pages", self.pages, PAGES)
+        if read_formats(self.save) and (self.output_dir is None or self.output_format != "files"):
+            raise UsageError("save writes files: it needs an output_dir, and not the output_format jsonl")
         if self.output_dir is None and (self.resume or self.output_format != "files"):
             raise UsageError("resume and output_format need an output_dir: without one, results are returned")
         if self.retry_failed and not self.resume:
@@ -67,3 +81,21 @@ class MapSettings:
         if self.output_dir is None:
             return "values"
         return "files" if self.output_format == "files" else "lines"
+
+
+def read_formats(save: str | Iterable[str] | None) -> list[str]:
+    """Return the formats that ``save`` names: "json,img", or a list of names.
+
+    Raises:
+        UsageError: if one is unknown or named twice, or "all" is not alone.
+    """
+    if save is None:
+        return []
+    names = [name.strip() for name in save.split(",")] if isinstance(save, str) else list(save)
+    known = ", ".join(RESULT_FORMATS)
+    for name in names:
+        if name not in RESULT_FORMATS:
+            raise UsageError(f"save names {name!r}; expected one or more of {known}, with commas")
+    if not names or len(set(names)) < len(names) or (ALL in names and len(names) > 1):
+        raise UsageError(f"save is {save!r}; expected each of {known} once at most, and {ALL} alone")
+    return names

@@ -117,7 +117,10 @@ def test_the_variable_of_a_type_renumbers_its_devices(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("output", "words"),
-    [("cannot open the driver", "efsmi printed no devices that are known here: cannot open"), (TimeoutError("hung"), "hung")],
+    [
+        ("cannot open the driver", "efsmi printed no devices that are known here: cannot open"),
+        (TimeoutError("hung"), "hung"),
+    ],
 )
 def test_a_tool_that_is_not_understood_is_a_warning_and_its_devices_may_be_named(
     output: str | OSError, words: str, tmp_path: Path

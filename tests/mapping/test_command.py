@@ -60,7 +60,7 @@ MISTAKES = {
     "no such file": (["no.py:make", *USUAL], "there is no file no.py"),
     "no such configuration": (["paddlex:no.yaml", *USUAL], "there is no configuration file no.yaml"),
     "no such model": (["no.onnx", *USUAL], "there is no model file no.onnx"),
-    "preprocess of no model": ([DESCRIBE, *USUAL, "--preprocess", "a:b"], "are for model files"),
+    "preprocess of no model": ([DESCRIBE, *USUAL, "--preprocess", "a:b"], "preprocess goes with model files only"),
     "preprocess no function": (["model.onnx", *USUAL, "--preprocess", "a"], "preprocess is 'a'; expected 'module:"),
     "engine option": (["model.onnx", *USUAL, "--option", "thread=1"], "has no option 'thread'"),
     "option form": ([DESCRIBE, *USUAL, "--option", "a"], "--option 'a' is not of the form NAME=VALUE"),

@@ -242,5 +242,5 @@ def test_misspelt_arguments_are_errors(tmp_path):
     folders.fill(tmp_path / "in", ["1.jpg"])
     with pytest.raises(TypeError, match="batchsize"):
         parallel_map(folders.pipeline("describe"), tmp_path / "in", batchsize=4)
-    with pytest.raises(UsageError, match="preprocess and postprocess are for model files"):
+    with pytest.raises(UsageError, match="preprocess goes with model files only"):
         parallel_map(folders.pipeline("describe"), tmp_path / "in", preprocess="a:b")

@@ -6,7 +6,7 @@ stacked, run, and split again. ``postprocess`` converts the outputs of one row, 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -32,6 +32,13 @@ class ModelFileEngine(PipelineEngine):
     spreads_over_cores = True
     needs_instances = True
 
+    @classmethod
+    def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
+        """Ask the inner engine."""
+        from . import find_engine
+
+        return find_engine(options["engine"]).why_not_shareable(models, device_types, options["pipeline_options"])
+
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from . import build_engine, find_engine
 
@@ -41,6 +48,8 @@ class ModelFileEngine(PipelineEngine):
             inner_options.setdefault("threads", options["threads"])
         if inner_class.needs_instances:
             inner_options.setdefault("instances", options["instances"])
+        if options.get("share_weights"):
+            inner_options["share_weights"] = True
         inner = build_engine(inner_class, model, device, inner_options)
         if not inner.inputs:
             raise ValueError("%s tells no inputs of %s, from which map makes rows" % (inner_class.name, model))

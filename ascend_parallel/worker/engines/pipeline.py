@@ -11,19 +11,20 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..pipelines.payload import RECORDS, pack_records, pad, unpack_files
+from ..pipelines.payload import RECORDS, Reply, pack_reply, pad, unpack_files
 from .base import Arrays, Engine
 
 
 class PipelineEngine(Engine):
     """A pipeline (see pipelines/opening.py).
 
-    Options: ``pipeline_options`` (keyword arguments of its constructor), ``batch_size`` (files per call of the
-    pipeline), ``keep`` ("files", "lines" or "values") and, with "files", ``output_dir``.
+    Options: ``pipeline_options`` (keyword arguments of its constructor), ``predict_options`` (those of ``predict``),
+    ``pages`` (see pipelines/pages.py), ``batch_size`` (files per call of the pipeline), ``keep`` ("files", "lines" or
+    "values") and, with "files", ``output_dir`` and maybe ``save``, the formats to save results in.
     """
 
     name = "pipeline"
-    device_types: Tuple[str, ...] = ("ascend", "gpu", "cpu")
+    device_types: Tuple[str, ...] = ("ascend", "gpu", "xpu", "mlu", "gcu", "dcu", "iluvatar_gpu", "metax_gpu", "cpu")
     options = None
     may_run_in_threads = False  # nobody knows all libraries that a pipeline uses
 
@@ -32,7 +33,8 @@ class PipelineEngine(Engine):
         from ..pipelines.opening import open_pipeline
 
         self._device = "%s:%d" % device
-        self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"]), options)
+        of_predict = {name: options[name] for name in ("predict_options", "pages") if name in options}
+        self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"], **of_predict), options)
 
     def set_device(self, device: Tuple[str, int]) -> None:
         """Report this device with the records."""
@@ -41,7 +43,10 @@ class PipelineEngine(Engine):
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the files of a request through the pipeline; a file's error is in its record and is not raised."""
         records = self._batches.run(*unpack_files(inputs[0]))
-        reply = pack_records(self._device, records, *self._batches.writer.take())
+        writer = self._batches.writer
+        is_certain = self._batches.last_good is not None
+        reply = pack_reply(Reply(self._device, records, is_certain, list(writer.notes), *writer.take()))
+        writer.notes.clear()
         return {RECORDS: write_to_destination(reply, destinations.get(RECORDS))}
 
 

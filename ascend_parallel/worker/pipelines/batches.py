@@ -6,14 +6,14 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ..engines.base import EngineBroken
 from .opening import Pipeline
 from .pairing import ResultMismatch, pair
 from .payload import BUNDLE_LIMIT_S, DONE, FAILED, SUSPECT, UNSAVED, UNTRIED
 from .saving import SaveError
-from .writers import FileWriter, JsonLinesWriter, ValueWriter
+from .writers import FileWriter, FormatWriter, JsonLinesWriter, ValueWriter, Writer
 
 #: (path, name).
 File = Tuple[str, str]
@@ -31,6 +31,7 @@ class BatchRunner:
 
     Attributes:
         writer: saves or collects the results.
+        last_good: the path of the last file that succeeded in this process; None before the first.
     """
 
     def __init__(self, pipeline: Pipeline, options: Dict[str, Any]) -> None:
@@ -39,9 +40,10 @@ class BatchRunner:
         self.writer = make_writer(options)
         self._is_broken = False
         self._failures_in_a_row = 0
+        self.last_good: Optional[str] = None
         self._harmless: Set[str] = set()
 
-    def run(self, files: List[File], known_good: Optional[str]) -> List[Record]:
+    def run(self, files: List[File], known_good: Optional[str], fresh_after: int) -> List[Record]:
         """Run files; return one record per file, in order. The writer holds the results that are not saved to files.
 
         If the output folder accepts no more files, the last record says so, and the files after it have no record.
@@ -51,6 +53,8 @@ class BatchRunner:
             known_good: the path of a file that was processed without an error before. If it fails now, the pipeline is
                 broken: after some errors of a device, such as CUDA's illegal memory access, every later call in the
                 same process fails.
+            fresh_after: how many files may fail without a known good one, and without a success in this process, before
+                it is to be replaced: it may have been broken from its start, or by its first file.
         """
         if self._is_broken:
             raise EngineBroken("the pipeline broke in an earlier batch")
@@ -63,8 +67,12 @@ class BatchRunner:
             except SaveError as error:
                 records.append([UNSAVED, 0.0, str(error)])
                 return records
-            if batch_records[-1][0] == FAILED and known_good is not None:
-                batch_records = self._check(batch_records, known_good)
+            if batch_records[-1][0] == FAILED:
+                good = known_good or self.last_good
+                if good is None:
+                    self._give_up_after(fresh_after)
+                else:
+                    batch_records = self._check(batch_records, good)
             records += batch_records
         return records + [[UNTRIED, 0.0, None] for _ in files[len(records) :]]
 
@@ -82,14 +90,15 @@ class BatchRunner:
             self._disable_batching(error)
             return [record for file in batch for record in self._run_batch([file])]
         self._failures_in_a_row = 0
+        self.last_good = batch[-1][0]
         seconds = round(_since(started_s) / len(batch), 6)
         return [[DONE, seconds, detail] for detail in details]
 
     def _check(self, records: List[Record], known_good: str) -> List[Record]:
         """Return the records of a batch whose last file failed, after a check that the pipeline still works.
 
-        If the pipeline is broken, the cause is unknown for a batch of several files: they are marked as suspects. A
-        file that was alone is the cause.
+        If the pipeline is broken, the cause is unknown for a batch of several files, and where no file has succeeded in
+        this process: they are marked as suspects. Otherwise a file that was alone is the cause.
         """
         reasons = {_error_kind(record[2]) for record in records if record[0] == FAILED}
         if reasons <= self._harmless and self._failures_in_a_row % _FAILURES_UNTIL_CHECK:
@@ -99,9 +108,17 @@ class BatchRunner:
         except Exception as error:
             self._is_broken = True
             print("the pipeline is broken: %s, processed before, fails now (%s)" % (known_good, failure_reason(error)))
-            return records if len(records) == 1 else [[SUSPECT, 0.0, None] if r[0] == FAILED else r for r in records]
+            if len(records) == 1 and self.last_good is not None:
+                return records
+            return [[SUSPECT, *record[1:]] if record[0] == FAILED else record for record in records]
         self._harmless |= reasons
+        self.last_good = known_good
         return records
+
+    def _give_up_after(self, failures: int) -> None:
+        if self._failures_in_a_row >= failures:
+            self._is_broken = True
+            print("%d files failed, and none went well in this process: a new one goes on" % self._failures_in_a_row)
 
     def _process(self, batch: List[File]) -> List[Any]:
         paths = [path for path, _ in batch]
@@ -114,8 +131,10 @@ class BatchRunner:
             print("%s, and the results have no input_path; from now on the pipeline gets one file at a time" % error)
 
 
-def make_writer(options: Dict[str, Any]) -> Union[FileWriter, JsonLinesWriter, ValueWriter]:
-    """Return the writer for the option ``keep``."""
+def make_writer(options: Dict[str, Any]) -> Writer:
+    """Return the writer for the options ``keep`` and ``save``."""
+    if options.get("save"):
+        return FormatWriter(options["output_dir"], options["save"])
     if options["keep"] == "files":
         return FileWriter(options["output_dir"])
     return JsonLinesWriter() if options["keep"] == "lines" else ValueWriter()

@@ -13,52 +13,71 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..engines.callable import find_predict, load_object
+from .choices import SEPARATE
+from .keywords import with_keywords
 from .paddle_threads import paddleocr_keywords, paddlex_keywords
+from .pages import arrange_pages
 
 #: A callable that gets a list of paths and returns the results.
 Pipeline = Callable[[List[str]], Iterable[Any]]
 
-#: Our device types -> Paddle's names.
-PADDLE_TYPES = {"ascend": "npu", "gpu": "gpu"}
 #: Paths with these prefixes are not files of this machine.
 _URL_BEGINNINGS = ("http://", "https://")
 
 
-def open_pipeline(spec: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
+def open_pipeline(
+    spec: str,
+    device: Tuple[str, int],
+    options: Dict[str, Any],
+    predict_options: Optional[Dict[str, Any]] = None,
+    pages: str = SEPARATE,
+) -> Pipeline:
     """Return the pipeline that ``spec`` names, built on a device.
 
+    Args:
+        spec: see above.
+        device: type and number.
+        options: keyword arguments of the constructor.
+        predict_options: keyword arguments of ``predict``.
+        pages: what becomes of the pages of a document: see :mod:`.pages`.
+
     Raises:
-        ImportError, AttributeError, TypeError: if it does not exist or is not a pipeline; the message says what is
-            missing.
+        ImportError, AttributeError, TypeError: if it does not exist, is not a pipeline, or does not take the options;
+            the message says what is missing.
     """
     library, _, name = spec.partition(":")
-    if library == "paddlex":
-        return open_paddlex(name, device, options)
-    if library == "paddleocr":
-        return open_paddleocr(name, device, options)
-    pipeline = load_object(spec)(device="%s:%d" % device, **options)
-    return check_results(find_predict(pipeline, spec), spec)
+    keywords = predict_options or {}
+    if library in _OPENERS:
+        pipeline = _OPENERS[library](name, device, options)
+        # PaddleX's outer pipeline passes everything on to the inner one.
+        inner = getattr(pipeline, "_pipeline", pipeline)
+        predict = refuse_missing(with_keywords(pipeline.predict, keywords, spec, inner.predict, strict=True))
+    else:
+        pipeline = load_object(spec)(device="%s:%d" % device, **options)
+        predict = check_results(with_keywords(find_predict(pipeline, spec), keywords, spec), spec)
+    return arrange_pages(pipeline, predict, pages, spec)  # type: ignore[no-any-return]
 
 
-def open_paddlex(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
+def open_paddlex(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
     """Return a PaddleX pipeline by its name, or by the path of its configuration."""
     library = import_library("paddlex")
-    pipeline = library.create_pipeline(device=paddle_device(device), **paddlex_keywords(library, name, options))
-    return refuse_missing(pipeline.predict)
+    return library.create_pipeline(device=paddle_device(device), **paddlex_keywords(library, name, options))
 
 
-def open_paddleocr(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Pipeline:
-    """Return the ``predict`` method of an instance of a PaddleOCR class."""
+def open_paddleocr(name: str, device: Tuple[str, int], options: Dict[str, Any]) -> Any:
+    """Return an instance of a PaddleOCR class."""
     library = import_library("paddleocr")
     if not hasattr(library, name):
         matches = difflib.get_close_matches(name, [word for word in dir(library) if word[:1].isupper()], n=1)
         hint = "; did you mean paddleocr:%s?" % matches[0] if matches else ""
         raise AttributeError("paddleocr has no class %r%s" % (name, hint))
-    instance = getattr(library, name)(device=paddle_device(device), **paddleocr_keywords(options))
-    return refuse_missing(instance.predict)
+    return getattr(library, name)(device=paddle_device(device), **paddleocr_keywords(options))
+
+
+_OPENERS = {"paddlex": open_paddlex, "paddleocr": open_paddleocr}
 
 
 def import_library(name: str) -> Any:
@@ -80,7 +99,7 @@ def import_library(name: str) -> Any:
 def paddle_device(device: Tuple[str, int]) -> str:
     """Return a device's name in Paddle: ``"cpu"`` (which takes no number there), ``"gpu:1"``, ``"npu:0"``."""
     kind, number = device
-    return "cpu" if kind == "cpu" else "%s:%d" % (PADDLE_TYPES.get(kind, kind), number)
+    return "cpu" if kind == "cpu" else "%s:%d" % ("npu" if kind == "ascend" else kind, number)
 
 
 def refuse_missing(predict: Pipeline) -> Pipeline:

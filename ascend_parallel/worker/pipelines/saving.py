@@ -101,6 +101,12 @@ class Saver:
             pass  # the file does not exist
 
 
+def is_error_of_disk(error: OSError, folder: str) -> bool:
+    """Whether saving another file below the folder would fail in the same way."""
+    named = error.filename
+    return error.errno in _ERRNOS_OF_DISKS and (named is None or os.fsdecode(named).startswith(folder))
+
+
 def choose_format(result: Any) -> Tuple[str, Callable[[str], None]]:
     """Return the suffix for a result, and the function that writes it to a path.
 

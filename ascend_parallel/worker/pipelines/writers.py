@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .formats import FormatSaver
 from .json_text import JsonEncoder
 from .payload import ARRAY_KEY
 from .saving import Saver
@@ -15,10 +16,29 @@ from .saving import Saver
 Paired = Iterable[Tuple[int, Optional[int], Any]]
 
 
-class FileWriter:
+class Writer:
+    """The base class of writers: what one that keeps nothing has to say.
+
+    Attributes:
+        notes: sentences for the user; whoever passes them on empties the list.
+    """
+
+    notes: List[str]
+
+    def write(self, names: Sequence[str], paired: Paired) -> List[Any]:
+        """Keep the results of a batch, all or none; return the detail of each input file."""
+        raise NotImplementedError
+
+    def take(self) -> Tuple[bytes, bytes]:
+        """Return what is to be sent since the last call: text, and the bytes of arrays; nothing if all is in files."""
+        return b"", b""
+
+
+class FileWriter(Writer):
     """Saves each result to a file; the detail of an input file is the names of its outputs."""
 
     def __init__(self, folder: str) -> None:
+        self.notes = []
         self._saver = Saver(folder)
 
     def write(self, names: Sequence[str], paired: Paired) -> List[Any]:
@@ -33,15 +53,33 @@ class FileWriter:
             raise
         return outputs
 
-    def take(self) -> Tuple[bytes, bytes]:
-        """Return nothing: the results are in files."""
-        return b"", b""
+
+class FormatWriter(Writer):
+    """Saves each result in the formats that it offers; the detail of an input file is the names of its outputs."""
+
+    def __init__(self, folder: str, formats: Sequence[str]) -> None:
+        self._saver = FormatSaver(folder, formats)
+        self.notes = self._saver.notes
+
+    def write(self, names: Sequence[str], paired: Paired) -> List[Any]:
+        """Save the results of a batch, all or none; return the detail of each input file."""
+        partials: Dict[int, str] = {}
+        try:
+            for position, page, result in paired:
+                if position not in partials:
+                    partials[position] = self._saver.begin(names[position])
+                self._saver.save(partials[position], page, result)
+            return [self._saver.publish(partials.pop(position), name) for position, name in enumerate(names)]
+        finally:
+            for partial in partials.values():
+                self._saver.discard(partial)
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(Writer):
     """Encodes one line of JSON per input file; the details are None."""
 
     def __init__(self) -> None:
+        self.notes = []
         self._json = JsonEncoder()
         self._lines: List[bytes] = []
 
@@ -61,10 +99,11 @@ class JsonLinesWriter:
         return lines, b""
 
 
-class ValueWriter:
+class ValueWriter(Writer):
     """Packs results for the master (see payload.py): JSON, and the bytes of arrays; the details are None."""
 
     def __init__(self) -> None:
+        self.notes = []
         self._json = JsonEncoder(self._add_array)
         self._texts: List[bytes] = []
         self._arrays = bytearray()
