@@ -5,9 +5,9 @@ VENVS ?= .venvs
 # MindSpore Lite 2.0.0 has wheels for Python 3.7 only.
 PYTHON37 ?= $(shell scripts/find_python.sh 3.7)
 MSLITE_VERSION = 2.0.0
-# PaddleX and PaddleOCR on their onnxruntime engine: without paddlepaddle, half the size.
+# PaddleX and PaddleOCR on their onnxruntime engine: without paddlepaddle, half the size. PP-StructureV3 needs "ocr".
 PYTHON311 ?= $(shell scripts/find_python.sh 3.11)
-PADDLE_PACKAGES = paddlex==3.7.2 paddleocr==3.7.0 onnxruntime
+PADDLE_PACKAGES = 'paddlex[ocr]==3.7.2' paddleocr==3.7.0 onnxruntime
 # Vendors' builds of ONNX Runtime take its place, so each has a venv of its own. These are for Python 3.11, too.
 CANN_VERSION = 1.24.4
 OPENVINO_VERSION = 1.24.1

@@ -24,11 +24,17 @@ class JoinedMarkdown(Dict[str, Any]):
         images: path in the text -> PIL image.
     """
 
-    def __init__(self, pages: List[Any], join: Callable[[List[Any]], str]) -> None:
-        """Join the pages of one document; ``join`` is the pipeline's ``concatenate_markdown_pages``."""
+    def __init__(self, pages: List[Any], join: Callable[[List[Any]], Any]) -> None:
+        """Join the pages of one document.
+
+        Args:
+            pages: the results of the pages.
+            join: the pipeline's ``concatenate_markdown_pages``; it returns a text, or a dict with "markdown_texts".
+        """
         self.images: Dict[str, Any] = {}
-        texts = [self._add_page(number, dict(page.markdown)) for number, page in enumerate(pages)]
-        super().__init__(input_path=pages[0].get("input_path"), page_count=len(pages), markdown_texts=join(texts))
+        joined = join([self._add_page(number, dict(page.markdown)) for number, page in enumerate(pages)])
+        text = joined["markdown_texts"] if isinstance(joined, dict) else joined
+        super().__init__(input_path=pages[0].get("input_path"), page_count=len(pages), markdown_texts=text.strip())
 
     def _add_page(self, number: int, page: Dict[str, Any]) -> Dict[str, Any]:
         """Take a page's pictures; return the page with a text in which no picture has the name of another."""
@@ -99,7 +105,7 @@ def _find_arrangement(pipeline: Any, pages: str, spec: str) -> Arrange:
         return lambda results: [JoinedMarkdown(results, join)]
     offered = "separate and joined" if join is not None else "separate only"
     raise TypeError(
-        "pages is %r, but %s has no method %s; it has pages %s"
+        "pages is %r, but %s has no method %s: it offers pages %s"
         % (pages, spec, "restructure_pages" if join is not None else "that restructures or joins pages", offered)
     )
 
