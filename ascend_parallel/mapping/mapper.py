@@ -118,6 +118,7 @@ class Mapper:
         self._deaths_in_a_row = 0
         self._known_good: str | None = None
         self._doubts = Doubts()
+        self._is_one_by_one = False
         self._suspicions: dict[int, int] = {}
         self._disk_error: DiskError | None = None
         self._in_flight = 0
@@ -155,7 +156,8 @@ class Mapper:
         if self._in_flight and not self._doubts.are_too_many:
             return []
         if not self._in_flight and self._disk_error is None:
-            self._untried.extend(self._doubts.take_for_second_round())
+            self._retries.extend(self._doubts.take_for_second_round())
+            self._is_one_by_one = True  # until one succeeds: their order matters
             self._fill()
         return [] if self._in_flight and not self._doubts.are_too_many else self._finish(self._doubts.take())
 
@@ -168,7 +170,8 @@ class Mapper:
 
     def _fill(self) -> None:
         """Keep every worker busy, with a second bundle queued."""
-        while self._in_flight < 2 * self._workers:
+        limit = 1 if self._is_one_by_one and self._known_good is None else 2 * self._workers
+        while self._in_flight < limit:
             if self._retries:
                 # A single file, with its own time limit.
                 self._send([self._retries.popleft()], self._timeout_s)
@@ -255,7 +258,10 @@ class Mapper:
     def _requeue(self, positions: Sequence[int], error: WorkerError) -> BundleResult:
         """Requeue the files of a worker that ended, one per bundle; files that were sent alone before have failed."""
         if isinstance(error, WorkerDied) and error.exit_code == BROKEN:  # the worker tried none of them
-            self._untried.extend(positions)
+            if self._is_one_by_one:
+                self._retries.extendleft(positions)
+            else:
+                self._untried.extend(positions)
             return BundleResult([])
         self._runner.stats()  # raises if no device is left: then the files are not the cause
         self._deaths_in_a_row += 1

@@ -214,3 +214,88 @@ def slow_when_good(device, log, ms):
         return [{"path": path} for path in paths]
 
     return predict
+
+
+class Formats(dict):
+    """A result that saves itself in some formats, as PaddleX's do: into a folder, by the input's stem."""
+
+    def _write(self, folder, ending):
+        stem = os.path.splitext(os.path.basename(self["input_path"]))[0]
+        path = os.path.join(folder, stem + ending)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write("{input_path} page {page_index}".format(**self))
+
+    def save_to_json(self, save_path):
+        self._write(save_path, "_res.json")
+
+    def save_to_markdown(self, save_path):
+        self._write(save_path, ".md")
+        self._write(os.path.join(save_path, "imgs"), "_cut.png")
+
+    def save_to_html(self, save_path):
+        """Write nothing, as for a page without a table."""
+
+    def save_to_img(self, save_path):
+        if os.path.basename(self["input_path"]).startswith("full"):
+            with open("/dev/full", "w") as file:
+                file.write("x")
+        if os.path.basename(self["input_path"]).startswith("unsaved"):
+            raise FileNotFoundError(2, "No such file or directory", "/fonts/a.ttf")
+        self._write(save_path, "_img.png")
+
+    def save_to_word(self, save_path):
+        raise ImportError("No module named 'docx'")
+
+
+def formats(device, scale=1):
+    """Return a pipeline of one result per file, or three for a .pdf, with an option of ``predict``."""
+
+    def predict(paths, scale=1):
+        for path in paths:
+            act(path)
+            pages = range(3) if path.endswith(".pdf") else [None]
+            for page in pages:
+                yield Formats(input_path=path, page_index=page, scale=scale)
+
+    return predict
+
+
+class Restructuring:
+    """Like PaddleOCR-VL's pipelines."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def predict(self, paths):
+        for path in paths:
+            for page in range(3):
+                yield Formats(input_path=path, page_index=page)
+
+    def restructure_pages(self, results, merge_tables=True, relevel_titles=True, concatenate_pages=False):
+        pages = [result["page_index"] for result in results]
+        assert pages == [0, 1, 2], pages
+        if concatenate_pages:
+            return [Formats(results[0], page_index=None, pages=pages)]
+        return [Formats(result, restructured=True) for result in results]
+
+
+def broken_device(device, log=None, bad="0"):
+    """Fail for every file on one device; append a line for each process to ``log``."""
+    with open(log, "a") as file:
+        file.write(f"{device}\n")
+
+    def predict(paths):
+        if device.endswith(bad):
+            raise RuntimeError(f"the device {device} is broken")
+        time.sleep(0.05)
+        return [{"path": path} for path in paths]
+
+    return predict
+
+
+def counts_processes(device, log=None):
+    """As ``describe``; append a line for each process to ``log``."""
+    with open(log, "a") as file:
+        file.write(f"{device}\n")
+    return describe(device)
