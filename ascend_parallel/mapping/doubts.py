@@ -58,12 +58,12 @@ class Doubts:
         return list(self.take())
 
     def take_for_second_round(self) -> list[int]:
-        """Return the files in doubt, the last ones first, to be tried once more; [] if they were, or were but one."""
+        """Return the files in doubt, the last ones first, to be tried once more; [] if they were, or it is only one."""
         if self._had_second_round or len(self._failures) < _LEAST_FAILURES or self.are_too_many:
             return []
         self._had_second_round = True
         self.fresh_after = _LEAST_FAILURES
-        positions = list(reversed(self._failures))
+        positions = sorted(self._failures, reverse=True)
         self._failures.clear()
         return positions
 

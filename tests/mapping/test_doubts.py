@@ -5,6 +5,9 @@ import pytest
 from ascend_parallel import parallel_map
 from ascend_parallel.mapping.doubts import Doubts
 from ascend_parallel.mapping.outcome import Outcome
+from ascend_parallel.worker.engines import EngineBroken
+from ascend_parallel.worker.pipelines.batches import BatchRunner
+from ascend_parallel.worker.pipelines.payload import FAILED, SUSPECT, UNTRIED
 
 from . import folders
 
@@ -70,3 +73,27 @@ def test_doubts_end(tmp_path):
     assert doubts.fresh_after == 64
     assert len(doubts.take()) == 64
     assert not doubts.hold(64, failure, is_certain=False)
+
+
+def batch_runner(pipeline):
+    return BatchRunner(pipeline, {"batch_size": 1, "keep": "values"})
+
+
+def always_broken(paths):
+    raise RuntimeError("CUDA error")
+
+
+def test_a_file_is_no_cause_where_nothing_went_well_before():
+    runner = batch_runner(always_broken)
+    ((status, _, reason),) = runner.run([("x.jpg", "x.jpg")], "good.jpg", 2)
+    assert status == SUSPECT
+    assert reason.startswith("RuntimeError: CUDA error")
+    with pytest.raises(EngineBroken):
+        runner.run([("y.jpg", "y.jpg")], "good.jpg", 2)
+
+
+def test_a_worker_without_a_success_gives_up_after_so_many_failures():
+    runner = batch_runner(always_broken)
+    files = [(f"{number}.jpg", f"{number}.jpg") for number in range(5)]
+    assert [status for status, _, _ in runner.run(files, None, 3)] == [FAILED] * 3 + [UNTRIED] * 2
+    assert runner.last_good is None
