@@ -49,6 +49,17 @@ def vendor_python(variable: str, package: str) -> str:
     pytest.skip(reason)
 
 
+def vendor_folder(variable: str, package: str) -> str:
+    """Return the folder that holds a package apart from all others, in the same way."""
+    folder = os.environ.get(variable)
+    if folder:
+        return folder
+    reason = f"{variable} does not name a folder with the real {package}"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI is set: these tests must run there")
+    pytest.skip(reason)
+
+
 def convert(onnx_path, input_shape=None) -> Path:
     """Return the .mindir of an .onnx file, next to it; without ``input_shape`` its open axes stay open."""
     target = Path(onnx_path).with_suffix("")

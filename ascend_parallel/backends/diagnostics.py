@@ -27,6 +27,8 @@ _KNOWN = {
     "ids, commas, no spaces)?",
     "100002": "Ascend error 100002: ACL was initialised twice in one process",
     "500001": "Ascend error 500001: an operator failed",
+    "libhccl.so: cannot open": "a library of CANN was not found: install CANN, and source its set_env.sh in the "
+    "shell that starts this program",
     "INVALID_PROTOBUF": "the file is cut off, or is no ONNX model",
 }
 
