@@ -11,6 +11,12 @@ PADDLE_PACKAGES = 'paddlex[ocr]==3.7.2' paddleocr==3.7.0 onnxruntime
 # Vendors' builds of ONNX Runtime take its place, so each has a venv of its own. These are for Python 3.11, too.
 CANN_VERSION = 1.24.4
 OPENVINO_VERSION = 1.24.1
+# The one that goes with the torch of the extra "reference"; without CANN, it can only say what is missing.
+TORCH_NPU_VERSION = 2.13.0
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+# For make test-gpu: a build for CUDA 12, with CUDA, cuDNN and TensorRT from wheels, and torch for benchmarks/gpu.py.
+GPU_PACKAGES ?= 'onnxruntime-gpu[cuda,cudnn]==1.22.0' tensorrt-cu12 torch
 
 DEMO = $(VENVS)/demo
 TEST = $(VENVS)/test
@@ -20,17 +26,35 @@ DOCS = $(VENVS)/docs
 PADDLE = $(VENVS)/paddle
 CANN = $(VENVS)/cann
 OPENVINO = $(VENVS)/openvino
+TORCH_NPU = $(VENVS)/torch_npu
+GPU = $(VENVS)/gpu
+GPU_PACKAGES_FOLDER = $(abspath $(GPU))/lib/python3*/site-packages
+GPU_LIBRARIES = $(GPU_PACKAGES_FOLDER)/nvidia/*/lib $(GPU_PACKAGES_FOLDER)/tensorrt_libs
+# The interpreters and folders with vendors' packages, for the tests that need them.
+VENDORS = MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
+	PADDLE_PYTHON="$(wildcard $(abspath $(PADDLE))/bin/python)" \
+	CANN_PYTHON="$(wildcard $(abspath $(CANN))/bin/python)" \
+	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" \
+	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))"
 
-.PHONY: demo test lint types docs protocol smoke bench bench-peers bench-serving clean
+.PHONY: demo test test-gpu tested lint types docs protocol smoke bench bench-peers bench-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
 
-test: $(TEST)/.ready mslite paddle cann openvino
-	MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
-	PADDLE_PYTHON="$(wildcard $(abspath $(PADDLE))/bin/python)" \
-	CANN_PYTHON="$(wildcard $(abspath $(CANN))/bin/python)" \
-	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+test: $(TEST)/.ready mslite paddle cann openvino torch_npu
+	$(VENDORS) $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+# On a machine with an NVIDIA GPU: the engine on gpu:0 with the CUDA and TensorRT providers, then a benchmark on it.
+test-gpu: $(TEST)/.ready $(GPU)/.ready
+	LD_LIBRARY_PATH="$(subst $(SPACE),:,$(wildcard $(GPU_LIBRARIES))):$$LD_LIBRARY_PATH" \
+	GPU_PYTHON="$(abspath $(GPU))/bin/python" $(TEST)/bin/python -m pytest -m gpu tests/engines $(PYTEST_ARGS)
+	$(GPU)/bin/python benchmarks/gpu.py --steps 20
+
+# The table of README: what was tested, from the results of a run of the tests (on a GPU, with test-gpu in place of test).
+tested:
+	TESTED_ON="$(abspath $(VENVS))/tested-on.json" $(MAKE) test
+	$(TEST)/bin/python scripts/tested_on.py "$(abspath $(VENVS))/tested-on.json"
 
 lint: $(TEST)/.ready
 	$(TEST)/bin/ruff check .
@@ -150,6 +174,18 @@ else
 cann openvino:
 	@echo "no Python 3.11 found (set PYTHON311): the tests with the real onnxruntime-$@ will not run" >&2
 endif
+
+# The real torch-npu, in a folder apart: with it, and without CANN, torch cannot be imported.
+.PHONY: torch_npu
+torch_npu: $(TORCH_NPU)/.ready
+$(TORCH_NPU)/.ready: Makefile $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet --no-deps --upgrade --target $(TORCH_NPU) torch-npu==$(TORCH_NPU_VERSION)
+	touch $@
+
+$(GPU)/.ready: Makefile pyproject.toml
+	$(PYTHON311) -m venv $(GPU)
+	$(GPU)/bin/pip install --quiet --editable . $(GPU_PACKAGES)
+	touch $@
 
 clean:
 	rm -rf $(VENVS) out site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import tested_on
 from faults import procs
 from models import FOLDER_PREFIX
 
@@ -19,7 +20,7 @@ LEFT = pytest.StashKey[list[str]]()
 ALLOWED = (FOLDER_PREFIX, "torchinductor_")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Let this session and what it starts use a temporary folder of their own.
 
     pytest's own folders stay where they are kept after failures: pytest-of-USER, of which it keeps three.
@@ -27,6 +28,8 @@ def pytest_configure():
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime from 1.29 on writes a file .ses there, and uploads
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="ascend-parallel-tests-")
+    if os.environ.get("TESTED_ON"):
+        config.pluginmanager.register(tested_on.Recorder(Path(os.environ["TESTED_ON"])))
 
 
 @pytest.hookimpl(trylast=True)  # after the ends of the session's fixtures
