@@ -48,10 +48,12 @@ test: $(TEST)/.ready mslite paddle cann openvino torch_npu
 # On a machine with an NVIDIA GPU: the engine on gpu:0 with the CUDA and TensorRT providers, then a benchmark on it.
 test-gpu: $(TEST)/.ready $(GPU)/.ready
 	LD_LIBRARY_PATH="$(subst $(SPACE),:,$(wildcard $(GPU_LIBRARIES))):$$LD_LIBRARY_PATH" \
-	GPU_PYTHON="$(abspath $(GPU))/bin/python" $(TEST)/bin/python -m pytest -m gpu tests/engines $(PYTEST_ARGS)
+	GPU_PYTHON="$(abspath $(GPU))/bin/python" TESTED_ON="$(abspath $(GPU))/tested-on.json" \
+	$(TEST)/bin/python -m pytest -m gpu tests/engines $(PYTEST_ARGS)
+	$(TEST)/bin/python scripts/tested_on.py "$(abspath $(GPU))/tested-on.json"
 	$(GPU)/bin/python benchmarks/gpu.py --steps 20
 
-# The table of README: what was tested, from the results of a run of the tests (on a GPU, with test-gpu in place of test).
+# README's table of what was tested, from the results of a run of the tests; test-gpu adds its row to it.
 tested:
 	TESTED_ON="$(abspath $(VENVS))/tested-on.json" $(MAKE) test
 	$(TEST)/bin/python scripts/tested_on.py "$(abspath $(VENVS))/tested-on.json"

@@ -1,7 +1,7 @@
 """Records what a run of the tests has shown about each runtime; ``scripts/tested_on.py`` makes README's table of it.
 
-A test counts for the runtime that its marker names. Without one, tests of engines, the runner and ``map`` count for ONNX
-Runtime on CPUs.
+A test counts for the runtime that its marker names. Without one, tests of engines, the runner and ``map`` count for
+ONNX Runtime on CPUs.
 """
 
 import json
