@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from ascend_parallel.devices import Device
@@ -83,7 +84,7 @@ def parallel_map(
             with the types of JSON, and arrays and images as numpy arrays.
         output_format: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
         save: formats in which PaddleX's results save themselves, such as ``"json,img,markdown"`` or ``"all"``: each
-            input file gets a folder of its own, and each page a folder in it.
+            input file gets a folder of its own, and each page a folder in it. What results lack is a UserWarning, once.
         resume: continue an interrupted run: files in its manifest are neither processed nor yielded.
         retry_failed: with ``resume``: process the failed files again.
         ordered: yield outcomes in the order of the inputs; else in the order of completion.
@@ -122,8 +123,19 @@ def _list(
     return name_files(inputs)
 
 
-def _as_they_come(run: MapRun) -> Iterator[Outcome]:
+def _warned(run: MapRun) -> Generator[list[Outcome], None, None]:
+    """Yield the outcomes of a run, and warn of what its workers have to say, each once."""
+    told = 0
     with contextlib.closing(run.run()) as bundles:
+        for outcomes in bundles:
+            for note in list(run.notes)[told:]:
+                warnings.warn(note, stacklevel=4)
+            told = len(run.notes)
+            yield outcomes
+
+
+def _as_they_come(run: MapRun) -> Iterator[Outcome]:
+    with contextlib.closing(_warned(run)) as bundles:
         for outcomes in bundles:
             yield from outcomes
 
@@ -132,7 +144,7 @@ def _in_order(run: MapRun) -> Iterator[Outcome]:
     waiting: dict[str, Outcome] = {}
     order = iter(run.files)
     next_file = next(order, None)
-    with contextlib.closing(run.run()) as bundles:
+    with contextlib.closing(_warned(run)) as bundles:
         for outcomes in bundles:
             waiting.update((outcome.file, outcome) for outcome in outcomes)
             while next_file is not None and next_file.name in waiting:

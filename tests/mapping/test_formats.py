@@ -41,6 +41,18 @@ def test_what_a_result_lacks_is_said_once(tmp_path):
     assert notes == [f"note: results of type Formats have no {name}: none is saved" for name in ("xlsx", "csv")]
 
 
+def test_what_a_result_lacks_is_one_warning_in_python(tmp_path):
+    folders.fill(tmp_path / "in", [f"{number}.png" for number in range(20)])
+    outcomes = parallel_map(
+        *(folders.pipeline("formats"), tmp_path / "in"),
+        **{"devices": "cpu:0,1", "output_dir": tmp_path / "out", "save": ["json", "csv"]},
+    )
+    with pytest.warns(UserWarning) as caught:
+        assert all(outcome.ok for outcome in outcomes)
+    assert [str(each.message) for each in caught] == ["results of type Formats have no csv: none is saved"]
+    assert caught[0].filename == __file__
+
+
 def test_all_is_what_a_result_offers_and_what_cannot_be_imported_is_said_once(tmp_path):
     done = run(tmp_path, "--save", "all", names=["a.png", "b.png"])
     assert done.returncode == 0, folders.stderr_of(done)
