@@ -32,11 +32,15 @@ class Recorder:
     def __init__(self, path):
         self._path = path
         self._counts = {row: Counter() for row in ROWS}
+        self._row_of = {}
+
+    def pytest_collection_modifyitems(self, items):
+        self._row_of = {item.nodeid: row_of(item.nodeid, {mark.name for mark in item.iter_markers()}) for item in items}
 
     def pytest_runtest_logreport(self, report):
         if report.when != "call" and report.outcome == "passed":
             return
-        row = row_of(report.nodeid, report.keywords)
+        row = self._row_of.get(report.nodeid)
         if row:
             self._counts[row][report.outcome] += 1
 
@@ -47,10 +51,10 @@ class Recorder:
         self._path.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def row_of(nodeid, keywords):
+def row_of(nodeid, markers):
     """Return the row for which a test counts; None if it counts for none."""
     for row in ROWS:
-        if row in keywords:
+        if row in markers:
             return row
     return "cpu" if nodeid.startswith(_CPU_FOLDERS) else None
 
