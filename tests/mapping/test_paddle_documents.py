@@ -15,7 +15,7 @@ import ascend_parallel
 
 from . import folders, paddle_documents, paddle_models
 
-pytestmark = pytest.mark.paddle
+pytestmark = [pytest.mark.paddle, pytest.mark.timeout(300)]  # a pipeline starts in seconds, a dozen of them do not
 
 HOUSE = str(Path(ascend_parallel.__file__).parent)
 PICTURES, PAGES = 2, 2
