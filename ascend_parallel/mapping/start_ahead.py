@@ -9,6 +9,7 @@ from ascend_parallel.backends.processes.start import StartedAhead
 from ascend_parallel.backends.worker_environment import environment, threads_of_each
 from ascend_parallel.checks import find_python
 from ascend_parallel.devices import Device, parse_devices
+from ascend_parallel.devices.vendor_tools import VENDOR_TOOLS
 
 from .settings import MapSettings
 
@@ -33,6 +34,7 @@ def start_ahead(settings: MapSettings) -> StartedAhead:
 
 def _sure_default() -> list[Device]:
     """Return ``cpu:0`` where there is neither a tool nor a device file to look for other devices with."""
-    if shutil.which("npu-smi") or shutil.which("nvidia-smi") or any(Path("/dev").glob("davinci*")):
+    tools = ["npu-smi", "nvidia-smi", *(command[0] for tool in VENDOR_TOOLS.values() for command in tool.commands)]
+    if any(map(shutil.which, tools)) or any(Path("/dev").glob("davinci*")):
         return []
     return [Device("cpu", 0)]
