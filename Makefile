@@ -37,7 +37,7 @@ VENDORS = MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
 	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" \
 	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))"
 
-.PHONY: demo test test-gpu tested lint types docs protocol smoke bench bench-peers bench-serving clean
+.PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -77,6 +77,10 @@ protocol: $(TEST)/.ready
 # The installed package under each Python that is there.
 smoke:
 	scripts/smoke.sh $(VENVS)/smoke 3.10 3.12 3.13
+
+# A browser for the tests of the server's page. Without one they are skipped, and say so; under CI they fail.
+chromium:
+	scripts/install_chromium.sh
 
 bench: $(TEST)/.ready
 	$(TEST)/bin/python benchmarks/transport.py

@@ -26,6 +26,7 @@ from ascend_parallel.serving.service import Service
 
 from .bodies import read_body, to_json
 from .infer_cycle import error_body, error_headers
+from .openapi import describe_routes
 from .page import describe_status, page_routes
 from .shared_memory_routes import shared_memory_routes
 from .token_check import TokenCheck
@@ -48,6 +49,7 @@ class Routes:
             Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/v2/models/stats", self.all_stats, methods=["GET"]),
             *page_routes(),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/status", self.status, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/v2/repository/index", self.index, methods=["POST"]),
@@ -100,6 +102,10 @@ class Routes:
         text, content_type = write_metrics(self._repository, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
+    async def openapi(self, request: Request) -> Response:
+        """Describe all routes."""
+        return to_json(describe_routes(has_token=self._service.has_token))
+
     # ---- models
 
     def _find(self, request: Request) -> ServedModel:
@@ -137,8 +143,10 @@ class Routes:
 
     async def index(self, request: Request) -> Response:
         """List the models."""
-        body = await read_body(request)
-        return to_json(describe_index(self._repository, only_ready=bool(body.get("ready"))))
+        only_ready = (await read_body(request)).get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise UsageError(f"ready is {only_ready!r:.200}; expected true or false")
+        return to_json(describe_index(self._repository, only_ready=only_ready))
 
     async def load(self, request: Request) -> Response:
         """Load a model anew."""

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ascend_parallel.errors import UnauthorizedError
 from ascend_parallel.serving.service import Service
 
-#: Routes without a token: probes have none, and the page asks for it itself.
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready")
+#: Routes without a token: probes have none, the page asks for it itself, and the description of the routes is public.
+OPEN_PATHS = ("/", "/page.css", "/page.js", "/openapi.json", "/v2/health/live", "/v2/health/ready")
 
 
 class TokenCheck:

@@ -1,40 +1,53 @@
 "use strict";
 // Reads /status once a second and shows what has changed since: rates, percentiles and load are of the last seconds.
+// Texts of the server are only ever set as text.
 
 const POLL_MS = 1000;
 const SHOWN_SAMPLES = 60;
 const WINDOW_SAMPLES = 10;
+const SHOWN_ELEMENTS = 1000; // of an output
 
 const find = (selector, within = document) => within.querySelector(selector);
 const samples = []; // the latest answers of /status, the newest last
 const cards = new Map();
 let token = sessionStorage.getItem("token") || "";
+let isRunning = false;
 
 function headers(extra = {}) {
   return token ? { ...extra, Authorization: `Bearer ${token}` } : extra;
 }
 
+/** Set a text where it has changed: screen readers tell only news, and selections stay. */
+function setText(element, text) {
+  if (element.textContent !== String(text)) element.textContent = text;
+}
+
 function showState(text, kind) {
   const pill = find("#state");
-  pill.textContent = text;
+  setText(pill, text);
   pill.className = `pill ${kind}`;
+  find("main").classList.toggle("stale", kind === "bad" && text !== "not ready");
 }
 
 async function poll() {
+  let status = null;
   try {
     const response = await fetch("status", { headers: headers(), cache: "no-store" });
-    find("#token-form").hidden = response.status !== 401;
-    if (response.status === 401) {
-      showState("token needed", "bad");
-    } else if (response.ok) {
-      take(await response.json());
-    } else {
-      showState(`error ${response.status}`, "bad");
-    }
+    askForToken(response.status === 401);
+    if (response.ok) status = await response.json();
+    else showState(response.status === 401 ? "token needed" : `error ${response.status}`, "bad");
   } catch {
     showState("no connection", "bad");
   }
-  setTimeout(poll, POLL_MS);
+  if (status) take(status);
+}
+
+async function pollForever() {
+  try {
+    await poll();
+  } finally {
+    setTimeout(pollForever, POLL_MS);
+  }
 }
 
 function take(status) {
@@ -51,136 +64,160 @@ function take(status) {
   fillForm(status.models);
 }
 
-const keyOf = (model) => `${model.name} ${model.version}`;
+// ---- what has changed
 
-function earlier(model, samplesBack) {
-  const status = samples[Math.max(0, samples.length - 1 - samplesBack)];
-  const found = status.models.find((other) => keyOf(other) === keyOf(model));
-  return found ? { model: found, time_s: status.time_s } : null;
+const keyOf = (model) => `${model.name} ${model.version}`;
+const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
+
+/** Return the change of a model's figures over up to so many samples before samples[end]. */
+function changeOf(model, end, count) {
+  const now = samples[end].models.find((other) => keyOf(other) === keyOf(model));
+  let before = now;
+  let seconds = 1e-9;
+  for (let i = end - 1; now && i >= Math.max(0, end - count); i--) {
+    const then = samples[i].models.find((other) => keyOf(other) === keyOf(model));
+    if (!then || then.successes > before.successes || then.batches > before.batches) break; // loaded anew since
+    before = then;
+    seconds = samples[end].time_s - samples[i].time_s;
+  }
+  if (!now) return { seconds, requests: 0, rows: 0, batches: 0, counts: [], before: null };
+  return {
+    seconds,
+    requests: now.successes - before.successes,
+    rows: now.rows - before.rows,
+    batches: now.batches - before.batches,
+    counts: now.request_counts.map((n, i) => Math.max(0, n - before.request_counts[i])),
+    before,
+  };
 }
+
+/** Return the latency in seconds that this share of requests kept to; null where there were none. */
+function percentile(counts, share) {
+  const bounds = samples.at(-1).bounds_s;
+  const total = sum(counts);
+  let below = 0;
+  for (const [i, count] of counts.entries()) {
+    below += count;
+    if (total && below >= share * total) return bounds[Math.min(i, bounds.length - 1)];
+  }
+  return null;
+}
+
+function milliseconds(seconds) {
+  if (seconds === null) return "–";
+  return seconds < 1 ? `${short(seconds * 1000)} ms` : `${short(seconds)} s`;
+}
+
+function short(number) {
+  if (number === 0) return "0";
+  if (number >= 10000) return `${(number / 1000).toFixed(1)}k`;
+  return number >= 100 ? number.toFixed(0) : number.toFixed(number >= 10 ? 1 : 2);
+}
+
+// ---- a model
 
 function showModel(model) {
   let card = cards.get(keyOf(model));
   if (!card) {
     card = find("#model-card").content.firstElementChild.cloneNode(true);
+    card.setAttribute("aria-label", `model ${model.name} version ${model.version}`);
     cards.set(keyOf(model), card);
     find("#models").append(card);
   }
-  find(".name", card).textContent = model.name;
-  find(".version", card).textContent = `version ${model.version}`;
+  setText(find(".name", card), model.name);
+  setText(find(".version", card), `version ${model.version}`);
   const pill = find(".pill", card);
-  pill.textContent = model.ready ? "ready" : model.state.toLowerCase();
+  setText(pill, model.ready ? "ready" : model.state === "READY" ? "no worker" : model.state.toLowerCase());
   pill.className = `pill ${model.ready ? "good" : "bad"}`;
-  find(".reason", card).textContent = model.reason;
-  showFigures(card, model);
-  showGraph(card, model);
-  showWorkers(card, model);
+  setText(find(".reason", card), model.reason);
+  const change = changeOf(model, samples.length - 1, WINDOW_SAMPLES);
+  showFigures(card, model, change);
+  showGraphs(card, model);
+  showDevices(card, model, change);
 }
 
-function showFigures(card, model) {
-  const before = earlier(model, WINDOW_SAMPLES);
-  const seconds = Math.max(1e-9, samples.at(-1).time_s - before.time_s);
-  const requests = model.successes - before.model.successes;
-  const rows = model.rows - before.model.rows;
-  const batches = model.batches - before.model.batches;
-  const counts = model.request_counts.map((count, i) => count - before.model.request_counts[i]);
+function showFigures(card, model, { seconds, requests, rows, batches, counts }) {
   const figures = {
     "requests/s": short(requests / seconds),
     "rows/s": short(rows / seconds),
     "rows a batch": batches ? short(rows / batches) : "–",
     "waiting": model.waiting,
+    "p50 latency": milliseconds(percentile(counts, 0.5)),
+    "p90 latency": milliseconds(percentile(counts, 0.9)),
+    "p99 latency": milliseconds(percentile(counts, 0.99)),
     "failed": model.failures,
-    "p50": percentile(counts, 0.5),
-    "p90": percentile(counts, 0.9),
-    "p99": percentile(counts, 0.99),
   };
   const list = find(".figures", card);
-  list.replaceChildren(
-    ...Object.entries(figures).map(([name, value]) => {
-      const group = document.createElement("div");
-      const term = document.createElement("dt");
-      const figure = document.createElement("dd");
-      term.textContent = name;
-      figure.textContent = value;
-      group.append(term, figure);
-      return group;
-    }),
-  );
+  if (!list.children.length) list.append(...Object.keys(figures).map(makeFigure));
+  Object.values(figures).forEach((value, i) => setText(find("dd", list.children[i]), value));
 }
 
-function percentile(counts, share) {
-  const bounds = samples.at(-1).bounds_s;
-  const total = counts.reduce((sum, count) => sum + count, 0);
-  if (!total) return "–";
-  let below = 0;
-  for (const [i, count] of counts.entries()) {
-    below += count;
-    if (below >= share * total) return i < bounds.length ? milliseconds(bounds[i]) : `> ${milliseconds(bounds.at(-1))}`;
+function makeFigure(name) {
+  const group = document.createElement("div");
+  const term = document.createElement("dt");
+  term.textContent = name;
+  group.append(term, document.createElement("dd"));
+  return group;
+}
+
+function showGraphs(card, model) {
+  const changes = samples.slice(1).map((_, i) => changeOf(model, i + 1, 1));
+  const rates = changes.map(({ requests, seconds }) => requests / seconds);
+  const slow = changes.map(({ counts }) => percentile(counts, 0.99));
+  showGraph(card, "rate", rates, (rate) => short(rate ?? 0), `requests a second of ${model.name}`);
+  showGraph(card, "slow", slow, milliseconds, `p99 latency of ${model.name}`);
+}
+
+function showGraph(card, name, values, inWords, title) {
+  const most = Math.max(0, ...values);
+  const step = 300 / (SHOWN_SAMPLES - 1);
+  const start = 300 - (values.length - 1) * step;
+  const points = values.map((value, i) => `${(start + i * step).toFixed(1)},${(60 - (56 * value) / (most || 1)).toFixed(1)}`);
+  const isFlat = most === 0;
+  const svg = find(`.${name}`, card);
+  find("path", svg).setAttribute("d", isFlat ? "" : `M${start.toFixed(1)},60 L${points.join(" L")} L300,60 Z`);
+  setText(find(`.most-${name}`, card), isFlat ? "–" : inWords(most));
+  svg.setAttribute("aria-label", `${title}: now ${inWords(values.at(-1) ?? null)}, peak ${inWords(isFlat ? null : most)}`);
+}
+
+function showDevices(card, model, { seconds, before }) {
+  const body = find("tbody", card);
+  const workers = Object.entries(model.workers);
+  while (body.children.length > workers.length) body.lastElementChild.remove();
+  while (body.children.length < workers.length) {
+    body.append(find("#device-line").content.firstElementChild.cloneNode(true));
   }
-  return "–";
-}
-
-function milliseconds(seconds) {
-  return seconds < 1 ? `${short(seconds * 1000)} ms` : `${short(seconds)} s`;
-}
-
-function short(number) {
-  if (number >= 10000) return `${(number / 1000).toFixed(1)}k`;
-  return number >= 100 ? number.toFixed(0) : number.toFixed(number >= 10 ? 1 : 2);
-}
-
-function showGraph(card, model) {
-  const rates = [];
-  for (let i = 1; i < samples.length; i++) {
-    const [a, b] = [samples[i - 1], samples[i]].map((s) => s.models.find((other) => keyOf(other) === keyOf(model)));
-    rates.push(a && b ? Math.max(0, (b.successes - a.successes) / (samples[i].time_s - samples[i - 1].time_s)) : 0);
-  }
-  const most = Math.max(1, ...rates);
-  const step = 300 / SHOWN_SAMPLES;
-  const start = 300 - (rates.length - 1) * step;
-  const points = rates.map((rate, i) => `${(start + i * step).toFixed(1)},${(58 - (56 * rate) / most).toFixed(1)}`);
-  find("path", card).setAttribute("d", points.length ? `M${start},60 L${points.join(" L")} L300,60 Z` : "");
-  find(".most", card).textContent = rates.length ? short(Math.max(...rates)) : "0";
-  find("svg", card).setAttribute("aria-label", `requests a second of ${model.name}: now ${short(rates.at(-1) || 0)}`);
-}
-
-function showWorkers(card, model) {
-  const before = earlier(model, WINDOW_SAMPLES);
-  const seconds = Math.max(1e-9, samples.at(-1).time_s - before.time_s);
-  const lines = Object.entries(model.workers).map(([label, worker]) => {
-    const then = before.model.workers[label] || worker;
+  workers.forEach(([label, worker], i) => {
+    const line = body.children[i];
+    const then = before?.workers[label] ?? worker;
     const load = Math.min(1, Math.max(0, (worker.busy_s - then.busy_s) / seconds / worker.instances));
-    const meter = document.createElement("meter");
-    meter.value = load;
-    meter.title = `${Math.round(100 * load)} %`;
-    const line = document.createElement("tr");
-    const cells = [label, worker.state, meter, short((worker.rows - then.rows) / seconds), worker.restarts];
-    line.append(
-      ...cells.map((content) => {
-        const cell = document.createElement("td");
-        cell.append(content);
-        return cell;
-      }),
-    );
-    return line;
+    const percent = `${Math.round(100 * load)} %`;
+    setText(find(".label", line), worker.instances > 1 ? `${label} × ${worker.instances}` : label);
+    setText(find(".state", line), worker.state);
+    find("meter", line).value = load;
+    find("meter", line).setAttribute("aria-label", `load of ${label}: ${percent}`);
+    setText(find(".percent", line), percent);
+    setText(find(".rows", line), short(Math.max(0, worker.rows - then.rows) / seconds));
+    setText(find(".restarts", line), worker.restarts);
   });
-  find("tbody", card).replaceChildren(...lines);
 }
 
 // ---- the form
 
 function fillForm(models) {
-  const loaded = models.filter((model) => model.ready);
+  const loaded = models.filter((model) => model.state === "READY");
   find("#try").hidden = !loaded.length;
   const select = find("#model");
   const keys = loaded.map(keyOf);
   if (keys.join("\n") === [...select.options].map((option) => option.value).join("\n")) return;
+  const chosen = select.value;
   select.replaceChildren(...loaded.map((model) => new Option(`${model.name}, version ${model.version}`, keyOf(model))));
-  showExample();
+  if (keys.includes(chosen)) select.value = chosen; // and the inputs stay as they were typed
+  else showExample();
 }
 
 function chosenModel() {
-  return samples.at(-1).models.find((model) => keyOf(model) === find("#model").value);
+  return samples.at(-1)?.models.find((model) => keyOf(model) === find("#model").value);
 }
 
 function showExample() {
@@ -192,34 +229,76 @@ function showExample() {
     const value = input.datatype === "BOOL" ? false : 0;
     return { ...input, shape, data: count <= 4096 ? Array(count).fill(value) : [] };
   });
-  find("#inputs").value = JSON.stringify(inputs.length ? inputs : [{ name: "x", datatype: "FP32", shape: [1, 1], data: [0] }]);
+  const example = inputs.length ? inputs : [{ name: "x", datatype: "FP32", shape: [1, 1], data: [0] }];
+  find("#inputs").value = `[${example.map((input) => JSON.stringify(input)).join(",\n ")}]`;
 }
 
 async function infer(event) {
-  event.preventDefault();
+  event?.preventDefault();
   const model = chosenModel();
-  const outputs = find("#outputs");
+  if (!model || isRunning) return;
   const path = `v2/models/${encodeURIComponent(model.name)}/versions/${encodeURIComponent(model.version)}/infer`;
+  isRunning = true;
+  setText(find("#took"), "running");
   try {
     const body = JSON.stringify({ inputs: JSON.parse(find("#inputs").value) });
     const started = performance.now();
     const response = await fetch(path, { method: "POST", body, headers: headers({ "Content-Type": "application/json" }) });
     const answer = await response.json();
-    find("#took").textContent = `${(performance.now() - started).toFixed(1)} ms`;
-    outputs.className = response.ok ? "" : "bad";
-    outputs.textContent = response.ok ? JSON.stringify(answer.outputs, null, 1) : answer.error;
+    const took = milliseconds((performance.now() - started) / 1000);
+    if (response.ok) showOutputs(answer.outputs.map(describe).join("\n\n"), "", `answered in ${took}`);
+    else showOutputs("", answer.error, `error ${response.status}`);
   } catch (error) {
-    find("#took").textContent = "";
-    outputs.className = "bad";
-    outputs.textContent = error instanceof SyntaxError ? `The inputs are not JSON: ${error.message}` : String(error);
+    const text = error instanceof SyntaxError ? `The inputs are not JSON: ${error.message}` : "The server does not answer.";
+    showOutputs("", text, "");
+  } finally {
+    isRunning = false;
   }
 }
 
-find("#infer-form").addEventListener("submit", infer);
-find("#model").addEventListener("change", showExample);
-find("#token-form").addEventListener("submit", (event) => {
+function showOutputs(outputs, error, took) {
+  setText(find("#outputs"), outputs);
+  setText(find("#infer-error"), error);
+  setText(find("#took"), took);
+}
+
+function describe(output) {
+  const more = output.data.length - SHOWN_ELEMENTS;
+  const elements = output.data.slice(0, SHOWN_ELEMENTS).join(", ");
+  return `${output.name} ${output.datatype} [${output.shape.join(", ")}]\n${elements}${more > 0 ? `, and ${more} more` : ""}`;
+}
+
+// ---- the token
+
+function askForToken(isNeeded) {
+  const form = find("#token-form");
+  if (form.hidden === !isNeeded) return;
+  form.hidden = !isNeeded;
+  if (isNeeded) find("#token").focus();
+}
+
+async function useToken(event) {
   event.preventDefault();
   token = find("#token").value;
   sessionStorage.setItem("token", token);
+  setText(find("#token-error"), "");
+  await poll();
+  if (!find("#token-form").hidden) setText(find("#token-error"), "The server does not take this token.");
+}
+
+/** Show the metrics of a server with a token: a link sends none. */
+async function showMetrics(event) {
+  if (!token) return;
+  event.preventDefault();
+  const response = await fetch("metrics", { headers: headers() });
+  location.href = URL.createObjectURL(new Blob([await response.text()], { type: "text/plain" }));
+}
+
+find("#infer-form").addEventListener("submit", infer);
+find("#inputs").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) infer(event);
 });
-poll();
+find("#model").addEventListener("change", showExample);
+find("#token-form").addEventListener("submit", useToken);
+find("#metrics").addEventListener("click", showMetrics);
+pollForever();
