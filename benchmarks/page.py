@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
+import numpy as np
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -26,20 +27,19 @@ from sides.models import write_cnn, write_mlp
 
 ROOT = Path(__file__).resolve().parents[1]
 LOAD_S = 62
-CLIENTS = 6
 SIZE = (1000, 930)
 COLORS = 64
-BODIES = {
-    "classifier": {"name": "x", "datatype": "FP32", "shape": [1, 3, 64, 64], "data": [0.5] * (3 * 64 * 64)},
-    "embedding": {"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [i / 16 for i in range(16)]},
-}
+#: Model -> the shape of a request of one row.
+SHAPES = {"classifier": (1, 3, 224, 224), "embedding": (1, 16)}
+#: Of the clients: the model, and how long each waits after an answer.
+JOBS = [("classifier", 0.001)] * 6 + [("embedding", 0.01)] * 2
 
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[int]:
     """Serve two models; yield the port."""
-    write_cnn(folder / "cnn.onnx", size=64)
-    write_mlp(folder / "mlp.onnx", features=16)
+    write_cnn(folder / "cnn.onnx", size=SHAPES["classifier"][-1])
+    write_mlp(folder / "mlp.onnx", features=SHAPES["embedding"][-1])
     models = [
         {"path": f"{folder}/cnn.onnx", "name": "classifier", "devices": "cpu:0,1", "engine_options": {"threads": 1}},
         {"path": f"{folder}/mlp.onnx", "name": "embedding", "devices": "cpu:0", "engine_options": {"threads": 1}},
@@ -58,11 +58,15 @@ def server(folder: Path) -> Iterator[int]:
 
 
 def load(port: int, model: str, pause_s: float, end_s: float) -> None:
-    """Send requests until a time, with a pause of a changing length between them."""
+    """Send requests until a time, at first more than later."""
+    shape = SHAPES[model]
+    tensor = np.full(shape, 0.5, np.float32).tobytes()
+    declared = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": len(tensor)}}
+    head = json.dumps({"inputs": [declared], "parameters": {"binary_data_output": True}}).encode()
     connection = HTTPConnection("127.0.0.1", port)
-    body = json.dumps({"inputs": [BODIES[model]]})
     while (now_s := time.monotonic()) < end_s:
-        connection.request("POST", f"/v2/models/{model}/infer", body)
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        connection.request("POST", f"/v2/models/{model}/infer", head + tensor, headers)
         connection.getresponse().read()
         time.sleep(pause_s * (1.5 - (end_s - now_s) / LOAD_S))
     connection.close()
@@ -90,15 +94,16 @@ def take(page: webdriver.Chrome, port: int, output: Path) -> None:
     """Open the page, load the server, call a model by the form, and keep what is seen."""
     page.get(f"http://127.0.0.1:{port}/")
     end_s = time.monotonic() + LOAD_S
-    jobs = [("classifier", 0.002)] * CLIENTS + [("embedding", 0.01)] * 2
-    threads = [threading.Thread(target=load, args=(port, *job, end_s)) for job in jobs]
+    threads = [threading.Thread(target=load, args=(port, *job, end_s)) for job in JOBS]
     for thread in threads:
         thread.start()
     time.sleep(LOAD_S - 3)
+    shape = SHAPES["embedding"]
+    inputs = [{"name": "x", "datatype": "FP32", "shape": shape, "data": [i / 16 for i in range(shape[-1])]}]
     page.execute_script(
         "const select = document.querySelector('#model'); select.selectedIndex = 1;"
         "document.querySelector('#inputs').value = arguments[0]",
-        json.dumps([BODIES["embedding"]]),
+        json.dumps(inputs),
     )
     page.find_element(By.CSS_SELECTOR, "#infer-form button").click()
     time.sleep(1.5)

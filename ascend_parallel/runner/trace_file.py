@@ -7,7 +7,7 @@ compute, on one line for each instance of a device. Arrows lead from a call to i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -40,7 +40,12 @@ def write_trace(path: Path, sections: Sequence[TraceSection]) -> None:
     opened = [call.opened_ns for section in sections for call in section.calls]
     origin_ns = min(opened, default=0)
     about = {"dropped_calls": sum(section.dropped for section in sections)}
-    write_whole(path, lambda file: _write(file, _events(sections, origin_ns), about))
+    write_events(path, _events(sections, origin_ns), about)
+
+
+def write_events(path: Path, events: Iterator[Event], about: Mapping[str, Any]) -> None:
+    """Write events as a trace file, with what is to be told about them; raises DiskError."""
+    write_whole(path, lambda file: _write(file, events, about))
 
 
 def _write(file: IO[bytes], events: Iterator[Event], about: Any) -> None:
@@ -79,13 +84,13 @@ class _SectionWriter:
         """Yield what names the lines."""
         title = self._section.title
         note = f", after {self._section.dropped} earlier ones that are not kept" if self._section.dropped else ""
-        yield _name("process_name", self._pid, 0, f"{title}: calls{note}")
-        yield _name("process_name", self._pid + 1, 0, f"{title}: devices")
+        yield name_line("process_name", self._pid, 0, f"{title}: calls{note}")
+        yield name_line("process_name", self._pid + 1, 0, f"{title}: devices")
         for lane in range(max(self._lanes, default=-1) + 1):
-            yield _name("thread_name", self._pid, lane + 1, f"caller, call {lane + 1} in flight")
+            yield name_line("thread_name", self._pid, lane + 1, f"caller, call {lane + 1} in flight")
         for line, (worker, lane) in enumerate(self._workers, 1):
             has_more = (worker, 1) in self._workers
-            yield _name("thread_name", self._pid + 1, line, f"{worker} instance {lane}" if has_more else worker)
+            yield name_line("thread_name", self._pid + 1, line, f"{worker} instance {lane}" if has_more else worker)
 
     def calls(self) -> Iterator[Event]:
         """Yield the calls, and below each its phases."""
@@ -139,5 +144,6 @@ def _flow_number(call: CallRecord, start: int) -> str:
     return f"{call.number}/{start}"
 
 
-def _name(kind: str, pid: int, tid: int, name: str) -> Event:
+def name_line(kind: str, pid: int, tid: int, name: str) -> Event:
+    """Return the event that names a line ("thread_name") or a group of lines ("process_name")."""
     return {"name": kind, "ph": "M", "pid": pid, "tid": tid, "args": {"name": name}}

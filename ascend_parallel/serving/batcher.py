@@ -30,6 +30,7 @@ from ascend_parallel.errors import (
 )
 
 from .batch_builder import BatchBuilder
+from .failure_log import FailureLog
 from .log import logger
 from .model_stats import ModelStats
 from .request import INF, InferRequest
@@ -57,8 +58,15 @@ class Limits(NamedTuple):
     timeout_s: float = 60.0
 
 
-class _BatchCall(Call):
-    """The call of one batch; it notes who computed it, and for how long."""
+class BatchCall(Call):
+    """The call of one batch; it notes who computed it, and for how long.
+
+    Attributes:
+        requests: whose rows it has.
+        rows: how many there are.
+        compute_ns: how long the engine computed.
+        worker: the label of the worker that did.
+    """
 
     is_recorded = True
 
@@ -73,6 +81,7 @@ class _BatchCall(Call):
             self.max_retries = 0  # it is tried again request by request
 
     def note_reply(self, task: Task, worker: str, started_ns: int, finished_ns: int) -> None:
+        """Note when a worker computed a task."""
         self.compute_ns += finished_ns - started_ns
         self.worker = worker
 
@@ -85,6 +94,8 @@ class Batcher:
         event_loop: the loop in whose thread it runs, attached to the backend.
         running: tasks that workers have; a large request is several.
     """
+
+    call_class: type[BatchCall] = BatchCall
 
     def __init__(
         self,
@@ -114,8 +125,9 @@ class Batcher:
         self._loop = loop
         self._capacity = capacity
         self._stats = stats
+        self._failures = FailureLog(stats.name, stats.version, loop)
         self._queue = RequestQueue(limits.max_rows, limits.max_delay_s)
-        self._in_flight: set[_BatchCall] = set()
+        self._in_flight: set[BatchCall] = set()
         self._is_scheduled = False
         self._unsplit: set[Hashable] = set()  # keys of requests that were found not to be split
         self._fixed_outputs = _find_fixed_outputs(model)
@@ -144,7 +156,9 @@ class Batcher:
         """
         self._builder.look_at(request)
         if len(self._queue) >= self.limits.max_queue:
-            raise OverloadedError(f"the queue is full: {len(self._queue)} requests wait; try again later")
+            error = OverloadedError(f"the queue is full: {len(self._queue)} requests wait; try again later")
+            self._failures.add(request, "rejected", error)
+            raise error
         request.is_alone = not self._can_join(request)
         self._enqueue(request)
         deadline_s = request.deadline_s = min(request.deadline_s, request.arrived_s + self.limits.timeout_s)
@@ -216,7 +230,7 @@ class Batcher:
             self._note_idle()
             return
         try:
-            call = _BatchCall(*self._builder.open(requests), self, requests)
+            call = self.call_class(*self._builder.open(requests), self, requests)
         except Exception as error:
             self._fail_each(requests, _describe(error))
             return
@@ -239,7 +253,7 @@ class Batcher:
 
     def take_batch(self, call: Call) -> None:
         """Take a batch that is computed, or has failed; called by the backend."""
-        assert isinstance(call, _BatchCall)
+        assert isinstance(call, BatchCall)
         if call not in self._in_flight:
             return
         self._in_flight.discard(call)
@@ -255,7 +269,7 @@ class Batcher:
             self._answer_each(call, outputs)
         self._note_idle()
 
-    def _answer_each(self, call: _BatchCall, outputs: dict[str, Array]) -> None:
+    def _answer_each(self, call: BatchCall, outputs: dict[str, Array]) -> None:
         requests = call.requests
         now_s = time.monotonic()
         if len(requests) == 1:
@@ -273,7 +287,7 @@ class Batcher:
             self._answer(request, call, split(outputs, self._batch_axes, whole, start, stop), now_s)
             start = stop
 
-    def _answer(self, request: InferRequest, call: _BatchCall, outputs: dict[str, Array], now_s: float) -> None:
+    def _answer(self, request: InferRequest, call: BatchCall, outputs: dict[str, Array], now_s: float) -> None:
         if request.is_done:
             return
         request.computed_s = now_s
@@ -310,7 +324,9 @@ class Batcher:
     def _fail(self, request: InferRequest, error: Exception, now_s: float) -> None:
         if not request.is_done:
             self._forget_waiting(request)
-            self._stats.count_failure(_reason(error))
+            reason = _reason(error)
+            self._stats.count_failure(reason)
+            self._failures.add(request, reason, error)
             request.answer(None, error, now_s)
 
     def _forget_waiting(self, request: InferRequest) -> None:

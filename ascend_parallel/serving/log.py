@@ -8,17 +8,44 @@ import sys
 import time
 
 logger = logging.getLogger("ascend_parallel.serving")
+access_logger = logging.getLogger("ascend_parallel.serving.access")
 
 
 def configure_logging(log_format: str) -> None:
     """Have the server and uvicorn log to stderr in this format, "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(message)s"))
-    for name, level in (("ascend_parallel.serving", "INFO"), ("uvicorn.error", "ERROR"), ("uvicorn.access", "INFO")):
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter("%(asctime)s %(message)s"))
+    for name, level in (("ascend_parallel.serving", "INFO"), ("uvicorn.error", "ERROR")):
         target = logging.getLogger(name)
         target.handlers[:] = [handler]
         target.setLevel(level)
         target.propagate = False
+
+
+def log_access(client: str, call: str, status: int | str, duration_s: float, request_id: str) -> None:
+    """Log a request that was answered.
+
+    Args:
+        client: its address.
+        call: what it asked for, such as "POST /v2/models/m/infer".
+        status: of the response.
+        duration_s: from its arrival to its response.
+        request_id: the client's name of it; "" for none.
+    """
+    duration_ms = round(duration_s * 1e3, 3)
+    fields = {"client": client, "call": call, "status": status, "duration_ms": duration_ms, "request_id": request_id}
+    name = f" id {request_id}" if request_id else ""
+    access_logger.info('%s - "%s" %s %.1f ms%s', client, call, status, duration_ms, name, extra={"fields": fields})
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; tracebacks of workers follow it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        text = super().format(record)
+        traceback = getattr(record, "fields", {}).get("traceback")
+        return f"{text}\n{traceback.rstrip()}" if traceback else text
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,6 +58,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)

@@ -18,6 +18,7 @@ from ascend_parallel.worker.engines import TensorSpec
 
 from .batcher import Batcher, Limits
 from .model_stats import ModelStats
+from .observed_batcher import ObservedBatcher, Observer
 from .request import InferRequest
 
 #: Inputs of so many bytes are received in the memory that is shared with the workers.
@@ -46,6 +47,7 @@ class ServedModel:
         *,
         limits: Limits,
         examples: Sequence[Mapping[str, Any]] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         """Prepare; nothing is started.
 
@@ -55,6 +57,7 @@ class ServedModel:
             runner: what runs it, not built yet.
             limits: what its queue keeps to; a model of fixed size has its own ``max_rows``.
             examples: inputs that are run before it is ready.
+            observers: who is told of each request.
         """
         self.name = name
         self.version = version
@@ -66,6 +69,7 @@ class ServedModel:
         self.batch_axes: dict[str, int | None] = {}
         self._limits = limits
         self._examples = examples
+        self._observers = observers
         self._batcher: Batcher | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"ascend-parallel {name}")  # one builds, one closes
 
@@ -98,7 +102,7 @@ class ServedModel:
         max_rows = fixed or self._limits.max_rows
         model = runner.model_of_batches(max_rows=None if fixed else max_rows)
         self.batch_axes = dict(model.batch_axes)
-        return Batcher(
+        arguments = (
             runner.backend,
             model,
             asyncio.get_running_loop(),
@@ -106,6 +110,7 @@ class ServedModel:
             runner.capacity,
             self.stats,
         )
+        return ObservedBatcher(*arguments, observers=self._observers) if self._observers else Batcher(*arguments)
 
     async def unload(self, timeout_s: float) -> None:
         """Answer the requests that it has, for at most ``timeout_s``; then end the workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,11 @@ from .config import ModelConfig, ServerConfig
 from .credentials import read_token
 from .http.server import HttpServer
 from .log import configure_logging, logger
+from .observed_batcher import Observer
+from .otel_setup import make_provider, wants_spans
 from .repository import Repository
 from .served_model import ServedModel
+from .server_trace import ServerTrace
 from .service import Service
 
 if TYPE_CHECKING:
@@ -53,7 +57,8 @@ class Server:
         """Prepare; nothing is started."""
         self._config = config
         self._read_config = read_config
-        models = [make_served_model(model) for model in config.models]
+        self._observers = make_observers(config.trace)
+        models = [make_served_model(model, self._observers) for model in config.models]
         self._repository = Repository(models, self._make_models, config.drain_timeout_s)
         self._service = Service(
             self._repository,
@@ -61,12 +66,14 @@ class Server:
             max_body_bytes=config.max_body_bytes,
             allow_control=config.allow_control,
             shared_memory_prefix=config.shared_memory_prefix,
+            access_log=config.access_log,
         )
         self._end = asyncio.Event()
         self._draining: asyncio.Future[None] | None = None
 
     def _make_models(self, name: str) -> list[ServedModel]:
-        return [make_served_model(model) for model in self._read_config().models if model.name == name]
+        models = self._read_config().models
+        return [make_served_model(model, self._observers) for model in models if model.name == name]
 
     async def run(self) -> None:
         """Serve until a signal comes."""
@@ -77,7 +84,6 @@ class Server:
             listener,
             tls_cert=config.tls_cert,
             tls_key=config.tls_key,
-            access_log=config.access_log,
         )
         sides: list[HttpServer | GrpcServer] = [http]
         if config.grpc_port is not None:
@@ -155,9 +161,27 @@ class Server:
         await asyncio.gather(*[side.wait_until_quiet(self._config.drain_timeout_s / 2) for side in sides])
         await asyncio.gather(*[side.close(max(0.0, end_s - time.monotonic())) for side in sides])
         await self._repository.close(max(0.0, end_s - time.monotonic()))
+        for observer in self._observers:
+            await asyncio.to_thread(observer.close)
 
 
-def make_served_model(config: ModelConfig) -> ServedModel:
+def make_observers(trace: str | None) -> list[Observer]:
+    """Return who is told of each request: a trace file, OpenTelemetry, or nobody.
+
+    Raises:
+        UsageError: the environment asks for OpenTelemetry, and it cannot be had.
+    """
+    observers: list[Observer] = []
+    if trace is not None:
+        observers.append(ServerTrace(Path(trace)))
+    if wants_spans(os.environ):
+        from .spans import Spans
+
+        observers.append(Spans(make_provider(os.environ)))
+    return observers
+
+
+def make_served_model(config: ModelConfig, observers: Sequence[Observer] = ()) -> ServedModel:
     """Return a model as the configuration has it; nothing is started."""
     batching = config.batching
     return ServedModel(
@@ -171,4 +195,5 @@ def make_served_model(config: ModelConfig) -> ServedModel:
             batching.timeout_ms / 1000,
         ),
         examples=[read_arrays("warm-up example", Path(path)) for path in config.warmup_examples],
+        observers=observers,
     )

@@ -30,6 +30,7 @@ class Service:
         repository: the models.
         max_body_bytes: a larger body is refused.
         allow_control: whether clients may load and unload models.
+        access_log: whether each request is logged.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Service:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         allow_control: bool = False,
         shared_memory_prefix: str | None = None,
+        access_log: bool = False,
     ) -> None:
         """Take what the configuration says; without a token, everybody is allowed."""
         self.repository = repository
         self.max_body_bytes = max_body_bytes
         self.allow_control = allow_control
+        self.access_log = access_log
         self._authorization = f"Bearer {token}".encode() if token else b""
         self._shared_memory = None if shared_memory_prefix is None else SharedMemory(shared_memory_prefix)
         self._ok_lines: tuple[object, bytes] = (None, b"")

@@ -24,6 +24,7 @@ from ascend_parallel.serving.rest.metadata import (
 from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.serving.service import Service
 
+from .access_log import AccessLog
 from .bodies import read_body, to_json
 from .infer_cycle import error_body, error_headers
 from .openapi import describe_routes
@@ -167,8 +168,11 @@ class Routes:
 
 def make_app(service: Service) -> Starlette:
     """Return the app."""
+    middleware = [Middleware(TokenCheck, service=service)]
+    if service.access_log:
+        middleware.insert(0, Middleware(AccessLog))
     return Starlette(
-        middleware=[Middleware(TokenCheck, service=service)],
+        middleware=middleware,
         routes=Routes(service).table(),
         exception_handlers={
             AscendParallelError: answer_error,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -21,13 +22,14 @@ from ascend_parallel.errors import (
     UsageError,
 )
 from ascend_parallel.serving.infer_head import InferHead
-from ascend_parallel.serving.log import logger
+from ascend_parallel.serving.log import log_access, logger
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
 from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
 from ascend_parallel.serving.served_model import ServedModel
 
 from .body import ENCODINGS, Body, too_large
+from .request_id import read_request_id
 
 if TYPE_CHECKING:
     import asyncio
@@ -101,6 +103,7 @@ class InferCycle:
         self._version = version
         self._headers = headers = dict(protocol.headers)
         self._url = protocol.url
+        self._began_s = protocol.began_s
         self._body = Body(headers, protocol.service.max_body_bytes)
         self._is_started = False
         self._is_complete = False
@@ -212,6 +215,8 @@ class InferCycle:
         if head.outputs is not None:
             model.check_outputs([ref.name for ref in head.outputs])
         request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
+        if b"x-request-id" in self._headers and not head.id:
+            request.id = read_request_id(self._headers)
         if head.timeout_s is not None:
             request.deadline_s = request.arrived_s + head.timeout_s
         context = self._headers.get(b"traceparent")
@@ -271,6 +276,8 @@ class InferCycle:
         status = error.http_status if isinstance(error, AscendParallelError) else 500
         text = str(error) if isinstance(error, AscendParallelError) else f"the server failed: {type(error).__name__}"
         headers = self._protocol.default_headers
+        if request_id := self._request_id():
+            headers = [*headers, (b"x-request-id", request_id.encode("ascii", "replace"))]
         write_error(self._protocol.transport, status, text, headers, keep_alive=self.keep_alive, error=error)
         self._finish(status, may_close=may_close)
 
@@ -278,9 +285,9 @@ class InferCycle:
         """Go on with the next request; not before the client has taken most of this response."""
         protocol = self._protocol
         self.response_complete = True
-        self._request = None
-        if protocol.access_log:
+        if protocol.service.access_log:
             self._log_access(status)
+        self._request = None
         if not self.keep_alive and may_close:
             protocol.transport.close()
         if protocol.flow.write_paused:
@@ -297,8 +304,14 @@ class InferCycle:
 
     def _log_access(self, status: int) -> None:
         client = get_client_addr({"client": self._protocol.client})  # type: ignore[arg-type]
-        path = self._url.decode("latin-1")
-        self._protocol.access_logger.info('%s - "%s %s HTTP/%s" %d', client, "POST", path, "1.1", status)
+        call = f"POST {self._url.decode('latin-1')}"
+        log_access(client, call, status, time.monotonic() - self._began_s, self._request_id())
+
+    def _request_id(self) -> str:
+        """Return the id by the request's body, else by its header, else the one that was made; "" for none."""
+        if self._request is not None and self._request.id:
+            return self._request.id
+        return read_request_id(self._headers)
 
 
 def write_error(

@@ -32,9 +32,7 @@ class HttpServer:
         port: where it listens.
     """
 
-    def __init__(
-        self, service: Service, listener: socket.socket, *, tls_cert: str | None, tls_key: str | None, access_log: bool
-    ) -> None:
+    def __init__(self, service: Service, listener: socket.socket, *, tls_cert: str | None, tls_key: str | None) -> None:
         self._listener = listener
         self.port: int = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -44,7 +42,7 @@ class HttpServer:
             lifespan="off",
             loop="none",
             log_config=None,
-            access_log=access_log,
+            access_log=False,  # it is ours: access_log.py
             server_header=False,
             proxy_headers=False,
             ssl_certfile=tls_cert,
