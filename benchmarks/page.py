@@ -27,7 +27,7 @@ from sides.models import write_cnn, write_mlp
 
 ROOT = Path(__file__).resolve().parents[1]
 LOAD_S = 62
-SIZE = (1000, 930)
+SIZE = (1000, 915)
 COLORS = 64
 #: Model -> the shape of a request of one row.
 SHAPES = {"classifier": (1, 3, 224, 224), "embedding": (1, 16)}

@@ -194,8 +194,10 @@ function showDevices(card, model, { seconds, before }) {
     const percent = `${Math.round(100 * load)} %`;
     setText(find(".label", line), worker.instances > 1 ? `${label} × ${worker.instances}` : label);
     setText(find(".state", line), worker.state);
-    find("meter", line).value = load;
-    find("meter", line).setAttribute("aria-label", `load of ${label}: ${percent}`);
+    const bar = find(".bar", line);
+    bar.setAttribute("aria-valuenow", Math.round(100 * load));
+    bar.setAttribute("aria-label", `load of ${label}: ${percent}`);
+    bar.firstElementChild.style.width = `${100 * load}%`;
     setText(find(".percent", line), percent);
     setText(find(".rows", line), short(Math.max(0, worker.rows - then.rows) / seconds));
     setText(find(".restarts", line), worker.restarts);
