@@ -108,7 +108,6 @@ class Server:
             port,
             tls_cert=config.tls_cert,
             tls_key=config.tls_key,
-            access_log=config.access_log,
         )
 
     async def _load(self) -> bool:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 
+import grpc
 import numpy as np
 import pytest
 
@@ -234,7 +235,7 @@ def logged(factories, tmp_path_factory, request):
     """A server that logs each request, and what its log holds after some; in either format."""
     path = tmp_path_factory.mktemp("server") / "config.yml"
     path.write_text(
-        f"log_format: {request.param}\naccess_log: true\nport: 0\n"
+        f"log_format: {request.param}\naccess_log: true\nport: 0\ngrpc_port: 0\n"
         f"models: [{{path: '{factories}:moody', name: m, devices: 'cpu:0'}}]\n"
     )
     answers = {}
@@ -243,6 +244,8 @@ def logged(factories, tmp_path_factory, request):
         infer(server, ONE, {"x-request-id": "by-header\xe9"})
         server.request("GET", "/v2/models/m?a=b", headers={"x-request-id": "other"})
         server.request("GET", "/nothing")
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", metadata=[("x-request-id", "rpc")])
         answers["named"] = infer(server, -ONE, id="failed")
         answers["nameless"] = infer(server, -ONE)
         for _ in range(10):
@@ -256,20 +259,21 @@ def entries(logged):
     kind, lines, _ = logged
     if kind == "json":
         return [json.loads(line) for line in lines]
-    form = r'\S+ \S+ 127\.0\.0\.1:\d+ - "(?P<call>[^"]*)" (?P<status>\d+) (?P<ms>[\d.]+) ms(?: id (?P<request_id>\S+))?'
+    form = r'\S+ \S+ \S+ - "(?P<call>[^"]*)" (?P<status>\w+) (?P<ms>[\d.]+) ms(?: id (?P<request_id>\S+))?'
     found = [match.groupdict() for line in lines if (match := re.fullmatch(form, line))]
-    return [{**entry, "status": int(entry["status"]), "request_id": entry["request_id"] or ""} for entry in found]
+    return [{**entry, "request_id": entry["request_id"] or ""} for entry in found]
 
 
 def test_each_request_is_logged_in_one_form(logged):
-    found = [(e["call"], e["status"], e["request_id"]) for e in entries(logged) if "call" in e]
-    assert found[:4] == [
-        ("POST /v2/models/m/infer", 200, "by-body"),
-        ("POST /v2/models/m/infer", 200, "by-header"),
-        ("GET /v2/models/m?a=b", 200, "other"),
-        ("GET /nothing", 404, ""),
+    found = [(e["call"], str(e["status"]), e["request_id"]) for e in entries(logged) if "call" in e]
+    assert found[:5] == [
+        ("POST /v2/models/m/infer", "200", "by-body"),
+        ("POST /v2/models/m/infer", "200", "by-header"),
+        ("GET /v2/models/m?a=b", "200", "other"),
+        ("GET /nothing", "404", ""),
+        ("gRPC ServerLive", "OK", "rpc"),
     ]
-    assert len(found) == 4 + 12
+    assert len(found) == 5 + 12
 
 
 def test_a_failure_is_logged_once_with_who_and_why(logged):

@@ -11,6 +11,7 @@ from ascend_parallel.serving.request import INF, InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.serving.service import Service
 
+from .context import read_request_id
 from .infer_answer import write_answer, write_stream_error
 from .infer_request import GrpcRequest, read_request, split
 from .status import sentence_of
@@ -62,6 +63,8 @@ class InferCall:
         if head.outputs is not None:
             model.check_outputs([ref.name for ref in head.outputs])
         request = InferRequest(head.names, arrays, self._note_done, id=parts.id, deadline_s=deadline_s)
+        if not parts.id:
+            request.id = read_request_id(metadata)
         if head.timeout_s is not None:
             request.deadline_s = min(deadline_s, request.arrived_s + head.timeout_s)
         context = metadata.get("traceparent")

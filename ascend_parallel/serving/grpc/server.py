@@ -12,10 +12,10 @@ import grpc
 
 from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.serving.address import listen
-from ascend_parallel.serving.log import logger
+from ascend_parallel.serving.log import log_access, logger
 from ascend_parallel.serving.service import Service
 
-from .context import metadata_of
+from .context import metadata_of, read_request_id
 from .health import Health
 from .inference import OPEN_METHODS, InferenceMethods
 from .messages import HEALTH, INFERENCE
@@ -32,12 +32,9 @@ class GrpcServer:
         port: where it listens.
     """
 
-    def __init__(
-        self, service: Service, host: str, port: int, *, tls_cert: str | None, tls_key: str | None, access_log: bool
-    ) -> None:
+    def __init__(self, service: Service, host: str, port: int, *, tls_cert: str | None, tls_key: str | None) -> None:
         """Take an address; must be called in the event loop's thread. Raises UsageError where it is taken."""
         self._service = service
-        self._access_log = access_log
         self._methods = InferenceMethods(service)
         self._health = Health(service.repository)
         self._server = grpc.aio.server(
@@ -106,6 +103,7 @@ class GrpcServer:
         """Return a method that asks for the token, and whose errors are the statuses of RPCs."""
 
         async def run(request: Any, context: Any) -> Any:
+            began_s = time.monotonic()
             try:
                 if not is_open:
                     self._check_token(context)
@@ -113,12 +111,12 @@ class GrpcServer:
             except Exception as error:
                 failure = error
             else:
-                self._log_access(name, "OK", context)
+                self._log_access(name, "OK", context, began_s)
                 return answer
             if not isinstance(failure, AscendParallelError):
                 logger.error("the RPC %s failed", name, exc_info=failure)
             code, text, metadata = describe_error(failure)
-            self._log_access(name, code.name, context)
+            self._log_access(name, code.name, context, began_s)
             return await context.abort(code, text, metadata)
 
         return run
@@ -128,6 +126,7 @@ class GrpcServer:
             given = metadata_of(context).get("authorization", "")
             self._service.check_authorization(given.encode() if isinstance(given, str) else given)
 
-    def _log_access(self, name: str, code: str, context: Any) -> None:
-        if self._access_log:
-            logger.info('%s - "gRPC %s" %s', context.peer(), name, code)
+    def _log_access(self, name: str, code: str, context: Any, began_s: float) -> None:
+        if self._service.access_log:
+            request_id = read_request_id(metadata_of(context))
+            log_access(context.peer(), f"gRPC {name}", code, time.monotonic() - began_s, request_id)
