@@ -17,7 +17,7 @@ from .log import logger
 from .observed_batcher import ObservedCall, TaskTimes
 from .request import InferRequest
 
-#: Requests, and batches, that are kept; one takes about 500 bytes here, and 1 KB in the file.
+#: Requests, and batches, that are kept; one takes about 300 bytes here, and 0.5 KB in the file.
 MAX_KEPT = 100_000
 
 
