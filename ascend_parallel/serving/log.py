@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 import time
 
 logger = logging.getLogger("ascend_parallel.serving")
+#: Stands before the lines of a worker's traceback: the server's own begin at the margin.
+_INDENT = "    | "
 access_logger = logging.getLogger("ascend_parallel.serving.access")
 
 
@@ -39,13 +42,13 @@ def log_access(client: str, call: str, status: int | str, duration_s: float, req
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; tracebacks of workers follow it."""
+    """A line for people; a worker's traceback follows it, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""
         text = super().format(record)
         traceback = getattr(record, "fields", {}).get("traceback")
-        return f"{text}\n{traceback.rstrip()}" if traceback else text
+        return f"{text}\n{textwrap.indent(traceback.rstrip(), _INDENT)}" if traceback else text
 
 
 class JsonFormatter(logging.Formatter):

@@ -290,6 +290,7 @@ def test_a_failure_is_logged_once_with_who_and_why(logged):
         assert "raise ValueError" in entry["traceback"]
     else:
         at = lines.index(about[0])
+        assert lines[at + 1] == "    | Traceback (most recent call last):"
         assert any("raise ValueError" in line for line in lines[at : at + 20])
     status, headers, _ = answers["named"]
     assert (status, headers["x-request-id"]) == (500, "failed")
