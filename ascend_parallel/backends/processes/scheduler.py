@@ -84,7 +84,7 @@ class Scheduler:
     def dispatch(self) -> None:
         """Send tasks as long as there are any, and workers with room."""
         while self._queue:
-            worker = next(reversed(self._idle)) if self._idle else self._choose_spare()
+            worker = self._choose_idle() if self._idle else self._choose_spare()
             if worker is None:
                 return
             task = self._queue.popleft()
@@ -117,6 +117,14 @@ class Scheduler:
                 self._idle[worker] = None
             elif in_flight < 2 * worker.capacity:
                 self._spare[worker] = None
+
+    def _choose_idle(self) -> Worker:
+        """Return the idle worker that gets the next task: of a call that is split, one after the other.
+
+        Else the one that became idle last: its caches are warm.
+        """
+        is_split = len(self._queue[0].call.plan.chunks) > 1
+        return next(iter(self._idle)) if is_split else next(reversed(self._idle))
 
     def _choose_spare(self) -> Worker | None:
         """Return the worker that gets a second task; None where the next task had better wait."""
