@@ -1,4 +1,4 @@
-"""The manifest of a MINDIR file: what ``X.mindir`` was converted from and for, in ``X.mindir.json`` beside it.
+"""The manifest of a MINDIR or OM file: what ``X.mindir`` was converted from and for, in ``X.mindir.json`` beside it.
 
 ``ascend-parallel convert`` writes the manifest. The runner reads it before it starts workers, so that a model for other
 devices is reported in one sentence and not by an engine's "Common error code". The manifest is optional.
@@ -40,7 +40,14 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class InputRecord:
-    """One input: its shape in the MINDIR file, its dtype in the ONNX file, and its batch axis (None: not sliced)."""
+    """One input.
+
+    Attributes:
+        name: its name.
+        dtype: its dtype in the ONNX file.
+        shape: its shape in the converted file; that of the largest batch, if it has several.
+        batch_axis: its batch axis; None: it is not sliced.
+    """
 
     name: str
     dtype: str
@@ -78,7 +85,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a MINDIR file was converted from and for.
+    """What a MINDIR or OM file was converted from and for.
 
     Attributes:
         source: the ONNX file's path, relative to the manifest's folder.
@@ -88,11 +95,12 @@ class Manifest:
         rows: rows of the model's batch.
         inputs: the inputs, in the model's order.
         shape_options: the options of ``ascend-parallel convert`` that determined the shapes.
-        converter: "converter_lite" or "mindspore_lite" (its Python interface).
+        converter: "converter_lite", "mindspore_lite" (its Python interface) or "atc".
         converter_version: such as "2.0.0".
         recipe: a hash of everything else that the result depends on.
         changes: what was rewritten for MindSpore Lite's CPU kernels: operator -> count.
-        files: the MINDIR file first, then its external weight files, if it has any.
+        soc_version: the chip that an OM file is for; "" for a MINDIR file.
+        files: the converted file first, then its external weight files, if it has any.
     """
 
     source: str
@@ -106,6 +114,7 @@ class Manifest:
     converter_version: str
     recipe: str
     changes: Mapping[str, int] = field(default_factory=dict)
+    soc_version: str = ""
     files: tuple[SavedFile, ...] = ()
 
     def to_json(self) -> str:
@@ -128,9 +137,11 @@ class Manifest:
         """Return how to get the model for these devices: "convert ... again: ascend-parallel convert ..."."""
         source = os.path.normpath(mindir.parent / self.source)
         gone = "" if os.path.isfile(source) else ", which no longer exists,"
+        has_several_sizes = "--dynamic-batch-size" in self.shape_options
         words = [
             *("ascend-parallel", "convert", source, "--devices", _join(devices)),
-            *("--batch-per-device", str(self.rows), *self.shape_options, "--output", str(mindir)),
+            *([] if has_several_sizes else ["--batch-per-device", str(self.rows)]),
+            *(*self.shape_options, "--output", str(mindir)),
         ]
         return f"convert {source}{gone} again: {shlex.join(words)}"
 
@@ -172,7 +183,7 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 
 
 def check_manifest(model: str, devices: Sequence[Device]) -> Manifest | None:
-    """Check that a MINDIR file fits these devices and is the one that its manifest describes.
+    """Check that a converted file fits these devices and is the one that its manifest describes.
 
     Returns:
         The manifest; None if there is none.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ascend_parallel.errors import EngineError, WorkerDied, WorkerError
+from ascend_parallel.worker.engines.acl_codes import describe_code
 
 from .worker_spec import WorkerSpec
 
@@ -19,14 +20,11 @@ _LIKELY = {
     signal.SIGILL: "an instruction that this processor does not have: is the engine built for it?",
 }
 
-#: Words in what engines print -> what they mean. Codes: Ascend's, as users meet them.
+#: Ascend's codes that engines print, as users meet them.
+_CODES = (100002, 145013, 207001, 207004, 500001, 507008, 507011, 507015, 507018, 507033, 507899)
+#: Words in what engines print -> what they mean.
 _KNOWN = {
-    "507033": "Ascend error 507033: the device is occupied or could not be opened; is another process using it "
-    "(npu-smi info)?",
-    "207004": "Ascend error 207004: the device is not available; is ASCEND_RT_VISIBLE_DEVICES right (ascending "
-    "ids, commas, no spaces)?",
-    "100002": "Ascend error 100002: ACL was initialised twice in one process",
-    "500001": "Ascend error 500001: an operator failed",
+    **{str(code): describe_code(code) for code in _CODES},
     "libhccl.so: cannot open": "a library of CANN was not found: install CANN, and source its set_env.sh in the "
     "shell that starts this program",
     "INVALID_PROTOBUF": "the file is cut off, or is no ONNX model",
@@ -48,7 +46,7 @@ def exit_reason(exit_code: int | None) -> str:
 
 def explain(text: str) -> str:
     """Return what is known about an engine's error text, as a sentence to append; "" where nothing is."""
-    found = [meaning for word, meaning in _KNOWN.items() if word in text]
+    found = [meaning for word, meaning in _KNOWN.items() if word in text and meaning not in text]
     return "".join(f"\n  {meaning}" for meaning in found)
 
 

@@ -11,7 +11,7 @@ import typer
 from ascend_parallel.errors import UsageError
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A .mindir or .onnx file, or module:factory (or file.py:factory).")
+    str, typer.Argument(metavar="MODEL", help="A .mindir, .onnx or .om file, or module:factory (or file.py:factory).")
 ]
 Devices = Annotated[
     str | None,

@@ -11,8 +11,8 @@ Pipeline = Annotated[
     str,
     typer.Argument(
         metavar="PIPELINE",
-        help="module:factory (or file.py:factory), paddlex:NAME_OR_CONFIG.yaml, paddleocr:ClassName, or an .onnx or "
-        ".mindir file.",
+        help="module:factory (or file.py:factory), paddlex:NAME_OR_CONFIG.yaml, paddleocr:ClassName, or an .onnx, "
+        ".mindir or .om file.",
     ),
 ]
 OutputDir = Annotated[Path, typer.Option(metavar="OUT", help="Folder for the outputs and manifest.jsonl.")]

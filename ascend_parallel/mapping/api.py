@@ -62,7 +62,7 @@ def parallel_map(
     Args:
         pipeline: ``"module:factory"`` (called in each worker with ``device="gpu:0"`` and the options; returns an object
             with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
-            ``"paddleocr:ClassName"``, or an .onnx or .mindir file.
+            ``"paddleocr:ClassName"``, or an .onnx, .mindir or .om file.
         inputs: a folder, or paths (or any strings that the pipeline takes).
         engine: of a model file: "mslite", "onnxruntime", or ``"package.module:EngineClass"``; None: by its suffix.
         devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.

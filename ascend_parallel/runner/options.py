@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +90,7 @@ def _engine_of(model: str) -> str:
     if ":" in model:
         return "callable"
     raise UsageError(
-        f"the engine for {model!r} cannot be determined from its name; expected a .mindir or .onnx file or "
+        f"the engine for {model!r} cannot be determined from its name; expected a .mindir, .onnx or .om file or "
         "'module:factory', or say which: engine=..."
     )
 
@@ -145,7 +144,7 @@ def check_devices(devices: Sequence[Device], engine: type[Engine]) -> None:
 def check_manifests(
     models: Mapping[str, str], devices: Sequence[Device], engine: type[Engine]
 ) -> dict[str, dict[str, int | None]]:
-    """Check, by the manifests beside MINDIR files, that they are for these devices; without one all is well.
+    """Check, by the manifests beside MINDIR and OM files, that they are for these devices; without one all is well.
 
     Returns:
         Model name -> the batch axes that its manifest tells.
@@ -153,7 +152,7 @@ def check_manifests(
     Raises:
         UsageError: a model was converted for other devices, or is not the one that was converted.
     """
-    if engine.name != "mslite":
+    if engine.name not in ("mslite", "om"):
         return {}
     manifests = {name: check_manifest(path, devices) for name, path in models.items()}
     return {name: manifest.batch_axes for name, manifest in manifests.items() if manifest is not None}
@@ -312,7 +311,7 @@ def choose_devices(
 ) -> list[Device]:
     """Return the devices that the user named; else the first ``device_num`` of the machine's best type; else all.
 
-    A number of devices with a MINDIR model means ``ascend:0``, ``ascend:1``, ..., as in MindSpore Lite's tutorial.
+    A number of devices with a MINDIR or OM model means ``ascend:0``, ``ascend:1``, ..., as MindSpore Lite has it.
 
     Raises:
         DeviceSpecError: the specification is malformed, or names a device that this machine does not have, or that
@@ -327,7 +326,7 @@ def choose_devices(
         check_whole_number("device_num", device_num, 1, "a number of devices")
     if devices is not None:
         chosen = parse_devices(devices)
-    elif device_num is not None and engine.name == "mslite":
+    elif device_num is not None and engine.name in ("mslite", "om"):
         chosen = [Device("ascend", i) for i in range(device_num)]
     else:
         found = [d for d in default_devices(discover()) if d.type in engine.device_types]
@@ -367,13 +366,13 @@ def check_workers(
             f"the engine {engine.name} runs in worker processes only, as its libraries may not be thread-safe; leave "
             "out workers='threads'"
         )
-    for module in engine.modules:
-        if importlib.util.find_spec(module) is None:
-            raise UsageError(
-                f"workers='threads' runs the engine {engine.name} in this interpreter, {sys.executable}, which has no "
-                f"{module}; install it here, or use workers='processes' with worker_python=... of an interpreter that "
-                "has it"
-            )
+    module = engine.missing_module()
+    if module:
+        raise UsageError(
+            f"workers='threads' runs the engine {engine.name} in this interpreter, {sys.executable}, which has no "
+            f"{module}; install it here, or use workers='processes' with worker_python=... of an interpreter that "
+            "has it"
+        )
 
 
 def check_counts(instances: int, chunk_size: int | None, warmup: int) -> None:

@@ -103,12 +103,12 @@ class ParallelPredictUtils:
         """Check everything that can be checked; nothing is started before :meth:`build_model`.
 
         Args:
-            model: a .mindir or .onnx file, ``module:factory``, or a dict name -> one of these. With a dict, each worker
-                holds all models, and ``predict(..., model=name)`` picks one.
-            device_num: how many devices, as in the tutorial: ``ascend:0``, ``ascend:1``, ... for a .mindir file.
+            model: a .mindir, .onnx or .om file, ``module:factory``, or a dict name -> one of these. With a dict, each
+                worker holds all models, and ``predict(..., model=name)`` picks one.
+            device_num: how many devices, as in the tutorial: ``ascend:0``, ``ascend:1``, ... for a .mindir or .om file.
             devices: ``"ascend:0,1"``, ``"gpu:0-3"``, ``"tensorrt:0"``, ``"cpu:0,1"``, ``"openvino:0"``, or a list;
                 None: all devices of the machine's best type.
-            engine: "mslite", "onnxruntime", "callable" or "simulated"; None: chosen by the model's suffix.
+            engine: "mslite", "onnxruntime", "om", "callable" or "simulated"; None: chosen by the model's suffix.
             engine_options: see the engines' documentation; a callable's are its keyword arguments.
             precision: "fp32", "fp16", "bf16" or "int8": what the model is computed in; None: what its file and the
                 engine's defaults make it. What an engine cannot do is refused.

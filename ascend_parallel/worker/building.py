@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Dict, Optional, Sequence
+import traceback
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,14 +15,41 @@ from .engines.base import Engine, TensorSpec
 Engines = Dict[str, Engine]
 
 
-def build(request: Dict[str, Any]) -> Engines:
-    """Return the engines of a build request, by model name."""
+def build(request: Dict[str, Any], instances: int) -> Tuple[List[Engines], Dict[str, Any]]:
+    """Build the models of a request, for so many threads.
+
+    Returns:
+        The engines of each thread, and what the first ones say of their models, by model name.
+
+    Raises:
+        Exception: one cannot be built; those that were built before are closed.
+    """
     sys.path.extend(path for path in request["import_path"] if path not in sys.path)
     engine_class = find_engine(request["engine"])
     device = tuple(request["device"])
-    return {
-        name: build_engine(engine_class, path, device, request["options"]) for name, path in request["models"].items()
-    }
+    threads: List[Engines] = [{} for _ in range(instances)]
+    try:
+        for name, path in request["models"].items():
+            threads[0][name] = build_engine(engine_class, path, device, request["options"])
+        description = {name: describe(engine, request["warmup"]) for name, engine in threads[0].items()}
+        for engines in threads[1:]:
+            for name, engine in threads[0].items():
+                engines[name] = engine.share()
+    except BaseException:
+        for engines in threads:
+            close_all(engines)
+        raise
+    return threads, description
+
+
+def close_all(engines: Engines) -> None:
+    """Close the engines of a thread. An engine that cannot be closed is reported in the log."""
+    for name, engine in engines.items():
+        try:
+            engine.close()
+        except Exception:
+            print("the engine of model %r could not be closed:" % name, file=sys.stderr)
+            traceback.print_exc()
 
 
 def describe(engine: Engine, warmup: int) -> Dict[str, Any]:

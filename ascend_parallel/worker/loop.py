@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .building import Engines, build, describe
+from .building import Engines, build, close_all
 from .engines.base import BROKEN, Arrays, EngineBroken, Run
 from .memory import MappedSegments, SharedArray
 from .protocol import BUILD_FINISH, ERROR, EXIT, Channel, decode, decode_chunk, encode_reply
@@ -21,23 +21,28 @@ from .results import describe_error, write_to_destinations
 MAX_KEPT_PARTS = 4096
 #: Chunks that are kept ready to run, by each thread; each costs about as much memory as a dict.
 MAX_KEPT_CHUNKS = 256
+#: How long the other threads may take to close their engines after EXIT; the master waits a little longer.
+CLOSE_GRACE_S = 3.0
 
 
 def run(channel: Channel, memory: MappedSegments) -> None:
     """Build what the master orders, then serve until it says EXIT."""
     build_request = channel.receive()
     try:
-        engines = build(build_request)
-        description = {name: describe(engine, build_request["warmup"]) for name, engine in engines.items()}
+        engines, description = build(build_request, build_request["instances"])
     except Exception as error:
         channel.send((ERROR, None) + describe_error(error))
         return
     server = Server(channel, memory)
-    for _ in range(build_request["instances"] - 1):
-        shared = {name: engine.share() for name, engine in engines.items()}
-        threading.Thread(target=server.serve_or_die, args=(shared,), daemon=True).start()
+    threads = [threading.Thread(target=server.serve_or_die, args=(shared,), daemon=True) for shared in engines[1:]]
+    for thread in threads:
+        thread.start()
     channel.send((BUILD_FINISH, description))
-    server.serve(engines)
+    server.serve(engines[0])
+    close_all(engines[0])
+    end_s = time.monotonic() + CLOSE_GRACE_S
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
 
 
 class Chunk:
@@ -115,6 +120,7 @@ class Server:
         """Serve from a thread; a fault of the worker itself ends the process, as in the main thread."""
         try:
             self.serve(engines)
+            close_all(engines)
         except EOFError:
             pass  # the master is gone: the main thread and the parent watch see it too
         except BaseException:

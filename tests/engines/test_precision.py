@@ -253,9 +253,12 @@ def test_the_context_of_mindspore_lite_gets_it(tmp_path, monkeypatch):
     [
         ("module:factory", {"devices": "cpu"}, "a callable chooses it in its own code"),
         ("sim", {"devices": "simulated:0", "engine": "simulated"}, "the engine simulated does not choose it"),
+        ("m.om", {"devices": "ascend:0"}, "ATC fixed it when it made the OM file: leave precision out, or convert"),
     ],
 )
-def test_engines_that_do_not_choose_it_refuse(model, options, words):
+def test_engines_that_do_not_choose_it_refuse(model, options, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.om").write_bytes(b"IMOD")
     with pytest.raises(UsageError, match=f"precision is 'fp16', which is not possible here: {words}"):
         ParallelPredictUtils(model, precision="fp16", **options)
 

@@ -64,7 +64,7 @@ def refused(words, *arguments, kind=UsageError, **options):
     [
         (
             "model.pb",
-            r"engine for 'model.pb' cannot be determined .* a .mindir or .onnx file or 'module:factory'.*engine=",
+            r"engine for 'model.pb' cannot be determined .* a .mindir, .onnx or .om file or 'module:factory'.*engine=",
         ),
         ("", r"engine for '' cannot be determined"),
         (None, "model is None; expected the path of a file, or 'module:factory'"),
@@ -119,7 +119,7 @@ def test_a_file_that_may_not_be_read(onnx, monkeypatch):
 
 def test_an_unknown_engine(onnx):
     refused(
-        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, callable, simulated, or 'package.module",
+        "engine 'tensorflow' is unknown; expected one of mslite, onnxruntime, om, callable, simulated, or 'package",
         onnx,
         engine="tensorflow",
     )

@@ -120,6 +120,8 @@ class ThreadBackend(Backend):
         for thread in threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline_s - time.monotonic()))
+        for build in self._builds:
+            build.close()
         stuck = [repr(t.name) for t in threads if t.is_alive() and t is not threading.current_thread()]
         if stuck:
             warnings.warn(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ascend_parallel.backends.worker_spec import WorkerSpec
-from ascend_parallel.worker.building import Engines, build, describe
+from ascend_parallel.worker.building import Engines, build, close_all
 from ascend_parallel.worker.results import describe_error
 
 
@@ -45,13 +45,17 @@ class Build:
         request = {**specs[0].request, "options": dict(specs[0].request["options"])}
         if "instances" in request["options"]:
             request["options"]["instances"] = len(specs)
-        first: Engines = build(request)
-        self.description = {name: describe(engine, request["warmup"]) for name, engine in first.items()}
-        engines = [first, *({name: engine.share() for name, engine in first.items()} for _ in specs[1:])]
-        self.instances = list(zip(specs, engines, strict=True))
+        built, self.description = build(request, len(specs))
+        self.instances = list(zip(specs, built, strict=True))
         for spec, own in self.instances:
             for engine in own.values():
                 engine.set_device(tuple(spec.request["device"]))
+
+    def close(self) -> None:
+        """Close engines that no instance has taken over, as another group failed to be built."""
+        for _, engines in self.instances:
+            close_all(engines)
+        self.instances = []
 
 
 def group_by_weights(specs: Sequence[WorkerSpec], can_share: bool) -> list[list[WorkerSpec]]:

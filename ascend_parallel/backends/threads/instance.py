@@ -10,6 +10,7 @@ import numpy as np
 
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.worker_spec import WorkerSpec
+from ascend_parallel.worker.building import close_all
 from ascend_parallel.worker.engines import Engine, EngineBroken
 from ascend_parallel.worker.results import describe_error, write_to_destinations
 
@@ -51,10 +52,11 @@ class Instance:
         while not self.is_lost:
             task = backend.queue.get()
             if task is None:
-                return
+                break
             if task.call.is_open:
                 self._compute(task, engines[task.call.plan.model_name], backend)
             del task  # the next wait must not hold this task's memory
+        close_all(engines)
 
     def _compute(self, task: Task, engine: Engine, backend: ThreadBackend) -> None:
         call = task.call

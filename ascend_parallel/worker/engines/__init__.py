@@ -8,6 +8,7 @@ from .base import BROKEN, HEAD_BYTES, PRECISIONS, Engine, EngineBroken, TensorSp
 from .callable import CallableEngine
 from .modelfile import ModelFileEngine, ProcessModelFileEngine
 from .mslite import MSLiteEngine
+from .om import OmEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .outside import CheckedEngine, load_engine
 from .pipeline import PipelineEngine
@@ -31,6 +32,7 @@ ENGINES: Dict[str, Type[Engine]] = {
     for engine in (
         MSLiteEngine,
         OnnxRuntimeEngine,
+        OmEngine,
         CallableEngine,
         SimulatedEngine,
         PipelineEngine,
@@ -39,7 +41,7 @@ ENGINES: Dict[str, Type[Engine]] = {
     )
 }
 #: Those that a user picks by name; the others belong to ``map``.
-PUBLIC_ENGINES = ("mslite", "onnxruntime", "callable", "simulated")
+PUBLIC_ENGINES = ("mslite", "onnxruntime", "om", "callable", "simulated")
 
 
 def find_engine(name: str) -> Type[Engine]:

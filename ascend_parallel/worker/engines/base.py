@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -115,6 +116,11 @@ class Engine:
         return ", ".join(" ".join((m.__name__, str(getattr(m, "__version__", "")))).rstrip() for m in found)
 
     @classmethod
+    def missing_module(cls) -> str:
+        """Return the module of its runtime that this interpreter lacks; "" if it lacks none."""
+        return next((name for name in cls.modules if importlib.util.find_spec(name) is None), "")
+
+    @classmethod
     def why_wrong_kind(cls, head: bytes) -> str:
         """Return why a file with these first bytes is not a model of this engine; "" if it may be one."""
         if head.startswith(_LFS_POINTER):
@@ -181,6 +187,13 @@ class Engine:
         It is called once for each further thread, in the thread that built this one.
         """
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what the engine holds, such as a device's memory.
+
+        It is called once, in the thread that used the engine last, when no task comes any more. A process that is
+        killed never calls it.
+        """
 
 
 def trim_heap() -> None:

@@ -70,6 +70,10 @@ class ModelFileEngine(PipelineEngine):
         other._use(self._inner.share(), self._device_key, self._options)
         return other
 
+    def close(self) -> None:
+        """Close the inner engine."""
+        self._inner.close()
+
 
 class ProcessModelFileEngine(ModelFileEngine):
     """The same for an engine that cannot share weights between threads: each instance is a process."""

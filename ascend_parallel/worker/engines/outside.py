@@ -134,6 +134,10 @@ class CheckedEngine(Engine):
         """Return the engine of one more thread, checked too."""
         return CheckedEngine(self._inner.share(), self.name)
 
+    def close(self) -> None:
+        """Close the engine."""
+        self._inner.close()
+
 
 def _kind(value: Any) -> str:
     return type(value).__name__
