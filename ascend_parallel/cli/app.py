@@ -47,7 +47,7 @@ COMMANDS = {
     "convert": LazyCommand(
         "convert",
         "convert",
-        "Convert an ONNX file to MINDIR files for the devices, or to an ONNX file of lower precision.",
+        "Convert an ONNX file to MINDIR or OM files for the devices, or to an ONNX file of lower precision.",
     ),
 }
 

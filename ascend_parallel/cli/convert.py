@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,15 +12,22 @@ from ascend_parallel.checks import read_whole_numbers
 from .arguments import Devices, WorkerPython, read_batch_axes
 
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.")]
-To = Annotated[str, typer.Option(help="mindir: MINDIR files for the devices. onnx: an ONNX file of lower precision.")]
+To = Annotated[
+    str,
+    typer.Option(
+        metavar="FORMAT",
+        help="mindir: files for MindSpore Lite. om: CANN's own format, converted by ATC. onnx: an ONNX file of lower "
+        "precision.",
+    ),
+]
 Output = Annotated[
-    Path, typer.Option(metavar="DIR", help="Folder for the results; for a single result also X.mindir or X.onnx.")
+    Path, typer.Option(metavar="DIR", help="Folder for the results; for a single result also X.mindir, X.om or X.onnx.")
 ]
 Name = Annotated[
     str | None,
     typer.Option(
-        help="Base name of the results, which are called NAME_bsROWS.mindir or NAME.onnx. [default: the ONNX file's "
-        "name, with _PRECISION for ONNX]"
+        help="Base name of the results, which are called NAME_bsROWS.mindir, NAME_bsROWS.om or NAME.onnx. [default: "
+        "the ONNX file's name, with _PRECISION for ONNX]"
     ),
 ]
 BatchPerDevice = Annotated[
@@ -47,7 +54,8 @@ Target = Annotated[str | None, typer.Option(help="ascend or cpu. [default: the t
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="fp16 or fp32, for Ascend; fp16 or int8 for --to onnx. [default: the converter's default, which is fp16]"
+        help="fp16 or fp32, for --to mindir on Ascend; fp16 or int8 for --to onnx. [default: the converter's default, "
+        "which is fp16]"
     ),
 ]
 Calibration = Annotated[
@@ -58,7 +66,26 @@ Calibration = Annotated[
         "--verify compares on them. Repeatable.",
     ),
 ]
-ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file of the converter.")]
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="MINDIR: configuration file of the converter.")]
+SocVersion = Annotated[
+    str | None,
+    typer.Option(metavar="CHIP", help="OM: the chip, such as Ascend310P3. [default: the one that npu-smi tells]"),
+]
+DynamicBatchSize = Annotated[
+    str,
+    typer.Option(
+        metavar="ROWS", help="OM: batch sizes of one model, such as 1,2,4,8. [default: one, as --batch-per-device says]"
+    ),
+]
+PrecisionMode = Annotated[
+    str | None,
+    typer.Option(
+        "--precision-mode", metavar="MODE", help="OM: ATC's --precision_mode, such as force_fp16. [default: ATC's own]"
+    ),
+]
+InsertOpConf = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="OM: configuration file of AIPP, which prepares pictures.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the converter's commands, or what would be made.")]
 Verify = Annotated[
     bool,
@@ -88,19 +115,23 @@ def convert(
     precision: Precision = None,
     calibration: Calibration = None,
     config_file: ConfigFile = None,
+    soc_version: SocVersion = None,
+    dynamic_batch_size: DynamicBatchSize = "",
+    atc_precision_mode: PrecisionMode = None,
+    insert_op_conf: InsertOpConf = None,
     worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     verify: Verify = False,
     tolerance: Tolerance = None,
 ) -> None:
-    """Convert an ONNX file to MINDIR files for the devices, or to an ONNX file of lower precision.
+    """Convert an ONNX file to MINDIR or OM files for the devices, or to an ONNX file of lower precision.
 
-    By default, the batch size of a MINDIR file is the whole batch divided by the number of devices.
+    By default, the batch size of a result is the whole batch divided by the number of devices.
 
-    The converter is converter_lite if it is on the PATH, else mindspore_lite's Python Converter in --worker-python. Its
-    commands are printed. A result is written to a hidden folder first and renamed when it is complete. The file
-    X.mindir.json beside a result records its source, its target and its settings. Results that are up to date are not
-    converted again.
+    The converter is converter_lite if it is on the PATH, else mindspore_lite's Python Converter in --worker-python; for
+    OM files, it is CANN's atc. Its commands are printed. A result is written to a hidden folder first and renamed when
+    it is complete. The file X.mindir.json (X.om.json) beside a result records its source, its target and its settings.
+    Results that are up to date are not converted again.
 
     --to onnx --precision fp16 makes NAME_fp16.onnx, whose inputs and outputs stay float32. --to onnx --precision int8
     makes NAME_int8.onnx: with --calibration by static quantization, without by dynamic. Example:
@@ -109,27 +140,23 @@ def convert(
     """
     from ascend_parallel import convert
 
+    told: dict[str, Any] = {"to": to, "devices": devices, "output": output, "name": name, "input_shape": input_shape}
+    told |= {"target": target, "precision": precision, "config_file": config_file, "worker_python": worker_python}
+    atc_options = {"soc_version": soc_version, "precision_mode": atc_precision_mode, "insert_op_conf": insert_op_conf}
     convert(
         model,
-        to=to,
-        devices=devices,
-        output=output,
-        name=name,
-        batch_per_device=read_sizes(batch_per_device),
-        input_shape=input_shape,
-        batch_axes=read_batch_axes(batch_axis),
-        target=target,
-        precision=precision,
         calibration=calibration or (),
-        config_file=config_file,
-        worker_python=worker_python,
+        batch_per_device=read_sizes("--batch-per-device", batch_per_device),
+        batch_axes=read_batch_axes(batch_axis),
+        atc_options={**atc_options, "dynamic_batch_size": read_sizes("--dynamic-batch-size", dynamic_batch_size)},
         dry_run=dry_run,
         verify=verify,
         tolerance=tolerance,
         show=lambda line: print(line, flush=True),
+        **told,
     )
 
 
-def read_sizes(text: str) -> list[int]:
+def read_sizes(option: str, text: str) -> list[int]:
     """Read ``1,2,4``; raises UsageError."""
-    return read_whole_numbers("--batch-per-device", text, 1) if text.strip() else []
+    return read_whole_numbers(option, text, 1) if text.strip() else []

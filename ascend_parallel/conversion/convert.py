@@ -1,4 +1,4 @@
-"""``convert``: convert an ONNX file to a MINDIR file for each batch size per device, each with its manifest."""
+"""``convert``: convert an ONNX file to a MINDIR or OM file for each batch size per device, each with its manifest."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ascend_parallel.checks import check_one_of
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import ConversionError, DiskError, UsageError
 from ascend_parallel.model_manifest import InputRecord, Manifest, SavedFile, manifest_file, read_manifest
 
-from .converter import assume_converter, find_converter, run_converter
-from .job import MINDIR, Job, Request, prepare, strip_suffix
+from .atc import read_options
+from .converter import run_converter
+from .formats import FORMATS
+from .job import Job, Request, prepare
 from .verify import check_can_verify, check_tolerance, compare
 from .work_folder import install, work_folder
 
 if TYPE_CHECKING:
     from .to_onnx import OnnxJob
 
-__all__ = ["FORMATS", "convert"]
+__all__ = ["MAKERS", "convert"]
 
 Show = Callable[[str], None]
 Check = Callable[[Job, Path], None]
@@ -46,29 +48,31 @@ def convert(
     precision: str | None = None,
     calibration: Sequence[str | os.PathLike[str]] = (),
     config_file: str | os.PathLike[str] | None = None,
+    atc_options: Mapping[str, Any] | None = None,
     worker_python: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     verify: bool = False,
     tolerance: float | None = None,
     show: Show = _log,
 ) -> list[Path]:
-    """Convert an ONNX file to MINDIR files for the batch of each device, or to an ONNX file of lower precision.
+    """Convert an ONNX file to MINDIR or OM files for the batch of each device, or to an ONNX file of lower precision.
 
     ::
 
         convert("unet.onnx", devices="ascend:0,1")      # of batch 2 -> unet_bs1.mindir, unet_bs1.mindir.json
+        convert("unet.onnx", to="om", atc_options={"dynamic_batch_size": [1, 2]})       # -> unet_bs1-2.om, ...json
         convert("unet.onnx", to="onnx", precision="fp16")                  # -> unet_fp16.onnx, unet_fp16.onnx.json
 
     Results that are up to date are kept.
 
     Args:
         model: the ONNX file.
-        to: "mindir" or "onnx".
+        to: "mindir", "om" for CANN's own format, which ATC makes, or "onnx".
         devices: the devices that the batch is divided by, such as ``"ascend:0,1"``; None: all devices of the machine's
             best type.
-        output: the folder for the results, or a file that ends in .mindir or .onnx.
-        name: base name of the results, which are called ``NAME_bsROWS.mindir`` or ``NAME.onnx``; None: the ONNX file's
-            name, with the precision for "onnx".
+        output: the folder for the results, or a file that ends in .mindir, .om or .onnx.
+        name: base name of the results, which are called ``NAME_bsROWS.mindir``, ``NAME_bsROWS.om`` or ``NAME.onnx``;
+            None: the ONNX file's name, with the precision for "onnx".
         batch_per_device: batch sizes of the results, one result each; empty: the batch (of the model or of
             ``input_shape``) divided by the number of devices.
         input_shape: shapes of inputs with open axes, for the whole batch: ``"x:2,4,64,64;y:2,77,1024"``.
@@ -80,7 +84,10 @@ def convert(
         calibration: for "onnx": .npz files, each with the inputs of a call, by name. With them, "int8" has activations
             quantized to the ranges seen there; without, while the model runs, which does not suit convolutions.
         config_file: a configuration file of the converter.
-        worker_python: the Python interpreter that has mindspore_lite.
+        atc_options: for OM files: ``soc_version`` (the chip, such as "Ascend310P3"; by default the one that npu-smi
+            tells), ``dynamic_batch_size`` (the batch sizes of one model), ``precision_mode`` (as ATC names it) and
+            ``insert_op_conf`` (the configuration file of AIPP).
+        worker_python: the Python interpreter that has mindspore_lite; for OM files, that has pyACL, for ``verify``.
         dry_run: only show the converter's commands.
         verify: compare the results with the ONNX file on the calibration data or on random inputs; a result that
             differs is deleted.
@@ -96,7 +103,7 @@ def convert(
         ConversionError: if the converter failed, or its result computes other numbers.
         DiskError: if a file could not be written.
     """
-    check_one_of("--to", to, FORMATS)
+    check_one_of("--to", to, MAKERS)
     check_tolerance(tolerance, verify=verify)
     request = Request(
         model=Path(model),
@@ -111,8 +118,10 @@ def convert(
         calibration=[Path(file) for file in calibration],
         config_file=None if config_file is None else Path(config_file),
         worker_python=None if worker_python is None else os.fspath(worker_python),
+        to=to,
+        atc=read_options(atc_options or {}),
     )
-    return FORMATS[to](request, show, tolerance, verify=verify, dry_run=dry_run)
+    return MAKERS[to](request, show, tolerance, verify=verify, dry_run=dry_run)
 
 
 def _convert_to_onnx(
@@ -123,20 +132,27 @@ def _convert_to_onnx(
     return [convert_to_onnx(request, show, tolerance, verify=verify, dry_run=dry_run)]
 
 
-def _convert_to_mindir(
+def _run_converter_of_format(
     request: Request, show: Show, tolerance: float | None, *, verify: bool, dry_run: bool
 ) -> list[Path]:
-    if request.calibration:
-        raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
-    jobs = prepare(request, assume_converter if dry_run else find_converter)
-    if verify and not dry_run:
-        check_can_verify(jobs[0], request.worker_python)
+    jobs = prepare(request, lambda made: made.assume_converter if dry_run else made.find_converter)
+    check = _checker(jobs[0], request, show, tolerance) if verify and not dry_run else _check_nothing
+    return [_run_job(job, show, check, dry_run=dry_run) for job in jobs]
 
-    def check(job: Job, mindir: Path) -> None:
-        for difference in compare(job, mindir, request.worker_python, tolerance) if verify else ():
+
+def _check_nothing(job: Job, made: Path) -> None:
+    pass
+
+
+def _checker(first: Job, request: Request, show: Show, tolerance: float | None) -> Check:
+    """Return what compares a result with its ONNX file, and shows the differences; raises UsageError."""
+    check_can_verify(first, request.worker_python)
+
+    def check(job: Job, made: Path) -> None:
+        for difference in compare(job, made, request.worker_python, tolerance):
             show(str(difference))
 
-    return [_run_job(job, show, check, dry_run=dry_run) for job in jobs]
+    return check
 
 
 def _run_job(job: Job, show: Show, check: Check, *, dry_run: bool) -> Path:
@@ -160,7 +176,7 @@ def make(job: Job, check: Check) -> Path:
         check: called with the result before it is moved to its final place; if it raises, the result is deleted.
 
     Returns:
-        The MINDIR file; the weights of a model above 2 GB are in the folder ``NAME_variables`` beside it.
+        The file; the weights of a MINDIR model above 2 GB are in the folder ``NAME_variables`` beside it.
 
     Raises:
         ConversionError, DiskError: if the conversion failed; existing files are unchanged.
@@ -212,37 +228,26 @@ def _rewrite_for_cpu(job: Job, work: Path) -> tuple[Path, dict[str, int]]:
 
 
 def _run(job: Job, source: Path, folder: Path) -> list[Path]:
-    """Run the converter; return its output files in ``folder``, the MINDIR file first.
+    """Run the converter; return its output files in ``folder``, the result first.
 
     Raises:
-        ConversionError, DiskError: if it failed, or did not write a MINDIR file.
+        ConversionError, DiskError: if it failed, or did not write the result.
     """
     folder.mkdir()
-    base = strip_suffix(job.output).name
     config = job.config_file
     if job.config_text:
         config = folder / job.own_config.name
         config.write_text(job.config_text, "utf-8")
     try:
-        run_converter(job.write_command(source, folder / base, config), job.onnx.path)
+        command = job.write_command(source, folder / job.stem, config)
+        run_converter(command, job.onnx.path, job.format.maker, job.format.describe_failure)
     except ConversionError as error:
         if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
             raise DiskError(f"{job.output} could not be written: no space is left on the disk") from error
         if WRITE_FAILED in error.log:
             raise DiskError(f"{job.output} could not be written by the converter: {error}") from error
         raise
-    result = folder / f"{base}{MINDIR}"
-    graph = folder / f"{base}_graph{MINDIR}"  # of a model above 2 GB, whose weights are in BASE_variables
-    if graph.exists():
-        graph.replace(result)  # the graph refers to the weights' file, not the other way round
-    outputs = sorted(folder.iterdir())
-    if result in outputs:
-        return [result, *(other for other in outputs if other != result)]
-    names = ", ".join(file.name for file in outputs) or "nothing"
-    raise ConversionError(
-        f"the converter wrote no {result.name} for {job.onnx.path} (it wrote {names}); is it the converter of "
-        "MindSpore Lite's package for edge devices, which writes .ms files?"
-    )
+    return job.format.collect(job, folder)
 
 
 #: Printed by converters when a file cannot be written, before their final error message.
@@ -268,9 +273,13 @@ def _describe(job: Job, changes: Mapping[str, int], outputs: Sequence[Path]) -> 
         converter_version=job.converter.version,
         recipe=job.hash_recipe(),
         changes=changes,
+        soc_version=job.atc.soc_version,
         files=tuple(SavedFile.of(file, outputs[0].parent) for file in parts if file.is_file()),
     )
 
 
-#: ``--to`` -> what makes files of that format.
-FORMATS: dict[str, Callable[..., list[Path]]] = {"mindir": _convert_to_mindir, "onnx": _convert_to_onnx}
+#: ``--to`` -> what makes files of that format: a converter for the devices, or ONNX Runtime's tools.
+MAKERS: dict[str, Callable[..., list[Path]]] = {
+    **dict.fromkeys(FORMATS, _run_converter_of_format),
+    "onnx": _convert_to_onnx,
+}

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,8 +134,16 @@ def _quote(word: str) -> str:
 # ---- running it
 
 
-def run_converter(command: Sequence[str], source: Path) -> None:
+def run_converter(
+    command: Sequence[str], source: Path, maker: str, describe_failure: Callable[[str, int], str]
+) -> None:
     """Run a converter; it is killed when this process ends for any reason.
+
+    Args:
+        command: its words.
+        source: the ONNX file, for messages.
+        maker: whose converter it is, for messages.
+        describe_failure: its output, its exit code -> the cause in one line.
 
     Raises:
         ConversionError: if it failed; the message contains the informative lines of its log.
@@ -147,7 +155,7 @@ def run_converter(command: Sequence[str], source: Path) -> None:
         raise ConversionError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:
         raise ConversionError(
-            f"MindSpore Lite could not convert {source}: {describe_failure(done.stdout, done.returncode)}",
+            f"{maker} could not convert {source}: {describe_failure(done.stdout, done.returncode)}",
             log=done.stdout,
         )
 
@@ -207,8 +215,16 @@ def describe_failure(log: str, exit_code: int) -> str:
     shown = list(dict.fromkeys(informative))[:SHOWN_LINES]
     advice_texts = {advice for word, advice in _KNOWN.items() if word in log}
     advice_texts.update(f"it does not support the operator {kind}" for kind in _UNSUPPORTED.findall(log))
-    exit_text = f"it was ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     if not shown and not advice_texts:
         shown = rest[-SHOWN_LINES:] or messages[:SHOWN_LINES]
-    shortened = [line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..." for line in shown]
-    return " | ".join([*sorted(advice_texts), *shortened]) or f"it printed nothing ({exit_text})"
+    return join_shortened([*sorted(advice_texts), *shown]) or f"it printed nothing ({exit_text(exit_code)})"
+
+
+def join_shortened(lines: Iterable[str]) -> str:
+    """Return lines as one, each shortened."""
+    return " | ".join(line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..." for line in lines)
+
+
+def exit_text(exit_code: int) -> str:
+    """Return how a converter ended: "exit code 1"."""
+    return f"it was ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"

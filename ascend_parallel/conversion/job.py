@@ -16,7 +16,9 @@ from ascend_parallel.devices import Device, default_devices, parse_devices
 from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import DEVICE_TYPES, hash_files
 
-from .converter import Converter, show_command, write_command
+from .atc import NO_OPTIONS, AtcOptions, check_dynamic_batch, check_options, find_soc_version, refuse_options
+from .converter import Converter, show_command
+from .formats import FORMATS, Format
 from .onnx_file import OnnxFile, read_onnx
 from .shapes import (
     Axes,
@@ -30,14 +32,12 @@ from .shapes import (
     parse_input_shape,
 )
 
-TARGETS = tuple(DEVICE_TYPES)
 #: --precision -> precision_mode of [ascend_context] in the converter's configuration file. Source: MindSpore Lite's
 #: "Ascend Conversion Tool Description".
 PRECISION_MODES = {"fp16": "enforce_fp16", "fp32": "enforce_fp32"}
 #: The newest opset in the operator lists of CANN (ONNX 1.12) that MindSpore Lite 2.0.0 is known to read correctly. In a
 #: newer opset, an operator may have another meaning.
 MAX_OPSET = 17
-MINDIR = ".mindir"
 NO_CONVERTER = Converter("", (), "")  # a placeholder until one is found
 MAX_SHAPE_BYTES = 1024  # a longer constant is a weight, not a shape
 
@@ -58,11 +58,13 @@ class Request:
     calibration: Sequence[Path] = ()
     config_file: Path | None = None
     worker_python: str | None = None
+    to: str = "mindir"
+    atc: AtcOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True)
 class Job:
-    """The conversion of one MINDIR file.
+    """The conversion of one file.
 
     Attributes:
         onnx: the model.
@@ -76,6 +78,8 @@ class Job:
         converter: the converter.
         shape_options: the options that determined the shapes, for the manifest.
         device: a device that can run the result.
+        to: the result's format, a key of :data:`.formats.FORMATS`.
+        atc: the options of ATC, for an OM file.
     """
 
     onnx: OnnxFile
@@ -89,6 +93,23 @@ class Job:
     converter: Converter
     shape_options: tuple[str, ...]
     device: Device
+    to: str = "mindir"
+    atc: AtcOptions = NO_OPTIONS
+
+    @property
+    def format(self) -> Format:
+        """The result's format."""
+        return FORMATS[self.to]
+
+    @property
+    def stem(self) -> str:
+        """The result's name without its suffix; other dots in it are kept."""
+        return self.output.name.removesuffix(self.format.suffix)
+
+    @property
+    def input_shape(self) -> str:
+        """The shapes as MindSpore Lite's converters take them."""
+        return format_input_shape(self.shapes)
 
     @property
     def config_text(self) -> str:
@@ -100,61 +121,47 @@ class Job:
     @property
     def own_config(self) -> Path:
         """The path of the generated configuration file, beside the model."""
-        return strip_suffix(self.output).with_name(strip_suffix(self.output).name + ".cfg")
+        return self.output.with_name(f"{self.stem}.cfg")
 
     @property
     def command_line(self) -> str:
         """The converter's command, as text that can be typed in a shell."""
         config = self.own_config if self.config_text else self.config_file
-        return show_command(self.write_command(self.onnx.path, strip_suffix(self.output), config))
+        return show_command(self.write_command(self.onnx.path, self.output.with_name(self.stem), config))
 
     def write_command(self, model: Path, output: Path, config: Path | None) -> list[str]:
         """Return the words of the converter's command; ``output`` has no suffix."""
-        return write_command(
-            self.converter,
-            model,
-            output,
-            input_shape=format_input_shape(self.shapes),
-            target=self.target,
-            config=config,
-        )
+        return self.format.write_command(self, model, output, config)
 
     def hash_recipe(self) -> str:
         """Return a hash of everything that the result depends on, except the ONNX file."""
         from . import cpu_rewrite
 
-        parameters = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
-        files = [self.config_file] if self.config_file else []
+        parameters: list[Any] = [self.shapes, self.target, self.precision, self.converter.name, self.converter.version]
+        parameters += [self.atc.words()] if self.to == "om" else []
+        files = [file for file in (self.config_file, self.atc.insert_op_conf) if file]
         files += [Path(cpu_rewrite.__file__)] if self.target == "cpu" else []
         return hashlib.sha256(json.dumps([parameters, hash_files(files)]).encode()).hexdigest()
 
 
-def strip_suffix(mindir: Path) -> Path:
-    """Return a MINDIR file's path without its suffix, as converters expect it; other dots in its name are kept."""
-    return mindir.with_name(mindir.name.removesuffix(MINDIR))
-
-
-def prepare(request: Request, find_installed: Callable[[str | None], Converter]) -> list[Job]:
+def prepare(request: Request, find_installed: Callable[[Format], Callable[[str | None], Converter]]) -> list[Job]:
     """Check a request; return a job for each batch size.
 
     Args:
         request: the user's request.
-        find_installed: finds the converter; it is called after all other checks.
+        find_installed: format -> worker_python -> the converter; it is called after all other checks.
 
     Raises:
         UsageError: if the request is invalid; nothing was started or written.
     """
+    _check_fits_format(request)
     onnx = read_onnx(request.model)
     devices, target = _choose_target(request)
     _check_target(onnx, target, request)
     requested = parse_input_shape(request.input_shape)
     axes = find_batch_axes(onnx.inputs, request.batch_axes)
     check_input_shape(onnx.inputs, axes, requested)
-    total_rows = find_total_rows(onnx.inputs, axes, requested)
-    is_requested = any(
-        requested[name][axis] > 0 for name, axis in axes.items() if name in requested and axis is not None
-    )
-    sizes = divide_rows(total_rows, list(request.batch_per_device), len(devices), is_requested=is_requested)
+    sizes = _choose_sizes(request, onnx, axes, requested, len(devices))
     first = Job(
         onnx,
         axes,
@@ -167,6 +174,8 @@ def prepare(request: Request, find_installed: Callable[[str | None], Converter])
         NO_CONVERTER,
         _shape_options(request, requested, axes),
         devices[0],
+        request.to,
+        _complete_atc(request, devices),
     )
     jobs = [
         replace(first, rows=rows, shapes=fill_shapes(onnx.inputs, axes, requested, rows), output=output)
@@ -174,28 +183,45 @@ def prepare(request: Request, find_installed: Callable[[str | None], Converter])
     ]
     for job in jobs:
         _check_batch_is_free(job)
-    converter = find_installed(request.worker_python)
+    converter = find_installed(FORMATS[request.to])(request.worker_python)
     return [replace(job, converter=converter) for job in jobs]
+
+
+def _choose_sizes(
+    request: Request, onnx: OnnxFile, axes: Axes, requested: Mapping[str, Shape], devices: int
+) -> list[int]:
+    """Return the batch size of each result; of a model with several, the largest."""
+    gears = request.atc.dynamic_batch_size
+    if gears:
+        check_dynamic_batch(axes, requested, request.batch_per_device)
+        return [max(gears)]
+    total_rows = find_total_rows(onnx.inputs, axes, requested)
+    is_requested = any(
+        requested[name][axis] > 0 for name, axis in axes.items() if name in requested and axis is not None
+    )
+    return divide_rows(total_rows, list(request.batch_per_device), devices, is_requested=is_requested)
 
 
 def _choose_target(request: Request) -> tuple[list[Device], str]:
     """Return the devices that share the batch, and what is converted for."""
+    targets = FORMATS[request.to].targets
     if request.target is not None:
-        check_one_of("--target", request.target, TARGETS)
+        check_one_of("--target", request.target, targets)
+    only = request.target or (targets[0] if len(targets) == 1 else None)
     if request.devices is not None:
         devices = parse_devices(request.devices)
-    elif request.target is not None and request.batch_per_device:
-        devices = [Device(request.target, 0)]
+    elif only is not None and (request.batch_per_device or request.atc.dynamic_batch_size):
+        devices = [Device(only, 0)]
     else:
         from ascend_parallel.devices.discovery import discover
 
         devices = default_devices(discover())
     kinds = sorted({device.type for device in devices})
     devices_text = ", ".join(map(str, devices))
-    target = request.target or (kinds[0] if kinds[0] in TARGETS else None)
+    target = only or (kinds[0] if kinds[0] in targets else None)
     if target is None:
         raise UsageError(
-            f"the target cannot be determined from {devices_text}; use --target {' or --target '.join(TARGETS)}"
+            f"the target cannot be determined from {devices_text}; use --target {' or --target '.join(targets)}"
         )
     if not set(kinds) <= set(DEVICE_TYPES[target]):
         raise UsageError(f"--devices {devices_text} cannot run a model for {target}: name devices of one type")
@@ -236,9 +262,34 @@ def _check_precision(target: str, request: Request) -> None:
         )
 
 
+def _check_fits_format(request: Request) -> None:
+    """Check that no option is given that the format does not have; raises UsageError."""
+    if request.calibration:
+        raise UsageError("--calibration is for --to onnx --precision int8: leave it out")
+    if request.to == "om":
+        given = {"--precision": request.precision, "--config-file": request.config_file}
+        instead = {"--precision": "use --precision-mode, such as force_fp16", "--config-file": "ATC has none"}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} has no effect with --to om: {instead[option]}")
+        check_options(request.atc)
+        return
+    refuse_options(request.atc, request.to)
+
+
+def _complete_atc(request: Request, devices: Sequence[Device]) -> AtcOptions:
+    """Return the options of ATC, with the chip; raises UsageError where it is not known."""
+    if request.to != "om" or request.atc.soc_version:
+        return request.atc
+    return request.atc._replace(soc_version=find_soc_version(devices))
+
+
 def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
     """Return the files to write: --output itself if it is a file, else NAME_bsROWS.mindir in that folder."""
-    if request.output.name.endswith(MINDIR):
+    suffix = FORMATS[request.to].suffix
+    gears = sorted(request.atc.dynamic_batch_size)
+    names = ["-".join(map(str, gears))] if gears else list(map(str, sizes))
+    if request.output.name.endswith(suffix):
         if request.name is not None:
             raise UsageError(f"--name and --output {request.output} both name the file; leave one of the two out")
         if len(sizes) > 1:
@@ -248,7 +299,7 @@ def _name_outputs(request: Request, sizes: Sequence[int]) -> list[Path]:
         stem = request.model.stem if request.name is None else request.name
         if not stem or stem != os.path.basename(stem) or stem in (".", ".."):
             raise UsageError(f"--name {stem!r} is not a file name; set the folder with --output")
-        outputs = [request.output / f"{stem}_bs{rows}{MINDIR}" for rows in sizes]
+        outputs = [request.output / f"{stem}_bs{rows}{suffix}" for rows in names]
     for output in outputs:
         _check_can_be_written(output)
     return outputs
@@ -267,9 +318,12 @@ def _shape_options(request: Request, requested: Mapping[str, Shape], axes: Axes)
         name: tuple(-1 if axis == axes[name] else size for axis, size in enumerate(shape))
         for name, shape in requested.items()
     }
-    words = ["--input-shape", format_input_shape(shapes)] if shapes else []
+    words = [] if request.to == "mindir" else ["--to", request.to]
+    words += ["--input-shape", format_input_shape(shapes)] if shapes else []
     for name, axis in request.batch_axes.items():
         words += ["--batch-axis", f"{name}={'none' if axis is None else axis}"]
+    if request.atc.dynamic_batch_size:
+        words += ["--dynamic-batch-size", ",".join(map(str, request.atc.dynamic_batch_size))]
     return tuple(words)
 
 

@@ -17,6 +17,7 @@ from ascend_parallel.errors import UsageError
 from ascend_parallel.model_manifest import Manifest, SavedFile, hash_files, manifest_file
 
 from . import reduce_precision
+from .atc import refuse_options
 from .calibration import check_samples, read_samples
 from .compare_onnx import TOLERANCES, check_opens, compare_onnx
 from .job import Request
@@ -120,6 +121,7 @@ def _refuse_others(request: Request) -> None:
     for option, value in others.items():
         if value:
             raise UsageError(f"{option} has no effect with --to onnx: leave it out")
+    refuse_options(request.atc, request.to)
 
 
 def _choose_tool(request: Request, onnx: OnnxFile, *, verify: bool) -> str:

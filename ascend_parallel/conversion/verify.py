@@ -1,4 +1,4 @@
-"""Verifies a MINDIR file: it and its ONNX file are run on the same random inputs."""
+"""Verifies a converted file: it and its ONNX file are run on the same random inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ascend_parallel.checks import find_python
+from ascend_parallel.engine_list import list_engines
 from ascend_parallel.errors import ConversionError, UsageError
 from ascend_parallel.worker.engines import TensorSpec
 
@@ -55,23 +56,37 @@ def check_can_verify(job: Job, worker_python: str | None) -> None:
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError("--verify runs the ONNX file with onnxruntime: pip install 'ascend-parallel[cpu]'")
+    if job.atc.insert_op_conf is not None:
+        raise UsageError(
+            "--verify gives both models the same inputs, and AIPP (--insert-op-conf) changes them: leave one out"
+        )
+    kind = job.format.kind
     if job.device.type != "cpu":
         from ascend_parallel.devices.discovery import discover
 
         if job.device not in [found.device for found in discover().devices]:
             raise UsageError(
-                f"--verify runs the MINDIR file on {job.device}, which this machine does not have (see ascend-parallel "
+                f"--verify runs the {kind} on {job.device}, which this machine does not have (see ascend-parallel "
                 "devices); leave --verify out, or convert on a machine with this device"
             )
-    find_runtime(find_python(worker_python), "--verify runs the MINDIR file with MindSpore Lite")
+    if job.to == "mindir":
+        find_runtime(find_python(worker_python), "--verify runs the MINDIR file with MindSpore Lite")
+        return
+    (engine,) = list_engines([job.to], worker_python)
+    runtime = engine.worker or engine.here
+    if runtime.error:
+        raise UsageError(
+            f"--verify runs the {kind} with {job.format.runtime}, and {runtime.python} cannot import it "
+            f"({runtime.error}); {engine.engine.install}"
+        )
 
 
-def compare(job: Job, mindir: Path, worker_python: str | None, tolerance: float | None) -> list[Difference]:
+def compare(job: Job, made: Path, worker_python: str | None, tolerance: float | None) -> list[Difference]:
     """Run both models on random inputs; return the largest difference of each output.
 
     Args:
         job: the conversion.
-        mindir: its result.
+        made: its result.
         worker_python: the Python interpreter that has mindspore_lite.
         tolerance: the accepted difference, relative to the output's range; None: the default of the target.
 
@@ -80,7 +95,7 @@ def compare(job: Job, mindir: Path, worker_python: str | None, tolerance: float 
     """
     feeds = make_feeds(job)
     expected = _run(job.onnx.path, feeds, job, devices="cpu:0")
-    actual = _run(mindir, feeds, job, devices=str(job.device), worker_python=worker_python)
+    actual = _run(made, feeds, job, devices=str(job.device), worker_python=worker_python)
     differences = [_difference(name, expected[name], value) for name, value in _pair(expected, actual)]
     limit = TOLERANCES[job.target] if tolerance is None else tolerance
     for difference in differences:
@@ -102,7 +117,7 @@ def make_feeds(job: Job | OnnxJob) -> dict[str, Any]:
 
 
 def _feed_shape(spec: TensorSpec, job: Job | OnnxJob) -> Shape:
-    """Return a shape that the ONNX model accepts: its own sizes where it fixes them, else those of the MINDIR file."""
+    """Return a shape that the ONNX model accepts: its own sizes where it fixes them, else those of the result."""
     return tuple(
         size if isinstance(size, int) else filled
         for size, filled in zip(spec.shape, job.shapes[spec.name], strict=True)
@@ -143,21 +158,21 @@ def _fit(array: Any, spec: TensorSpec) -> Any:
 
 
 def _pair(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the ONNX model's output names with the MINDIR model's values, by name or, if the names differ, by order."""
+    """Yield the ONNX model's output names with the converted one's values, by name or, if names differ, by order."""
     if set(expected) == set(actual):
         yield from ((name, actual[name]) for name in expected)
     elif len(expected) == len(actual):
         yield from zip(expected, actual.values(), strict=True)
     else:
         raise ConversionError(
-            f"the ONNX file has the outputs {', '.join(expected)}, the MINDIR file {', '.join(actual)}"
+            f"the ONNX file has the outputs {', '.join(expected)}, the converted file {', '.join(actual)}"
         )
 
 
 def _difference(name: str, expected: Any, actual: Any) -> Difference:
     if expected.shape != actual.shape:
         raise ConversionError(
-            f"the output {name!r} has shape {actual.shape} in the MINDIR file, {expected.shape} in the ONNX file"
+            f"the output {name!r} has shape {actual.shape} in the converted file, {expected.shape} in the ONNX file"
         )
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)
     if not expected.size:

@@ -1,4 +1,4 @@
-"""A stand-in for converter_lite, and the command line as a user runs it."""
+"""A stand-in for converter_lite and atc, and the command line as a user runs it."""
 
 import subprocess
 import sys
@@ -8,7 +8,10 @@ TINY = Path(__file__).resolve().parents[2] / "examples" / "sd21" / "tiny"
 
 #: A converter for the tests: it records its arguments, and then runs the test's commands.
 FAKE = """#!/bin/sh
-for word; do case $word in --modelFile=*) model=${word#*=};; --outputFile=*) output=${word#*=};; esac; done
+for word; do case $word in
+  --modelFile=*|--model=*) model=${word#*=};;
+  --outputFile=*|--output=*) output=${word#*=};;
+esac; done
 printf '%s\\n' "$@" > "@FOLDER@/words"
 echo called >> "@FOLDER@/calls"
 @COMMANDS@
@@ -17,16 +20,17 @@ COPY = 'cp "$model" "$output.mindir"; chmod 400 "$output.mindir"'  # MindSpore L
 
 
 class FakeConverter:
-    """A stand-in for converter_lite on PATH."""
+    """A stand-in for a converter on PATH."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name="converter_lite", commands=COPY):
         self.folder = folder
-        folder.mkdir()
-        self.set_commands(COPY)
+        self._name = name
+        folder.mkdir(exist_ok=True)
+        self.set_commands(commands)
 
     def set_commands(self, commands):
         """Set the shell commands that it runs; $model is the ONNX file, $output the result without its suffix."""
-        file = self.folder / "converter_lite"
+        file = self.folder / self._name
         file.write_text(FAKE.replace("@FOLDER@", str(self.folder)).replace("@COMMANDS@", commands))
         file.chmod(0o755)
 
