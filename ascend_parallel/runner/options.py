@@ -118,7 +118,11 @@ def check_files(models: Iterable[str], engine: type[Engine]) -> None:
         return
     for model in models:
         path = Path(model)
-        if path.exists() and not path.is_file():
+        try:
+            exists = path.exists()
+        except OSError as error:  # a name that is too long
+            raise UsageError(f"model file {model:.100}...: {error.strerror}") from None
+        if exists and not path.is_file():
             raise UsageError(f"{model} is not a file; expected a {' or '.join(engine.suffixes)} file")
         check_file("model file", model)
         if not os.access(path, os.R_OK):
