@@ -1,0 +1,1 @@
+"""What benchmarks/serving_under_fire.py is made of."""
