@@ -15,12 +15,19 @@ import uvicorn
 from ascend_parallel.serving.service import Service
 
 from .app import make_app
+from .listener import count_waiting, drop_new_connections
 from .protocol import InferProtocol
 
 #: How often slow clients are looked for.
 _SWEEP_S = 5.0
 #: The listeners are closed when no request has come for so long: then load balancers know that the server ends.
 _QUIET_S = 0.25
+#: How long a connection may take from its first packet to its last before it is accepted.
+_HANDSHAKE_S = 0.25
+#: The loop accepts one connection a turn: it is looked so often whether more wait.
+_ACCEPT_TICK_S = 0.01
+#: How long a connection may be open before its first request comes, at the end.
+_LAST_REQUEST_S = 1.0
 #: uvicorn looks so often whether it is to end.
 _TICK_S = 0.1
 
@@ -63,16 +70,31 @@ class HttpServer:
                 self._tasks[0].result()
             await asyncio.sleep(0.01)
 
-    async def wait_until_quiet(self, timeout_s: float) -> None:
+    async def _stop_listening(self, timeout_s: float) -> None:
+        """Accept the connections that are open, and no more."""
+        end_s = time.monotonic() + timeout_s
+        drop_new_connections(self._listener)
+        await asyncio.sleep(min(_HANDSHAKE_S, timeout_s))
+        while count_waiting(self._listener) and time.monotonic() < end_s:
+            await asyncio.sleep(_ACCEPT_TICK_S)
+        for server in self._server.servers:
+            server.close()
+
+    async def wait_until_quiet(self, timeout_s: float, quiet_s: float = _QUIET_S) -> None:
         """Wait until no request comes any more; each connection is closed after its next response."""
         end_s = time.monotonic() + timeout_s
         seen = -1
         while time.monotonic() < end_s and seen != self._server.server_state.total_requests:
             seen = self._server.server_state.total_requests
-            await asyncio.sleep(_QUIET_S)
+            await asyncio.sleep(quiet_s)
 
     async def close(self, timeout_s: float) -> None:
         """Accept no more connections, and close each one after the response that is under way."""
+        end_s = time.monotonic() + timeout_s
+        await self._stop_listening(timeout_s / 2)
+        if self._server.server_state.connections:  # those accepted last may not have sent their requests yet
+            await self.wait_until_quiet((end_s - time.monotonic()) / 2, _LAST_REQUEST_S)
+        timeout_s = max(0.0, end_s - time.monotonic())
         self._server.config.timeout_graceful_shutdown = max(1, round(timeout_s))
         self._server.should_exit = True
         with contextlib.suppress(asyncio.TimeoutError):
