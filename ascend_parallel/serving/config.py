@@ -193,6 +193,10 @@ class ServerSettings(_Settings):
     max_body_bytes: Count = 64 << 20
     """The largest body of a request, in bytes."""
 
+    max_pending_bytes: Count = 1 << 30
+    """How many bytes the bodies of all requests may take that are being received, wait or run. Further requests are
+    refused, with status 503."""
+
     shared_memory_prefix: SharedMemoryPrefix | None = None
     """Clients of this host may pass tensors in the files of /dev/shm whose names begin with this. Default: they may
     not."""

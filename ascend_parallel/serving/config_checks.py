@@ -180,6 +180,9 @@ def _valid_models(data: Any, folder: str) -> Iterator[tuple[int, ModelConfig]]:
 
 
 def _check_server(settings: ServerSettings) -> Iterator[Problem]:
+    if settings.max_pending_bytes < settings.max_body_bytes:
+        text = f"max_pending_bytes is {settings.max_pending_bytes}; expected at least max_body_bytes"
+        yield Problem(("max_pending_bytes",), f"{text}, which is {settings.max_body_bytes}")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         given, other = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
         yield Problem((given,), f"{given} is given and {other} is not; TLS needs both")

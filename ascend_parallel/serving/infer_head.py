@@ -109,8 +109,8 @@ def read_timeout_s(parameters: Mapping[str, Any]) -> float | None:
     timeout_us = parameters.get("timeout")
     if timeout_us is None or timeout_us == 0:
         return None
-    if type(timeout_us) is not int or timeout_us < 0:
-        raise UsageError(f"timeout is {timeout_us!r}; expected a number of microseconds")
+    if type(timeout_us) is not int or not 0 <= timeout_us < _MAX_SIZE:
+        raise UsageError(f"timeout is {timeout_us!r:.100}; expected a number of microseconds")
     return timeout_us / 1e6
 
 
@@ -123,8 +123,10 @@ def check_parameters(parameters: Mapping[str, Any], what: str) -> None:
 
 def check_shape(what: str, shape: Sequence[Any], dtype: np.dtype[Any]) -> int:
     """Check the shape of a tensor; return the size of the tensor in bytes."""
-    if not all(type(size) is int and 0 <= size < _MAX_SIZE for size in shape) or len(shape) > _MAX_AXES:
-        raise ShapeError(f"{what}: shape is {list(shape)!r:.200}; expected up to 32 whole numbers of at least 0")
+    if len(shape) > _MAX_AXES or not all(type(size) is int and 0 <= size < _MAX_SIZE for size in shape):
+        raise ShapeError(
+            f"{what}: shape is {list(shape[: _MAX_AXES + 1])!r:.200}; expected up to 32 whole numbers of at least 0"
+        )
     size_bytes = room = dtype.itemsize
     for size in shape:
         size_bytes *= size

@@ -64,6 +64,7 @@ class Server:
             self._repository,
             token=read_token(config.token_file) if config.token_file else "",
             max_body_bytes=config.max_body_bytes,
+            max_pending_bytes=config.max_pending_bytes,
             allow_control=config.allow_control,
             shared_memory_prefix=config.shared_memory_prefix,
             access_log=config.access_log,

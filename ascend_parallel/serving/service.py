@@ -9,12 +9,15 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, UnauthorizedError
 
 from .infer_head import InferHead
+from .pending_bytes import PendingBytes
 from .repository import Repository
 from .served_model import ServedModel
 from .shared_memory import SharedMemory
 
 #: Bytes of a request's body at most, unless the configuration says otherwise.
 DEFAULT_MAX_BODY_BYTES = 64 << 20
+#: Bytes of the bodies of all requests at most, likewise.
+DEFAULT_MAX_PENDING_BYTES = 1 << 30
 
 
 class ForbiddenError(AscendParallelError):
@@ -29,6 +32,7 @@ class Service:
     Attributes:
         repository: the models.
         max_body_bytes: a larger body is refused.
+        pending: counts the bytes of all bodies.
         allow_control: whether clients may load and unload models.
         access_log: whether each request is logged.
     """
@@ -39,6 +43,7 @@ class Service:
         *,
         token: str = "",
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES,
         allow_control: bool = False,
         shared_memory_prefix: str | None = None,
         access_log: bool = False,
@@ -46,6 +51,7 @@ class Service:
         """Take what the configuration says; without a token, everybody is allowed."""
         self.repository = repository
         self.max_body_bytes = max_body_bytes
+        self.pending = PendingBytes(max_pending_bytes)
         self.allow_control = allow_control
         self.access_log = access_log
         self._authorization = f"Bearer {token}".encode() if token else b""

@@ -26,7 +26,7 @@ from ascend_parallel.serving.service import Service
 
 from .access_log import AccessLog
 from .bodies import read_body, to_json
-from .infer_cycle import error_body, error_headers
+from .errors import error_body, error_headers
 from .openapi import describe_routes
 from .page import describe_status, page_routes
 from .shared_memory_routes import shared_memory_routes

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.errors import TooLargeError, UsageError
 
 #: Bytes of the body of a request that is no infer request, at most.
 _MAX_BODY_BYTES = 1 << 20
@@ -21,12 +21,12 @@ def to_json(content: Any, status: int = 200) -> Response:
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request, {} where it has no body; raises UsageError."""
+    """Return the JSON object of a request, {} where it has no body; raises UsageError and TooLargeError."""
     text = b""
     async for part in request.stream():
         text += part
         if len(text) > _MAX_BODY_BYTES:
-            raise UsageError(f"the body is larger than {_MAX_BODY_BYTES} bytes")
+            raise TooLargeError(f"the body is larger than {_MAX_BODY_BYTES} bytes")
     if not text.strip():
         return {}
     try:

@@ -9,8 +9,11 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
+from ascend_parallel.serving.pending_bytes import PendingBytes
 from ascend_parallel.serving.served_model import LARGE_BYTES, ServedModel
 
+#: Bodies of fewer bytes are not counted: the queue bounds their number.
+_UNCOUNTED_BYTES = 10_000
 #: What the header content-encoding may say.
 ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 
@@ -18,19 +21,35 @@ ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 class Body:
     """Collects a body: its JSON, and the bytes behind it."""
 
-    def __init__(self, headers: dict[bytes, bytes], limit: int) -> None:
+    def __init__(self, headers: dict[bytes, bytes], limit: int, pending: PendingBytes) -> None:
         """Begin.
 
         Args:
             headers: of the request.
             limit: bytes at most.
+            pending: counts the bytes of all bodies.
         """
         self._headers = headers
         self._limit = limit
+        self._pending = pending
+        self._reserved = 0
         self._parts: list[bytes] = []
         self._block: Array | None = None
         self._size = 0
         self._head_size = 0
+
+    def reserve(self, size: int) -> None:
+        """Count so many bytes until :meth:`clear`; raises OverloadedError."""
+        self._pending.add(size)
+        self._reserved += size
+
+    def clear(self) -> None:
+        """Forget what has come, as nobody needs it any more."""
+        self._parts = []
+        self._block = None
+        if self._reserved:
+            self._pending.remove(self._reserved)
+            self._reserved = 0
 
     def receive_in_place(self, model: ServedModel) -> None:
         """Have the bytes behind the JSON arrive in the model's shared memory, if they are many and their number known.
@@ -39,7 +58,7 @@ class Body:
         """
         length = self._headers.get(b"content-length")
         head = self._headers.get(b"inference-header-content-length")
-        if length is None or head is None or not head.isdigit() or self._headers.get(b"content-encoding") is not None:
+        if length is None or head is None or not _is_number(head) or self._headers.get(b"content-encoding") is not None:
             return
         size = int(length) - int(head)
         if LARGE_BYTES <= size <= self._limit:
@@ -50,12 +69,13 @@ class Body:
             self._head_size = int(head)
 
     def add(self, part: bytes) -> None:
-        """Take a part; raises TooLargeError."""
+        """Take a part; raises TooLargeError and OverloadedError."""
         start = self._size
         self._size += len(part)
         if self._size > self._limit:
-            self._parts.clear()
             raise too_large(self._limit)
+        if self._size > _UNCOUNTED_BYTES and self._size > self._reserved:  # it is chunked
+            self.reserve(self._size - self._reserved)
         if self._block is None or start < self._head_size:
             self._parts.append(part)
             if self._block is None or self._size <= self._head_size:
@@ -74,6 +94,7 @@ class Body:
             return body[: self._head_size], self._block, 0
         if self._headers.get(b"content-encoding") not in (None, b"identity"):
             body = _decompress(body, self._limit)
+            self.reserve(len(body))
         length = self._headers.get(b"inference-header-content-length")
         if length is None:
             return body, body, len(body)
@@ -86,8 +107,13 @@ def too_large(limit: int) -> TooLargeError:
     return TooLargeError(f"the body is larger than {limit} bytes, the server's max_body_bytes")
 
 
+def _is_number(value: bytes) -> bool:
+    """Return whether a header is a whole number, and not one of thousands of digits, which Python refuses to read."""
+    return value.isdigit() and len(value) < 20
+
+
 def _read_length(value: bytes, size: int) -> int:
-    if not value.isdigit() or int(value) > size:
+    if not _is_number(value) or int(value) > size:
         raise UsageError(f"inference-header-content-length is {value!r:.100}; expected at most the body's {size} bytes")
     return int(value)
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import get_client_addr
 
 from ascend_parallel.errors import (
     AscendParallelError,
     NotFoundError,
-    OverloadedError,
     TooLargeError,
-    UnauthorizedError,
     UsageError,
 )
 from ascend_parallel.serving.infer_head import InferHead
@@ -29,6 +25,7 @@ from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
 from ascend_parallel.serving.served_model import ServedModel
 
 from .body import ENCODINGS, Body, too_large
+from .errors import write_error
 from .request_id import read_request_id
 
 if TYPE_CHECKING:
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
 _ROUTE = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?")
 #: Routes that are kept by their URL: a client that makes up URLs does not fill the memory.
 _MAX_ROUTES = 1024
+_MAX_ROUTE_BYTES = 512
 _routes: dict[bytes, tuple[str, str] | None] = {}
 
 #: How long a client whose body was refused may go on sending it, so that it sees the response.
@@ -61,9 +59,10 @@ def find_infer_route(url: bytes) -> tuple[str, str] | None:
     route = None
     if match is not None:
         route = unquote(match[1].decode("latin-1")), unquote((match[2] or b"").decode("latin-1"))
-    if len(_routes) >= _MAX_ROUTES:
-        _routes.clear()
-    _routes[url] = route
+    if len(url) <= _MAX_ROUTE_BYTES:
+        if len(_routes) >= _MAX_ROUTES:
+            _routes.clear()
+        _routes[url] = route
     return route
 
 
@@ -104,10 +103,9 @@ class InferCycle:
         self._headers = headers = dict(protocol.headers)
         self._url = protocol.url
         self._began_s = protocol.began_s
-        self._body = Body(headers, protocol.service.max_body_bytes)
+        self._body = Body(headers, protocol.service.max_body_bytes, protocol.service.pending)
         self._is_started = False
         self._is_complete = False
-        self._must_resume = False
         self._linger: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
         self._head: InferHead | None = None
@@ -119,22 +117,26 @@ class InferCycle:
 
     def _check(self, headers: dict[bytes, bytes]) -> Exception | None:
         """Return why the request is refused before its body is there."""
-        service = self._protocol.service
         try:
-            service.check_token(headers)
-        except UnauthorizedError as error:
+            return self._check_headers(headers)
+        except AscendParallelError as error:
             return error
+
+    def _check_headers(self, headers: dict[bytes, bytes]) -> Exception | None:
+        service = self._protocol.service
+        service.check_token(headers)
         if self._protocol.parser.should_upgrade():  # the parser reads no body of such a request
             self.keep_alive = False
             return UsageError("this server does not upgrade connections; send the request without the header Upgrade")
         length = headers.get(b"content-length")
         if length is not None and int(length) > service.max_body_bytes:  # the parser has checked that it is a number
             return too_large(service.max_body_bytes)
-        if length is not None and len(length) > 4:
-            self._receive_in_place()
         encoding = headers.get(b"content-encoding")
         if encoding not in ENCODINGS:
             return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
+        if length is not None and len(length) > 4:  # smaller ones need little memory, and are not counted
+            self._body.reserve(int(length))
+            self._receive_in_place()
         return None
 
     @property
@@ -150,23 +152,28 @@ class InferCycle:
     def start(self) -> None:
         """Begin: all requests before on this connection are answered."""
         self._is_started = True
+        self._protocol.running = self
         if self._protocol.transport.is_closing():  # a request before this one was the last
             self.disconnected = self.response_complete = True
         elif isinstance(self._error, TooLargeError):
             self._refuse_body()
         elif self._is_complete:
             self._run()
-        elif self._error is None and self._headers.get(b"expect", b"").lower() == b"100-continue":
-            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif self._headers.get(b"expect", b"").lower() == b"100-continue":
+            if self._error is not None:
+                self._refuse_body()
+            else:
+                self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def take_body(self, body: bytes) -> None:
         """Take a part of the body."""
         if self._error is None:
             try:
                 self._body.add(body)
-            except TooLargeError as error:  # chunked
+            except AscendParallelError as error:  # it is chunked, else it was refused before
                 self._error = error
-                if self._is_started:
+                self._body.clear()
+                if self._is_started and isinstance(error, TooLargeError):
                     self._refuse_body()
 
     def complete_body(self) -> None:
@@ -178,7 +185,7 @@ class InferCycle:
         elif self._is_started and not self.response_complete:
             self._run()
 
-    def break_off(self, error: UsageError) -> None:
+    def break_off(self, error: AscendParallelError) -> None:
         """Answer with an error, as the rest of the body will not come."""
         self._error = error
         self.keep_alive = False
@@ -210,8 +217,9 @@ class InferCycle:
 
     def _add(self, model: ServedModel) -> None:
         text, binary, start = self._body.finish()
-        head = self._head = read_head(text)
+        head = read_head(text)
         arrays = self._protocol.service.fill_regions(model, head, read_arrays(head, binary, start))
+        self._head = head if head.binary_bytes else head._replace(inputs=())  # lists take more memory than arrays
         if head.outputs is not None:
             model.check_outputs([ref.name for ref in head.outputs])
         request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
@@ -227,6 +235,7 @@ class InferCycle:
     def disconnect(self) -> None:
         """Drop the request, as the client is gone."""
         self.disconnected = True
+        self._body.clear()
         if self._linger is not None:
             self._linger.cancel()
         if self._request is not None and self._model is not None:
@@ -273,34 +282,24 @@ class InferCycle:
     def _respond_error(self, error: Exception, *, may_close: bool = True) -> None:
         if self.disconnected or self.response_complete:
             return
-        status = error.http_status if isinstance(error, AscendParallelError) else 500
-        text = str(error) if isinstance(error, AscendParallelError) else f"the server failed: {type(error).__name__}"
-        headers = self._protocol.default_headers
+        protocol = self._protocol
+        headers = protocol.default_headers
         if request_id := self._request_id():
             headers = [*headers, (b"x-request-id", request_id.encode("ascii", "replace"))]
-        write_error(self._protocol.transport, status, text, headers, keep_alive=self.keep_alive, error=error)
+        status = write_error(protocol.transport, error, headers, keep_alive=self.keep_alive)
         self._finish(status, may_close=may_close)
 
     def _finish(self, status: int, *, may_close: bool = True) -> None:
         """Go on with the next request; not before the client has taken most of this response."""
         protocol = self._protocol
         self.response_complete = True
+        self._body.clear()
         if protocol.service.access_log:
             self._log_access(status)
         self._request = None
         if not self.keep_alive and may_close:
             protocol.transport.close()
-        if protocol.flow.write_paused:
-            self._must_resume = True
-            protocol.flow.pause_reading()
-        else:
-            protocol.on_response_complete()
-
-    def resume(self) -> None:
-        """Go on, as the client has taken most of the response."""
-        if self._must_resume:
-            self._must_resume = False
-            self._protocol.on_response_complete()
+        protocol.end_response()
 
     def _log_access(self, status: int) -> None:
         client = get_client_addr({"client": self._protocol.client})  # type: ignore[arg-type]
@@ -312,41 +311,6 @@ class InferCycle:
         if self._request is not None and self._request.id:
             return self._request.id
         return read_request_id(self._headers)
-
-
-def write_error(
-    transport: Any,
-    status: int,
-    text: str,
-    default_headers: list[tuple[bytes, bytes]],
-    *,
-    keep_alive: bool = False,
-    error: Exception | None = None,
-) -> None:
-    """Write a response in the protocol's form of errors."""
-    body = error_body(text)
-    lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
-    for name, value in [*default_headers, *error_headers(error)]:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
-    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    transport.write(b"".join([*lines, body]))
-
-
-def error_body(text: str) -> bytes:
-    """Return the protocol's body of an error."""
-    import json
-
-    return json.dumps({"error": text}).encode()
-
-
-def error_headers(error: Exception | None) -> list[tuple[bytes, bytes]]:
-    """Return the headers that go with an error."""
-    if isinstance(error, OverloadedError):
-        return [(b"retry-after", str(error.retry_after_s).encode())]
-    if isinstance(error, UnauthorizedError):
-        return [(b"www-authenticate", b"Bearer")]
-    return []
 
 
 def _bytes_of(tensor: Any) -> memoryview:

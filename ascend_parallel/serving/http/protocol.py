@@ -17,15 +17,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from ascend_parallel.errors import UsageError
+from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.serving.service import Service
 
-from .infer_cycle import InferCycle, find_infer_route, write_error
+from .errors import HeadTooLargeError, SlowRequestError, write_error
+from .infer_cycle import InferCycle, find_infer_route
 
 #: Bytes of a request's line and headers at most.
 MAX_HEAD_BYTES = 64 << 10
 #: How long a client may take to send a request.
 READ_TIMEOUT_S = 60.0
+#: How long a client may take nothing of a response.
+WRITE_TIMEOUT_S = 60.0
 #: When a client that has closed its side is looked at first; then after twice as long, and so on.
 _FIRST_LOOK_S = 0.005
 #: The state of a connection that was reset (TCP_CLOSE of Linux's tcp_states.h), in the first byte of TCP_INFO.
@@ -50,8 +53,11 @@ class InferProtocol(HttpToolsProtocol):
         self.service = service
         self.began_s = 0.0
         self.idle_since_s = time.monotonic()
+        self.running: InferCycle | None = None  # the one whose turn it is; those behind it are in the pipeline
         self._infer: InferCycle | None = None  # the one whose body is being received
-        self._head_bytes = 0
+        self._head_bytes = 0  # bytes that have come since the last part of a body
+        self._unsent = (0, 0.0)  # bytes that the client has not taken, and since when
+        self._must_resume = False
         self._is_in_body = False
         self._is_broken = False  # what comes is no HTTP any more
 
@@ -61,25 +67,24 @@ class InferProtocol(HttpToolsProtocol):
         """Parse; refuse a head that is too long."""
         if self._is_broken:
             return
-        if not self._is_in_body:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self._is_in_body:
-            self._break_off(431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
+        if self._head_bytes > MAX_HEAD_BYTES:  # trailers behind a body count, too
+            self._break_off(HeadTooLargeError(f"the head is longer than {MAX_HEAD_BYTES} bytes"))
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
-        self._break_off(400, msg.rstrip("."))
+        self._break_off(UsageError(msg.rstrip(".")))
 
-    def _break_off(self, status: int, text: str) -> None:
+    def _break_off(self, error: AscendParallelError) -> None:
         """Read no more. Answer with an error, but only in its turn: it must not be taken for an earlier answer."""
         self._is_broken = True
         self.began_s = 0.0
         cycle = self.cycle
         if self._infer is not None:
-            self._infer.break_off(UsageError(text))
+            self._infer.break_off(error)
         elif cycle is None or cycle.response_complete:
-            write_error(self.transport, status, text, self.default_headers)
+            write_error(self.transport, error, self.default_headers)
             self.transport.close()
         elif self._is_in_body:  # of a request that uvicorn handles
             self.transport.close()
@@ -88,9 +93,10 @@ class InferProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop what the client waits for."""
-        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+        for cycle in {self.running, self._infer, *(cycle for cycle, _ in self.pipeline)}:
             if isinstance(cycle, InferCycle):
                 cycle.disconnect()
+        self.running = None
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -99,11 +105,12 @@ class InferProtocol(HttpToolsProtocol):
         Both look alike until something is sent. So an interim response is sent, which HTTP/1.1 allows before any
         response: a client that is gone resets the connection.
         """
-        cycle = self.cycle
-        can_tell = isinstance(cycle, InferCycle) and cycle.can_be_interim and self.scheme == "http"
-        if not can_tell or cycle.response_complete:
+        running = self.running
+        if running is None or running.response_complete or not running.can_be_interim or self.scheme != "http":
             return False
-        cycle.keep_alive = False
+        self.cycle.keep_alive = False  # of the last one
+        if self._infer is not None:
+            self._infer.break_off(UsageError("the request was cut off"))
         self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._drop_if_reset(_FIRST_LOOK_S)
         return True
@@ -121,19 +128,38 @@ class InferProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on with the next request once the client has taken most of the answer."""
         super().resume_writing()
-        if isinstance(self.cycle, InferCycle):
-            self.cycle.resume()
+        if self._must_resume:
+            self._must_resume = False
+            self.on_response_complete()
+
+    def end_response(self) -> None:
+        """Go on with the next request, once the client has taken most of this response."""
+        if self.flow.write_paused:
+            self._must_resume = True
+            self.flow.pause_reading()
+        else:
+            self.on_response_complete()
 
     def close_if_slow(self, now_s: float) -> None:
-        """Close the connection if its client sends no request for long, or takes too long to send one."""
-        is_idle = not self.began_s and (self.cycle is None or self.cycle.response_complete)
-        if is_idle and now_s - self.idle_since_s > IDLE_TIMEOUT_S:
+        """Close the connection if its client sends no request for long, or takes too long to send or receive."""
+        self._abort_if_stalled(now_s)
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:  # it is ours that nothing comes
+            self.began_s = now_s if self.began_s else 0.0
+        elif self.began_s:
+            if now_s - self.began_s > READ_TIMEOUT_S:
+                self._break_off(SlowRequestError(f"the request did not arrive in {READ_TIMEOUT_S:g} s"))
+        elif (self.cycle is None or self.cycle.response_complete) and now_s - self.idle_since_s > IDLE_TIMEOUT_S:
             self.transport.close()
-        if self.began_s and now_s - self.began_s > READ_TIMEOUT_S and not self.transport.is_closing():
-            text = f"the request did not arrive in {READ_TIMEOUT_S:.0f} s"
-            if self.cycle is None or self.cycle.response_complete:
-                write_error(self.transport, 408, text, self.default_headers)
-            self.transport.close()
+
+    def _abort_if_stalled(self, now_s: float) -> None:
+        """Drop a client that takes nothing of a response for long: closing would wait until it does."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent != self._unsent[0]:
+            self._unsent = (unsent, now_s)
+        elif now_s - self._unsent[1] > WRITE_TIMEOUT_S:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Go on with the next request; look for idle connections now and then, rather than by a timer for each."""
@@ -191,9 +217,12 @@ class InferProtocol(HttpToolsProtocol):
             raise
         except Exception as error:  # a path that is no ASCII, for example
             raise httptools.HttpParserError(str(error)) from None
+        if self.service.repository.is_draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
+        self._head_bytes = 0
         if self._infer is not None:
             self._infer.take_body(body)
         else:
@@ -218,7 +247,8 @@ class InferProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
-        """Close the connection, or have it closed after the response that is under way."""
-        for cycle, _ in self.pipeline:
-            cycle.keep_alive = False
-        super().shutdown()
+        """Close the connection, or have it closed after the response that is under way, or the request that arrives."""
+        if not self.began_s:  # a request whose headers come from now on is the last one
+            super().shutdown()
+        elif self._is_in_body:
+            self.cycle.keep_alive = False

@@ -5,6 +5,7 @@ Clients send the same JSON again and again with other bytes behind it, so what w
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -31,6 +32,11 @@ T = TypeVar("T")
 #: JSON heads that are kept, and how long one may be: a head with tensors in it never comes again.
 _MAX_KEPT = 1024
 _MAX_KEPT_BYTES = 4096
+
+#: Shows what a client sent, in a few words however large it is.
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+_shown = _repr.repr
 
 _kept: dict[bytes, InferHead] = {}
 
@@ -118,7 +124,7 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
     what = f"inputs[{position}]"
     tensor = _read(tensor, dict, what, "an object")
     name = _read(tensor.get("name"), str, f"{what}.name", "a string")
-    what = f"input {name!r}"
+    what = f"input {_shown(name)}"
     dtype = find_dtype(name, tensor.get("datatype"))
     shape = tuple(_read(tensor.get("shape"), list, f"{what}: shape", "an array of whole numbers"))
     size_bytes = check_shape(what, shape, dtype)
@@ -134,7 +140,7 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
         return TensorRef(name, dtype, shape, -1, size_bytes, tensor.get("data"), region and region[:2])
     if type(declared) is not int or declared != size_bytes:
         raise ShapeError(
-            f"{what}: binary_data_size is {declared!r}, but its shape and datatype make {size_bytes} bytes"
+            f"{what}: binary_data_size is {_shown(declared)}, but its shape and datatype make {size_bytes} bytes"
         )
     return TensorRef(name, dtype, shape, at, size_bytes, None, None)
 
@@ -146,7 +152,7 @@ def _read_outputs(outputs: object, is_binary: bool) -> tuple[OutputRef, ...] | N
     for position, output in enumerate(_read(outputs, list, "outputs", "an array of outputs")):
         output = _read(output, dict, f"outputs[{position}]", "an object")
         name = _read(output.get("name"), str, f"outputs[{position}].name", "a string")
-        what = f"output {name!r}"
+        what = f"output {_shown(name)}"
         parameters = _read_parameters(output, what)
         if parameters.get("classification"):
             raise UsageError(f"{what}: this server has no classification extension")
@@ -166,6 +172,6 @@ def _read_parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
 def _read(value: object, kind: type[T], what: str, expected: str) -> T:
     """Return a value of the JSON if it is of the right kind."""
     if not isinstance(value, kind):
-        shown = "missing" if value is None else repr(value)[:200]
+        shown = "missing" if value is None else _shown(value)
         raise UsageError(f"{what} is {shown}; expected {expected}")
     return value
