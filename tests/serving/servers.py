@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +129,11 @@ def decode_answer(headers: dict[str, str], body: bytes) -> dict[str, np.ndarray]
 
 
 @contextlib.contextmanager
-def serving(*arguments: str | os.PathLike, env: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+def serving(
+    *arguments: str | os.PathLike, env: dict[str, str] | None = None, program: Sequence[str] = ("-m", "ascend_parallel")
+) -> Iterator[ServerProcess]:
     """Run ``ascend-parallel serve`` with these arguments, on a free port unless they say otherwise, until it serves."""
-    command = [sys.executable, "-m", "ascend_parallel", "serve", *map(os.fspath, arguments)]
+    command = [sys.executable, *program, "serve", *map(os.fspath, arguments)]
     if "--port" not in command:
         command += ["--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})

@@ -1,5 +1,6 @@
 """HTTP's rules on the infer route, over raw sockets: what is no HTTP, what is cut short, and the order of answers."""
 
+import concurrent.futures
 import contextlib
 import re
 import socket
@@ -90,6 +91,7 @@ def connection(server):
         (INFER.replace(b"Host: x", b"Content-Encoding: br"), [400]),
         (INFER.replace(b"Length: %d\r\nContent" % HEAD_BYTES, b"Length: 99999\r\nContent"), [400]),
         (INFER.replace(b"Length: %d\r\nContent" % HEAD_BYTES, b"Length: -1\r\nContent"), [400]),
+        (INFER.replace(b"Length: %d\r\nContent" % HEAD_BYTES, b"Length: %s\r\nContent" % (b"9" * 5000)), [400]),
         (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", [404]),
         (b"GET /v2/models/%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", [404]),
     ],
@@ -121,6 +123,8 @@ def test_the_connection_stays_open(connection, sent, statuses):
         (POST + b"X-A: " + b"a" * 70_000, [431]),
         (b"GET /" + b"a" * 70_000, [431]),
         (POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), [413]),
+        (CHUNKED + CHUNKS[:-2] + b"a: " + b"b" * 400_000, [431]),
+        (CHUNKED + CHUNKS[:-5] + b"1;" + b"b" * 400_000, [431]),
         (CHUNKED + b"%x\r\n" % (MAX_BODY_BYTES + 1) + b"a" * (MAX_BODY_BYTES + 1), [413]),
         (INFER.replace(b"Host: x", b"Connection: Upgrade\r\nUpgrade: h2c"), [400]),
     ],
@@ -153,6 +157,28 @@ def test_a_client_that_half_closes_gets_its_answer(connection):
     connection.send(INFER)
     connection.socket.shutdown(socket.SHUT_WR)
     assert connection.receive_to_end()[-1] == 200
+
+
+def test_a_client_that_half_closes_gets_all_its_answers(connection):
+    connection.send(INFER * 3)
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert [status for status in connection.receive_to_end() if status != 100] == [200] * 3
+
+
+def test_a_pipelined_request_that_is_cut_off_is_told(connection):
+    connection.send(INFER + INFER[:-5])
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert [status for status in connection.receive_to_end() if status != 100] in ([200, 400], [200])
+
+
+def test_large_answers_of_pipelined_requests(connection):
+    head_bytes, body = encode_request({"x": np.ones((3, 400_000), np.float32)})
+    head = POST.replace(b"Length: %d" % HEAD_BYTES, b"Length: %d" % head_bytes)
+    request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the server reads on as its answers are taken
+        sent = pool.submit(connection.send, request * 4)
+        assert connection.receive_answers(4) == [200] * 4
+        sent.result()
 
 
 def test_a_request_that_is_cut_off_is_dropped(connection):

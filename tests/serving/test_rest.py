@@ -206,6 +206,7 @@ BAD = [
     (request(tensor(shape="x", data=[1, 2])), "shape"),
     (request(tensor(shape=[-1, 2], data=[1, 2])), "shape is [-1, 2]"),
     (request(tensor(shape=[1 << 62, 1 << 62], data=[1, 2])), "which is too large"),
+    (request(tensor(shape=[1 << 50], data=[1, 2])), "data has 2 elements"),
     (request(tensor(shape=[1] * 40, data=[1])), "up to 32"),
     (request(tensor()), "needs one of data"),
     (request(tensor(data=[1])), "data has 1 elements"),
