@@ -72,6 +72,8 @@ class HttpServer:
 
     async def _stop_listening(self, timeout_s: float) -> None:
         """Accept the connections that are open, and no more."""
+        if self._listener.fileno() < 0:  # it is closed
+            return
         end_s = time.monotonic() + timeout_s
         drop_new_connections(self._listener)
         await asyncio.sleep(min(_HANDSHAKE_S, timeout_s))
