@@ -99,8 +99,7 @@ class HttpServer:
         timeout_s = max(0.0, end_s - time.monotonic())
         self._server.config.timeout_graceful_shutdown = max(1, round(timeout_s))
         self._server.should_exit = True
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._tasks[0], timeout_s + 10 * _TICK_S)
+        await asyncio.wait(self._tasks[:1], timeout=timeout_s + 10 * _TICK_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
