@@ -7,7 +7,6 @@ The commands are in app.py, which :func:`main` imports: typer takes longer to im
 
 from __future__ import annotations
 
-import atexit
 import gc
 import re
 import sys
@@ -27,9 +26,9 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"ascend-parallel {__version__}")
         return
-    atexit.register(gc.freeze)  # else the exit collects all modules three times: a tenth of a short run's time
     from .app import app
 
+    gc.freeze()  # else the exit collects these modules three times; what a model makes later is collected as ever
     try:
         app(prog_name="ascend-parallel")
     except AscendParallelError as error:

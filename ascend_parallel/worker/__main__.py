@@ -12,7 +12,6 @@ user's names the very class that is used here, whatever is installed for this in
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib.util
 import os
@@ -47,12 +46,12 @@ def main(argv: List[str]) -> None:
 
         probe.main(argv[1:])
         return
-    atexit.register(gc.freeze)  # runs last; else the exit collects all modules three times
     pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
     for fd in (pipe_fd, side_fd):
         os.set_inheritable(fd, False)  # a child of the engine's must not keep the pipe open
     from ascend_parallel.worker import loop, memory, parent_watch, protocol
 
+    gc.freeze()  # else the exit collects these modules three times; what the model makes later is collected as ever
     parent_watch.tie_to_parent(parent_pid)
     parent_watch.watch(pipe_fd)
     side = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=side_fd)
