@@ -141,6 +141,34 @@ def test_a_body_in_pieces(connection):
     assert connection.receive_answers(1) == [200]
 
 
+def test_requests_with_the_same_head_have_bodies_of_their_own(connection):
+    """The second one is not parsed; nor may what is around it be lost."""
+    bodies = [encode_request({"x": np.full((1, 3), value, np.float32)})[1] for value in range(1, 7)]
+    requests = [POST + LENGTH + b"\r\n" + body for body in bodies]
+    answered = 0
+    for sent, count in (
+        *((request, 1) for request in requests),
+        (LIVE, 1),
+        (requests[0] + requests[1], 2),
+        (requests[2], 1),
+        (requests[3] + LIVE[:7], 1),
+        (LIVE[7:], 1),
+        (requests[4][:100], 0),
+        (requests[4][100:], 1),
+        (requests[5], 1),
+        (requests[0], 1),
+    ):
+        connection.data = b""
+        connection.send(sent)
+        if count:
+            assert connection.receive_answers(count) == [200] * count
+        answered += count
+        if count == 1 and sent in requests:
+            value = 2.0 * (requests.index(sent) + 1)
+            assert connection.data.endswith(np.full((1, 3), value, np.float32).tobytes())
+    assert answered == 15
+
+
 def test_expect_100_continue(connection):
     connection.send(POST + LENGTH + b"Expect: 100-continue\r\n\r\n")
     assert connection.receive_answers(1) == [100]

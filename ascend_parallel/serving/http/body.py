@@ -64,7 +64,7 @@ class Body:
         if LARGE_BYTES <= size <= self._limit:
             try:
                 self._block = model.runner.empty(size, np.uint8)
-            except AscendParallelError:  # it is not ready, which the client will be told
+            except (AscendParallelError, OSError):  # it is not ready, or memory is short, which the client will be told
                 return
             self._head_size = int(head)
 

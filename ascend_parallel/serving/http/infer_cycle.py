@@ -66,6 +66,22 @@ def find_infer_route(url: bytes) -> tuple[str, str] | None:
     return route
 
 
+#: Bodies whose length has no more digits need little memory, and are not counted.
+_UNCOUNTED_DIGITS = 4
+#: What a cycle begins with.
+_INITIAL: dict[str, Any] = {
+    "response_complete": False,
+    "disconnected": False,
+    "_is_started": False,
+    "_is_complete": False,
+    "_linger": None,
+    "_error": None,
+    "_head": None,
+    "_model": None,
+    "_request": None,
+}
+
+
 class _NoEvent:
     """Stands where uvicorn's cycle has an event that its ASGI app waits for."""
 
@@ -113,6 +129,31 @@ class InferCycle:
         self._request: InferRequest | None = None
         self._error = self._check(headers)
 
+    # ---- the same head again
+
+    @property
+    def repeatable_bytes(self) -> int:
+        """The size of the body, if another request with the same head can do without what was read of it; else 0."""
+        if self._error is not None or not self.keep_alive or b"expect" in self._headers:
+            return 0
+        length = self._headers.get(b"content-length", b"")
+        return int(length) if 0 < len(length) <= _UNCOUNTED_DIGITS else 0
+
+    def initial_attributes(self) -> dict[str, Any]:
+        """Return what a cycle with the same head begins with."""
+        return {**self.__dict__, **_INITIAL}
+
+    @classmethod
+    def again(cls, attributes: dict[str, Any]) -> InferCycle:
+        """Return a cycle with the same head as one before."""
+        cycle = cls.__new__(cls)
+        cycle.__dict__.update(attributes)
+        protocol = cycle._protocol
+        cycle.keep_alive = not protocol.service.repository.is_draining
+        cycle._began_s = time.monotonic()
+        cycle._body = Body(cycle._headers, protocol.service.max_body_bytes, protocol.service.pending)
+        return cycle
+
     # ---- the request
 
     def _check(self, headers: dict[bytes, bytes]) -> Exception | None:
@@ -134,7 +175,7 @@ class InferCycle:
         encoding = headers.get(b"content-encoding")
         if encoding not in ENCODINGS:
             return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
-        if length is not None and len(length) > 4:  # smaller ones need little memory, and are not counted
+        if length is not None and len(length) > _UNCOUNTED_DIGITS:
             self._body.reserve(int(length))
             self._receive_in_place()
         return None

@@ -60,17 +60,58 @@ class InferProtocol(HttpToolsProtocol):
         self._must_resume = False
         self._is_in_body = False
         self._is_broken = False  # what comes is no HTTP any more
+        self._is_in_message = False
+        self._begun = 0  # messages that began in the data that is being parsed
+        self._repeatable: tuple[bytes, int, dict[str, Any]] | None = None  # head, bytes in all, what the cycle was
 
     # ---- from the transport
 
     def data_received(self, data: bytes) -> None:
-        """Parse; refuse a head that is too long."""
+        """Parse; refuse a head that is too long.
+
+        Clients send the same head again and again. A whole request whose head is, byte for byte, that of the one before
+        is not parsed anew.
+        """
         if self._is_broken:
             return
+        at_start = not self._is_in_message
+        if at_start and self._is_repeated(data):
+            self._begin_again(data)
+            return
+        self._begun = 0
         self._head_bytes += len(data)
         super().data_received(data)
+        if at_start and self._begun == 1 and not self._is_in_message:
+            self._note_repeatable(data)
         if self._head_bytes > MAX_HEAD_BYTES:  # trailers behind a body count, too
             self._break_off(HeadTooLargeError(f"the head is longer than {MAX_HEAD_BYTES} bytes"))
+
+    def _is_repeated(self, data: bytes) -> bool:
+        """Whether data is a whole request with the same head as one before, and it can be run at once."""
+        repeatable = self._repeatable
+        return (
+            repeatable is not None
+            and len(data) == repeatable[1]
+            and data.startswith(repeatable[0])
+            and self.cycle.response_complete
+            and not self.transport.is_closing()
+        )
+
+    def _begin_again(self, data: bytes) -> None:
+        assert self._repeatable is not None
+        head, _, attributes = self._repeatable
+        cycle = InferCycle.again(attributes)
+        self.cycle = cycle  # type: ignore[assignment]
+        cycle.start()
+        cycle.take_body(data[len(head) :])
+        cycle.complete_body()
+
+    def _note_repeatable(self, data: bytes) -> None:
+        """Remember a request that came as a whole, and alone, if it is one that can be repeated."""
+        cycle = self.cycle
+        size = cycle.repeatable_bytes if isinstance(cycle, InferCycle) else 0
+        if size:
+            self._repeatable = data[: len(data) - size], len(data), cycle.initial_attributes()  # type: ignore[attr-defined]
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
@@ -186,6 +227,8 @@ class InferProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
         self.began_s = time.monotonic()
+        self._is_in_message = True
+        self._begun += 1
 
     def on_headers_complete(self) -> None:
         """Begin an infer request, or leave the request to uvicorn."""
@@ -231,6 +274,7 @@ class InferProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Run an infer request whose body is there."""
         self.began_s = 0.0
+        self._is_in_message = False
         self._is_in_body = False
         cycle = self._infer
         if cycle is None:
