@@ -61,6 +61,6 @@ def test_every_row_has_a_title_and_a_test_counts_for_its_marker():
         ).stdout
     )
     assert titles.keys() == tested_on.ROWS.keys()
-    assert tested_on.row_of("tests/engines/test_gpu.py::test_x", {"gpu", "timeout"}) == "gpu"
+    assert tested_on.row_of("tests/engines/test_on_gpu.py::test_x", {"gpu", "timeout"}) == "gpu"
     assert tested_on.row_of("tests/engines/test_onnxruntime.py::test_x[mslite]", set()) == "cpu"
     assert tested_on.row_of("tests/docs/test_pages.py::test_x", set()) is None
