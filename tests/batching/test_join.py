@@ -94,7 +94,7 @@ def run_alone(backend, model, feeds):
 
 def run_joined(backend, model, requests, fixed):
     """Compute requests in as few batches as their keys and the model's rows allow; return their outputs, by number."""
-    builder = BatchBuilder(backend, model)
+    builder = BatchBuilder(backend, model, 1000)
     groups = {}
     found = {}
     for number, feeds in enumerate(requests):
