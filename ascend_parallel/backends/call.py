@@ -20,9 +20,11 @@ class Placement(ABC):
 
     Attributes:
         needs_shapes: whether it can place outputs once their shapes are known.
+        owns_outputs: whether the caller may write to what it gets; else the arrays are read-only.
     """
 
     needs_shapes = True
+    owns_outputs = True
 
     @abstractmethod
     def write(self, index: int) -> None:
@@ -157,4 +159,7 @@ class Call:
         if self.error is not None:
             raise copy.copy(self.error)  # itself would hold this call, and its memory, in a cycle with its traceback
         outputs = gather(self.plan, self.placement.outputs(), self._results)
+        if not self.placement.owns_outputs:
+            for array in outputs.values():
+                array.flags.writeable = False
         return list(outputs.values()) if self.plan.as_list else outputs

@@ -10,7 +10,7 @@ import numpy as np
 from ascend_parallel.errors import ShapeError
 from ascend_parallel.worker.engines.base import TensorSpec
 
-from .batch import Array, BatchAxes, cut, find_batch, fit_dtype
+from .batch import Array, Batch, BatchAxes, cut, find_batch, fit_dtype
 from .plan import Plan
 
 #: Plans kept; a caller whose every call has another shape does not fill the memory with them.
@@ -98,13 +98,14 @@ class Model:
         batch = find_batch(self.inputs, names, arrays, self.batch_axes)
         if self._chunk_size and batch.fixed_rows and self._chunk_size != batch.fixed_rows:
             raise ShapeError(f"chunk_size is {self._chunk_size}, but the model takes {batch.fixed_rows} rows at a time")
+        batch, chunks = self._cut(batch)
         plan = Plan(
             self.name,
             names,
             arrays,
             self._fit_dtypes(arrays),
             batch,
-            cut(batch.rows, fixed_rows=batch.fixed_rows, chunk_size=self._chunk_size, parts=self._parts),
+            chunks,
             self.batch_axes,
             as_list=as_list,
             tell_names=not as_list,
@@ -116,6 +117,10 @@ class Model:
         else:
             self._learn_from_warm_up(plan)
         return plan
+
+    def _cut(self, batch: Batch) -> tuple[Batch, list[tuple[int, int]]]:
+        """Return the batch as its plan is to know it, and the rows of each chunk."""
+        return batch, cut(batch.rows, fixed_rows=batch.fixed_rows, chunk_size=self._chunk_size, parts=self._parts)
 
     def _learn_from_warm_up(self, plan: Plan) -> None:
         """Take the shapes that the warm-up showed, if it ran on chunks like this plan's."""

@@ -292,7 +292,7 @@ class ParallelPredictUtils:
             call = self._open(self._built(), item, model, in_place=False)
             backend.enqueue(call)
             waiting.append(call)
-            if len(waiting) > _AHEAD * self.capacity:
+            if len(waiting) > self._calls_ahead(call):
                 if waiting[0].is_open:
                     backend.wait_ahead(waiting[len(waiting) // 2])
                 yield backend.wait(waiting.popleft())
@@ -365,6 +365,10 @@ class ParallelPredictUtils:
         assert self._backend is not None
         description = self._backend.descriptions[name]
         return Model(name, description, batch_axes=axes, chunk_size=chunk_size, parts=parts)
+
+    def _calls_ahead(self, call: Call) -> int:
+        """Return how many calls like this one ``map`` keeps in flight."""
+        return _AHEAD * self.capacity
 
     def _make_backend(self) -> Backend:
         if sys.platform != "linux":
