@@ -15,6 +15,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ascend_parallel.cluster.ray_data import RunnerUDF
+    from ascend_parallel.cluster.runner import ClusterPredictUtils
     from ascend_parallel.conversion.convert import convert
     from ascend_parallel.devices import Device, parse_devices
     from ascend_parallel.devices.discovery import discover
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 #: Public name -> the module that defines it. A module is imported on first use: the import of the package is cheap.
 _HOMES = {
     "AscendParallelError": "errors",
+    "ClusterPredictUtils": "cluster.runner",
     "ConfigError": "errors",
     "ConversionError": "errors",
     "Device": "devices",
@@ -60,6 +63,7 @@ _HOMES = {
     "Outcome": "mapping.outcome",
     "ParallelPredictUtils": "runner.runner",
     "RunnerClosedError": "errors",
+    "RunnerUDF": "cluster.ray_data",
     "DeadlineError": "errors",
     "NotFoundError": "errors",
     "OverloadedError": "errors",
@@ -80,6 +84,7 @@ _HOMES = {
 
 __all__ = [
     "AscendParallelError",
+    "ClusterPredictUtils",
     "ConfigError",
     "ConversionError",
     "DeadlineError",
@@ -94,6 +99,7 @@ __all__ = [
     "OverloadedError",
     "ParallelPredictUtils",
     "RunnerClosedError",
+    "RunnerUDF",
     "ServingError",
     "ShapeError",
     "TensorSpec",

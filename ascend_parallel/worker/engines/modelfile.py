@@ -12,7 +12,7 @@ import numpy as np
 
 from .base import Engine, TensorSpec
 from .callable import load_object
-from .pipeline import PipelineEngine
+from .pipeline import PipelineEngine, name_device
 
 #: A row: input name -> array.
 Row = Dict[str, np.ndarray]
@@ -59,7 +59,7 @@ class ModelFileEngine(PipelineEngine):
         from ..pipelines.batches import BatchRunner
 
         self._inner, self._device_key, self._options = inner, device, options
-        self._device = "%s:%d" % device
+        self._device = name_device(device)
         preprocess = load_object(options["preprocess"]) if options.get("preprocess") else load_row
         postprocess = load_object(options["postprocess"]) if options.get("postprocess") else None
         self._batches = BatchRunner(RowPipeline(inner, preprocess, postprocess), options)

@@ -7,12 +7,16 @@ user; its instances share weights if the instances of the inner engine do.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..pipelines.payload import RECORDS, Reply, pack_reply, pad, unpack_files
 from .base import Arrays, Engine
+
+#: The variable of the environment that holds the host's name on a cluster, which records name devices with.
+HOST_VARIABLE = "ASCEND_PARALLEL_HOST"
 
 
 class PipelineEngine(Engine):
@@ -32,13 +36,13 @@ class PipelineEngine(Engine):
         from ..pipelines.batches import BatchRunner
         from ..pipelines.opening import open_pipeline
 
-        self._device = "%s:%d" % device
+        self._device = name_device(device)
         of_predict = {name: options[name] for name in ("predict_options", "pages") if name in options}
         self._batches = BatchRunner(open_pipeline(model, device, options["pipeline_options"], **of_predict), options)
 
     def set_device(self, device: Tuple[str, int]) -> None:
         """Report this device with the records."""
-        self._device = "%s:%d" % device
+        self._device = name_device(device)
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Run the files of a request through the pipeline; a file's error is in its record and is not raised."""
@@ -48,6 +52,12 @@ class PipelineEngine(Engine):
         reply = pack_reply(Reply(self._device, records, is_certain, list(writer.notes), *writer.take()))
         writer.notes.clear()
         return {RECORDS: write_to_destination(reply, destinations.get(RECORDS))}
+
+
+def name_device(device: Tuple[str, int]) -> str:
+    """Return a device's name for records: ``cpu:0``, or ``node1/cpu:0`` on a cluster."""
+    host = os.environ.get(HOST_VARIABLE)
+    return "%s%s:%d" % ("" if host is None else host + "/", *device)
 
 
 def write_to_destination(data: bytes, destination: Optional[np.ndarray]) -> np.ndarray:
