@@ -48,6 +48,18 @@ Workers = Annotated[
 WorkerPython = Annotated[
     Path | None, typer.Option(help="Python interpreter of the workers, if the engine needs another one.")
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ray[=ADDRESS]",
+        help="Run on the hosts of a Ray cluster: the one at ADDRESS, or the one that Ray finds. --devices is a type "
+        "then, such as ascend:*.",
+    ),
+]
+NumDevices = Annotated[
+    int | None, typer.Option(help="With --cluster: how many devices, over all hosts. [default: all]")
+]
 ShareWeights = Annotated[
     bool,
     typer.Option("--share-weights", help="CPU workers share one set of weights, prepared once in the user's cache."),
@@ -58,7 +70,7 @@ def runner_options(
     devices: str | None,
     engine: str | None,
     engine_option: Sequence[str] | None,
-    workers: str,
+    workers: str | None,
     worker_python: Path | None,
     precision: str | None,
     chunk_size: int | None,

@@ -15,7 +15,7 @@ from ascend_parallel.mapping.settings import MapSettings
 from ascend_parallel.mapping.start_ahead import start_ahead
 
 from . import map_options as opt
-from .arguments import Precision, ShareWeights, WorkerPython, read_options
+from .arguments import Cluster, NumDevices, Precision, ShareWeights, WorkerPython, read_options
 
 if TYPE_CHECKING:
     from ascend_parallel.backends.processes.start import StartedAhead
@@ -61,6 +61,8 @@ def map_command(
     workers: opt.MapWorkers = "processes",
     share_weights: ShareWeights = False,
     worker_python: WorkerPython = None,
+    cluster: Cluster = None,
+    num_devices: NumDevices = None,
 ) -> None:
     """Run a pipeline over a folder of files, on all devices.
 
@@ -190,6 +192,9 @@ class _Job:
 
     def _print_plan(self) -> None:
         run = self._run
+        if not run.devices:
+            self._print(f"{run.total:,} files, {len(run.files):,} to process, on a cluster")
+            return
         threads, other_values = run.threads
         self._print(f"{run.total:,} files, {len(run.files):,} to process, on {', '.join(map(str, run.devices))}")
         note = "".join(f"; {name}={value} is set" for name, value in other_values.items())

@@ -48,6 +48,8 @@ def parallel_map(
     workers: str = "processes",
     share_weights: bool = False,
     worker_python: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
+    num_devices: int | None = None,
 ) -> Iterator[Outcome]:
     """Run files through a pipeline on all devices; yield an :class:`Outcome` for each file.
 
@@ -93,6 +95,9 @@ def parallel_map(
         share_weights: of a model file, whether worker processes on CPUs map one set of weights instead of loading one
             each.
         worker_python: the Python interpreter of the workers, if the pipeline needs another one.
+        cluster: "ray" or "ray=ADDRESS": run on the hosts of a Ray cluster, with files on storage that all of them
+            share; ``devices`` is a type then, such as ``"ascend:*"``. None: on this machine.
+        num_devices: how many devices of the cluster; None: all, those of hosts that join later included.
 
     Yields:
         An :class:`Outcome` for each file.

@@ -11,7 +11,7 @@ As long as no file has succeeded, failures are in doubt: the pipeline may be bro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ class Mapper:
         runner: ParallelPredictUtils,
         files: Sequence[File],
         *,
-        workers: int,
+        workers: Callable[[], int],
         batch_size: int,
         timeout_s: float,
         keep: str,
@@ -96,7 +96,7 @@ class Mapper:
         Args:
             runner: a built runner with the engine "pipeline" or "modelfile".
             files: the files to process, with unique names.
-            workers: how many bundles the runner runs at a time.
+            workers: returns how many bundles the runner runs at a time; on a cluster, the number changes.
             batch_size: files per call of the pipeline.
             timeout_s: time limit per file.
             keep: how results are kept: "files", "lines" or "values".
@@ -170,7 +170,7 @@ class Mapper:
 
     def _fill(self) -> None:
         """Keep every worker busy, with a second bundle queued."""
-        limit = 1 if self._is_one_by_one and self._known_good is None else 2 * self._workers
+        limit = 1 if self._is_one_by_one and self._known_good is None else 2 * self._workers()
         while self._in_flight < limit:
             if self._retries:
                 # A single file, with its own time limit.
@@ -201,7 +201,7 @@ class Mapper:
     def _bundle_size(self) -> int:
         """Return the number of files in the next bundle; it shrinks at the end, so that all workers end together."""
         remaining = len(self._files) - self._next + len(self._untried)
-        files_per_bundle = -(-remaining // (2 * self._workers))
+        files_per_bundle = -(-remaining // (2 * self._workers()))
         batches = max(1, min(self._bundle_files, files_per_bundle) // self._batch_size)
         return batches * self._batch_size
 

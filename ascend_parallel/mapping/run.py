@@ -8,6 +8,7 @@ from typing import Any
 
 from ascend_parallel.backends.processes.start import StartedAhead
 from ascend_parallel.backends.worker_environment import THREAD_VARIABLES, environment, threads_of_each
+from ascend_parallel.devices import Device
 from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import add_precision, check_devices, check_workers, choose_devices, load_engine
 from ascend_parallel.runner.runner import ParallelPredictUtils
@@ -36,8 +37,6 @@ class MapRun:
         failures: name -> reason, of the files that failed in an earlier run.
         manifest: the manifest; None if results are returned.
         notes: what workers had to say to the user, each once; grows while the run goes on.
-        devices: the devices of the workers.
-        workers: the number of workers.
     """
 
     def __init__(self, files: Sequence[File], settings: MapSettings, started: StartedAhead | None = None) -> None:
@@ -54,12 +53,14 @@ class MapRun:
         spec = _add_precision(read_pipeline(settings), settings)
         self._settings = settings
         self._runner = _make_runner(spec, settings, started)
-        self.devices = self._runner.devices
         engine = load_engine(spec.options.get("engine", spec.engine))
         check_devices(self.devices, engine)
         check_workers(settings.workers, engine, settings.worker_python, settings.share_weights)
-        self.workers = len(self.devices) * settings.instances_per_device
         self.total = len(files)
+        if settings.cluster is not None:
+            from .on_cluster import whole_file
+
+            files = [whole_file(file) for file in files]
         self.files = list(files)
         self.failures: dict[str, str] = {}
         self.notes: dict[str, None] = {}
@@ -74,6 +75,16 @@ class MapRun:
             self.files = [file for file in files if file.name not in done]
             failed = self.manifest.failures
             self.failures = {file.name: failed[file.name] for file in files if file.name in failed}
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices of the workers; on a cluster, empty before the run."""
+        return self._runner.devices
+
+    @property
+    def workers(self) -> int:
+        """The number of workers; on a cluster, 0 before the run, and then it changes as hosts come and go."""
+        return len(self.devices) * self._settings.instances_per_device
 
     @property
     def threads(self) -> tuple[int, dict[str, str]]:
@@ -93,13 +104,15 @@ class MapRun:
             return
         settings = self._settings
         try:
+            if self.manifest is not None and settings.cluster is not None:
+                self.manifest.open()  # by the manifest, hosts see whether they share the output folder
             with self._runner as runner:
-                if self.manifest is not None:
+                if self.manifest is not None and settings.cluster is None:
                     self.manifest.open()
                 mapper = Mapper(
                     runner,
                     self.files,
-                    workers=self.workers,
+                    workers=lambda: max(1, self.workers),
                     batch_size=settings.batch_size,
                     timeout_s=settings.timeout_s,
                     keep=settings.keep,
@@ -130,7 +143,12 @@ def _add_precision(spec: PipelineSpec, settings: MapSettings) -> PipelineSpec:
         return spec
     if spec.engine == "pipeline":
         raise UsageError(f"precision is for model files; {spec.model} chooses its own: leave precision out")
-    devices = choose_devices(settings.devices, None, ENGINES[spec.engine])
+    if settings.cluster is None:
+        devices = choose_devices(settings.devices, None, ENGINES[spec.engine])
+    else:
+        from .on_cluster import device_of_type
+
+        devices = [device_of_type(settings.devices, ENGINES[spec.engine])]
     engine = load_engine(spec.options["engine"])
     check_devices(devices, engine)
     options = add_precision(spec.options["pipeline_options"], settings.precision, engine, [spec.model], devices)
@@ -141,21 +159,23 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhea
     engine_options = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
     if settings.output_dir is not None:
         engine_options["output_dir"] = os.path.abspath(settings.output_dir)
-    return _Runner(
-        spec.model,
-        started=started,
-        devices=settings.devices,
-        engine=spec.engine,
-        engine_options=engine_options,
-        instances=settings.instances_per_device,
-        share_weights=settings.share_weights,
-        workers=settings.workers,
-        worker_python=settings.worker_python,
-        batch_axes={FILES: None, RECORDS: None},
-        predict_timeout_s=settings.timeout_s,
-        max_retries=0 if settings.workers == "processes" else None,
-        max_restarts=_MAX_RESTARTS if settings.workers == "processes" else None,
-    )
+    options = {
+        "engine": spec.engine,
+        "engine_options": engine_options,
+        "instances": settings.instances_per_device,
+        "share_weights": settings.share_weights,
+        "workers": settings.workers,
+        "worker_python": settings.worker_python,
+        "batch_axes": {FILES: None, RECORDS: None},
+        "predict_timeout_s": settings.timeout_s,
+        "max_retries": 0 if settings.workers == "processes" else None,
+        "max_restarts": _MAX_RESTARTS if settings.workers == "processes" else None,
+    }
+    if settings.cluster is not None:
+        from .on_cluster import make_cluster_runner
+
+        return make_cluster_runner(spec, settings, options)
+    return _Runner(spec.model, started=started, devices=settings.devices, **options)
 
 
 def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str, object]:

@@ -27,6 +27,8 @@ class MapSettings:
     Attributes:
         engine: the engine of a model file; None: chosen by its suffix.
         precision: what a model file is computed in; None: what the file and the engine make it.
+        cluster: None: this machine; "ray" or "ray=ADDRESS": the hosts of a Ray cluster.
+        num_devices: how many devices of the cluster; None: all.
         max_ahead: how many files may be sent beyond the first one without an outcome; None: any number.
         input_dir: the folder that the files' names are relative to; None: there is none. A run is resumed only with the
             same one.
@@ -54,6 +56,8 @@ class MapSettings:
     pages: str = SEPARATE
     save: str | Iterable[str] | None = None
     share_weights: bool = False
+    cluster: str | None = None
+    num_devices: int | None = None
 
     @classmethod
     def pick(cls, arguments: Mapping[str, Any], **others: Any) -> MapSettings:
@@ -72,6 +76,8 @@ class MapSettings:
             raise UsageError("save writes files: it needs an output_dir, and not the output_format jsonl")
         if self.output_dir is None and (self.resume or self.output_format != "files"):
             raise UsageError("resume and output_format need an output_dir: without one, results are returned")
+        if self.num_devices is not None and self.cluster is None:
+            raise UsageError("num_devices is for a cluster: without one, name the devices")
         if self.retry_failed and not self.resume:
             raise UsageError("retry_failed needs resume: it applies to files that failed in an earlier run")
 

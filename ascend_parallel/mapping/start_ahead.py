@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from ascend_parallel.backends.processes.start import StartedAhead
@@ -25,6 +26,8 @@ def start_ahead(settings: MapSettings) -> StartedAhead:
     Raises:
         UsageError: the devices or the interpreter are wrong.
     """
+    if settings.cluster is not None:  # its workers are on other hosts
+        return StartedAhead(sys.executable, {}, [])
     python = find_python(settings.worker_python)
     devices = parse_devices(settings.devices) if settings.devices is not None else _sure_default()
     is_known = settings.workers == "processes" and settings.instances_per_device == 1
