@@ -38,7 +38,7 @@ def break_down(calls: Sequence[CallRecord], instances: Mapping[str, int]) -> Bre
     totals = {name: sum(getattr(call_phases, name) for call_phases in phases) for name in Phases._fields}
     total_ns = sum(totals.values())
     shares = {name.replace("_", " "): total / total_ns for name, total in totals.items()}
-    return Breakdown(len(phases), shares, _device_shares(calls, instances))
+    return Breakdown(len(phases), shares, _device_shares(calls, instances) if instances else {})
 
 
 def host_overhead_us(calls: Sequence[CallRecord]) -> float | None:

@@ -149,7 +149,8 @@ class Bench:
         self._on_row = on_row
         self._model = model
         self._options = options
-        self._devices = [str(device) for device in ParallelPredictUtils(model, **options).devices]
+        self._is_on_cluster = options.get("cluster") is not None
+        self._devices = [str(device) for device in self._make_runner().devices]
         self._generator: InputGenerator | None = None
         engine = choose_engine([model], options.get("engine")).name
         self.report = Report(model, engine, self._devices)
@@ -164,13 +165,28 @@ class Bench:
         Raises:
             UsageError: if no inputs can be created for the model, or too few calls completed in the duration.
         """
+        if self._is_on_cluster:
+            self._find_devices()
         for instances in self._search_space.instances:
             for count in [len(self._devices)] if self._search_space.is_all else numbers_of_devices(len(self._devices)):
-                options = {**self._options, "devices": self._devices[:count], "instances": instances}
-                with ParallelPredictUtils(self._model, **options) as runner:
+                with self._make_runner(count, instances) as runner:
                     for setting in self._settings(runner, count, instances):
                         self._measure(runner, setting)
         return self.report
+
+    def _make_runner(self, count: int | None = None, instances: int = 1) -> ParallelPredictUtils:
+        """Return a runner on the first devices; None: on all."""
+        if self._is_on_cluster:
+            from .on_cluster import make_cluster_runner
+
+            return make_cluster_runner(self._model, count, {**self._options, "instances": instances})
+        devices = self._options.get("devices") if count is None else self._devices[:count]
+        return ParallelPredictUtils(self._model, **{**self._options, "devices": devices, "instances": instances})
+
+    def _find_devices(self) -> None:
+        """Ask the cluster for its devices."""
+        with self._make_runner() as runner:
+            self._devices = self.report.devices = [str(device) for device in runner.devices]
 
     def _settings(self, runner: ParallelPredictUtils, devices: int, instances: int) -> Iterator[Setting]:
         if self._generator is None:
@@ -224,7 +240,8 @@ class Bench:
         after = runner.stats()["workers"]
         rows_of = dict.fromkeys(map(str, runner.devices), 0)
         for worker, told in after.items():
-            rows_of[worker.partition("#")[0]] += told["rows"] - before[worker]["rows"]
+            device = worker.partition("#")[0]  # on a cluster, a host may have taken the place of a lost one
+            rows_of[device] = rows_of.get(device, 0) + told["rows"] - before.get(worker, {"rows": 0})["rows"]
         started_ns, ended_ns = samples.started_ns, samples.ends_ns[-1]
         calls_per_s = figures.throughput(len(samples), started_ns, ended_ns)
         rows_per_s = calls_per_s * setting.batch_size
@@ -238,7 +255,9 @@ class Bench:
             latency_ms=figures.percentiles_ms(samples.latencies_ns, self._limits.percentiles),
             efficiency=self._efficiency(setting, rows_per_s),
             rows_per_s_of=figures.distribute(rows_per_s, rows_of),
-            restarts=sum(told["restarts"] - before[worker]["restarts"] for worker, told in after.items()),
+            restarts=sum(
+                told["restarts"] - before.get(worker, {"restarts": 0})["restarts"] for worker, told in after.items()
+            ),
             is_partial=is_partial,
         )
 
@@ -260,7 +279,9 @@ class Bench:
             runner.trace = None
         calls = trace.calls()
         row.host_overhead_us = host_overhead_us(calls)
-        row.breakdown = break_down(calls, dict.fromkeys(map(str, runner.devices), row.setting.instances))
+        # Records of a cluster name the host that computed, not the device: so the devices' own shares are not known.
+        devices = [] if self._is_on_cluster else list(map(str, runner.devices))
+        row.breakdown = break_down(calls, dict.fromkeys(devices, row.setting.instances))
         self.sections.append(TraceSection(row.setting.in_words(), calls, trace.dropped))
 
     def _take(self, row: Row) -> None:

@@ -76,6 +76,15 @@ class Row:
     is_partial: bool = False
     breakdown: Breakdown | None = None
 
+    def rows_per_s_of_hosts(self) -> dict[str, float]:
+        """Return host -> its part of ``rows_per_s``; empty if the devices are those of one machine."""
+        hosts: dict[str, float] = {}
+        for device, rows_per_s in self.rows_per_s_of.items():
+            host, slash, _ = device.rpartition("/")
+            if slash:
+                hosts[host] = hosts.get(host, 0.0) + rows_per_s
+        return hosts
+
 
 @dataclass
 class Report:
@@ -116,4 +125,6 @@ class Report:
 def _row_to_json(row: Row) -> dict[str, Any]:
     fields = dataclasses.asdict(row)
     fields["latency_ms"] = {f"p{percentile:g}": value for percentile, value in row.latency_ms.items()}
+    if row.rows_per_s_of_hosts():
+        fields["rows_per_s_of_hosts"] = row.rows_per_s_of_hosts()
     return {**row.setting._asdict(), **{name: value for name, value in fields.items() if name != "setting"}}

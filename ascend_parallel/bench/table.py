@@ -29,7 +29,8 @@ def show(report: Report, inputs: str, file: TextIO = sys.stdout) -> None:
     rows = in_order(report.rows)
     console = _console(file)
     console.print(f"{report.model} with {report.engine}; a call: {inputs}", soft_wrap=True)
-    titles = [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host\nµs", "rows/s\na device"]
+    titles = [*_SETTING, "rows/s", "±", "calls/s", *_latency_titles(rows), "efficiency", "host\nµs"]
+    titles += ["rows/s\na device", "rows/s\na host"]
     cells = [_cells(row) for row in rows]
     known = [i for i in range(len(titles)) if any(line[i] != _UNKNOWN for line in cells)]
     _print_tables(console, [titles[i] for i in known], [[line[i] for i in known] for line in cells])
@@ -50,8 +51,8 @@ def show_breakdown(report: Report, file: TextIO = sys.stdout) -> None:
     for row in rows:
         if row.breakdown is not None:
             idle = [shares["idle"] for shares in row.breakdown.devices.values()]
-            shares = [*row.breakdown.call.values(), sum(idle) / len(idle)]
-            lines.append([*map(str, row.setting), *(f"{share:.1%}" for share in shares)])
+            mean = f"{sum(idle) / len(idle):.1%}" if idle else _UNKNOWN
+            lines.append([*map(str, row.setting), *(f"{share:.1%}" for share in row.breakdown.call.values()), mean])
     console.print("", "Where a call's time goes (adds up to 100 %), and how long devices idle:", sep="\n")
     _print_tables(console, [*_SETTING, *phases, "device\nidle"], lines)
 
@@ -103,6 +104,7 @@ def _cells(row: Row) -> list[str]:
         _UNKNOWN if row.efficiency is None else f"{row.efficiency:.1%}",
         _UNKNOWN if row.host_overhead_us is None else f"{row.host_overhead_us:.0f}",
         _range(list(row.rows_per_s_of.values())),
+        _range(list(row.rows_per_s_of_hosts().values())) if row.rows_per_s_of_hosts() else _UNKNOWN,
     ]
 
 

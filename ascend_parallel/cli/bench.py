@@ -15,13 +15,14 @@ from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.files import read_arrays, write_whole
 
 from .arguments import (
+    Cluster,
     Devices,
     EngineName,
     EngineOptions,
     Model,
+    NumDevices,
     Precision,
     WorkerPython,
-    Workers,
     runner_options,
 )
 
@@ -51,6 +52,14 @@ InFlight = Annotated[
 ]
 Duration = Annotated[
     float | None, typer.Option(help="Seconds per combination. [default: 5, or more if calls are slow]")
+]
+BenchWorkers = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        help="processes: one worker process per device. threads: threads of this process, or of each host's. [default: "
+        "processes; with --cluster threads, if the engine can run in them]",
+    ),
 ]
 Requests = Annotated[int | None, typer.Option(help="Measured calls per combination, instead of a duration.")]
 Warmup = Annotated[
@@ -105,8 +114,10 @@ def bench(
     engine: EngineName = None,
     engine_option: EngineOptions = None,
     precision: Precision = None,
-    workers: Workers = "processes",
+    workers: BenchWorkers = None,
     worker_python: WorkerPython = None,
+    cluster: Cluster = None,
+    num_devices: NumDevices = None,
     chunk_size: ChunkSize = None,
     batch_axis: BatchAxis = None,
     batch_size: BatchSizes = None,
@@ -146,7 +157,7 @@ def bench(
     separate pass after the measurement, because the recording takes some microseconds per call. The same pass serves
     --breakdown and --trace.
 
-    rows/s a device: the lowest and the highest rows/s of a single device.
+    rows/s a device, rows/s a host (with --cluster): the lowest and the highest rows/s of a single one.
 
     --breakdown and --trace divide a call into phases. For a call with several tasks, they are the phases of the task
     that finishes last. In this order: prepare (check the inputs, allocate memory), copy in (copy the inputs to shared
@@ -156,18 +167,30 @@ def bench(
     outputs = OutputFiles(breakdown, sweep, trace, json_file, plot).checked()
     from ascend_parallel.bench import Bench, read_shapes
 
-    measure(
-        Bench(
-            model,
-            search_space=choose_search_space(sweep, batch_size, instances, in_flight),
-            limits=choose_limits(outputs, duration_s, requests, warmup, percentiles),
-            data=read_data(data),
-            shapes=read_shapes(input_shape),
-            on_row=print_row,
-            **runner_options(devices, engine, engine_option, workers, worker_python, precision, chunk_size, batch_axis),
-        ),
-        outputs,
+    options = runner_options(devices, engine, engine_option, workers, worker_python, precision, chunk_size, batch_axis)
+    measured = Bench(
+        model,
+        search_space=choose_search_space(sweep, batch_size, instances, in_flight),
+        limits=choose_limits(outputs, duration_s, requests, warmup, percentiles),
+        data=read_data(data),
+        shapes=read_shapes(input_shape),
+        on_row=print_row,
+        **{**options, **cluster_options(cluster, num_devices, workers)},
     )
+    measure(measured, outputs)
+
+
+def cluster_options(cluster: str | None, num_devices: int | None, workers: str | None) -> dict[str, Any]:
+    """Return the options for a cluster, and what runs the model: by default, the runner of a cluster decides.
+
+    Raises:
+        UsageError: a number of devices is given without a cluster.
+    """
+    if cluster is not None:
+        return {"cluster": cluster, "num_devices": num_devices, "workers": workers}
+    if num_devices is not None:
+        raise UsageError("--num-devices is for --cluster; without one, name the devices with --devices")
+    return {"workers": workers or "processes"}
 
 
 class OutputFiles(NamedTuple):
