@@ -20,7 +20,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the site that lie outside docs/, and the pictures of such pages.
-PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/sd21/README.md")
+PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
+PAGES += ("examples/sd21/README.md", "examples/cluster/README.md")
 PICTURES = ("benchmarks/*.png", "examples/sd21/*.png")
 HELP_TIMEOUT_S = 60.0  # a second, on a machine that is not busy
 
