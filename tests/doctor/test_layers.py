@@ -410,7 +410,7 @@ RUNTIMES = {
 @pytest.mark.parametrize(("text", "seen", "advice"), RUNTIMES.values(), ids=RUNTIMES)
 def test_a_runtime_that_cannot_be_imported(tmp_path, monkeypatch, text, seen, advice):
     monkeypatch.setenv(
-        "PYTHONPATH", f"{machines.module(tmp_path / 'm', 'onnxruntime', text)}:{os.environ['PYTHONPATH']}"
+        "PYTHONPATH", f"{machines.module(tmp_path / 'm', 'onnxruntime', text)}:{os.environ.get('PYTHONPATH', '')}"
     )
     timeout_s = 2.0 if "sleep" in text else 30.0
     finding = examine(runtimes, Host(root=tmp_path), "cpu:0", timeout_s=timeout_s)["onnxruntime"]
