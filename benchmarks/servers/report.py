@@ -202,9 +202,8 @@ def draw(results: Results, path: Path) -> None:
         panels[0].set_yticks(range(len(peers)), [SERVERS[server].title for server in peers], fontsize=7)
         panels[0].set_ylabel(f"{METRICS[metric]}\n{count} connections", fontsize=8)
     axes[0][0].invert_yaxis()
-    figure.suptitle(
-        "How many times better ascend_parallel is; 1 is equal. Bars: medians; whiskers: range of the rounds"
-    )
+    title = "How many times better ascend_parallel is; 1 is equal. Bars: medians; whiskers: range of the rounds"
+    figure.suptitle(title, wrap=True, fontsize="medium")
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
