@@ -40,21 +40,19 @@ def mslite_python() -> str:
 
 def vendor_python(variable: str, package: str) -> str:
     """Return the Python that a variable names; without one, fail in CI and skip elsewhere."""
-    python = os.environ.get(variable)
-    if python:
-        return python
-    reason = f"{variable} does not name a Python with the real {package}"
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and CI is set: these tests must run there")
-    pytest.skip(reason)
+    return _vendor(variable, "a Python", package)
 
 
 def vendor_folder(variable: str, package: str) -> str:
     """Return the folder that holds a package apart from all others, in the same way."""
-    folder = os.environ.get(variable)
-    if folder:
-        return folder
-    reason = f"{variable} does not name a folder with the real {package}"
+    return _vendor(variable, "a folder", package)
+
+
+def _vendor(variable: str, kind: str, package: str) -> str:
+    value = os.environ.get(variable)
+    if value:
+        return value
+    reason = f"{variable} does not name {kind} with the real {package}"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and CI is set: these tests must run there")
     pytest.skip(reason)

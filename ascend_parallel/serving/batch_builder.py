@@ -15,10 +15,8 @@ from ascend_parallel.batching.model import Model
 from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import ShapeError, TooLargeError
 
-from .request import InferRequest
+from .request import LARGE_BYTES, InferRequest
 
-#: An input of so many bytes may lie in shared memory already (http/body.py).
-_LARGE_BYTES = 1 << 15
 #: Shapes of requests that are remembered, and plans of batches likewise.
 _MAX_KNOWN = 1024
 
@@ -95,7 +93,7 @@ class BatchBuilder:
 
         These lie in shared memory already, are split, or have inputs without rows.
         """
-        if not request.layout.is_whole or request.inputs[0].nbytes >= _LARGE_BYTES:
+        if not request.layout.is_whole or request.inputs[0].nbytes >= LARGE_BYTES:
             return None
         plan = self._plan(request, request.rows)
         return plan if len(plan.chunks) == 1 else None

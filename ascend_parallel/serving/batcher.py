@@ -30,6 +30,7 @@ from ascend_parallel.errors import (
 )
 
 from .batch_builder import BatchBuilder
+from .error_text import text_of
 from .failure_log import FailureLog
 from .log import logger
 from .model_stats import ModelStats
@@ -391,7 +392,7 @@ def _describe(error: Exception) -> AscendParallelError:
     logger.error("a batch failed", exc_info=error)
     if isinstance(error, (OSError, MemoryError)):
         return OverloadedError(f"the server has too little memory or too few descriptors for the request: {error}")
-    return AscendParallelError(f"the server failed: {type(error).__name__}")
+    return AscendParallelError(text_of(error))
 
 
 def _too_late(request: InferRequest, now_s: float) -> DeadlineError:

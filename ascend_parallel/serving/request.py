@@ -11,6 +11,8 @@ from ascend_parallel.batching.join import Rows
 from .log import logger
 
 INF = float("inf")
+#: Inputs of so many bytes are received in the memory that is shared with the workers.
+LARGE_BYTES = 1 << 16
 #: The layout of a request that is not queued yet.
 NO_ROWS = Rows(0, (), None, can_join=False, is_whole=False)
 

@@ -19,10 +19,7 @@ from ascend_parallel.worker.engines import TensorSpec
 from .batcher import Batcher, Limits
 from .model_stats import ModelStats
 from .observed_batcher import ObservedBatcher, Observer
-from .request import InferRequest
-
-#: Inputs of so many bytes are received in the memory that is shared with the workers.
-LARGE_BYTES = 1 << 16
+from .request import LARGE_BYTES, InferRequest
 
 
 class ServedModel:

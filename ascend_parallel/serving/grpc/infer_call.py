@@ -105,7 +105,6 @@ class InferCall:
             text = sentence_of(error)
             if not isinstance(error, AscendParallelError):
                 logger.exception("a request of a stream failed")
-                text = f"the server failed: {type(error).__name__}"
             read = self._read
             return write_stream_error(text, *((read.model, read.version) if read else ("", "")), self._id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grpc import StatusCode
 
 from ascend_parallel.errors import AscendParallelError, OverloadedError
+from ascend_parallel.serving.error_text import text_of
 
 #: The code that goes with an error, by its HTTP status. A full queue is UNAVAILABLE, on which clients try again.
 CODES = {
@@ -28,7 +29,7 @@ Metadata = tuple[tuple[str, str], ...]
 def describe_error(error: Exception) -> tuple[StatusCode, str, Metadata]:
     """Return (code, sentence, trailing metadata) of an error."""
     if not isinstance(error, AscendParallelError):
-        return StatusCode.INTERNAL, f"the server failed: {type(error).__name__}", ()
+        return StatusCode.INTERNAL, sentence_of(error), ()
     metadata: Metadata = ()
     if isinstance(error, OverloadedError):
         metadata = ((_RETRY_AFTER, str(error.retry_after_s * 1000)),)
@@ -36,6 +37,6 @@ def describe_error(error: Exception) -> tuple[StatusCode, str, Metadata]:
 
 
 def sentence_of(error: Exception) -> str:
-    """Return an error's message, shortened to what a header can hold."""
-    text = str(error).encode(errors="replace").decode()
+    """Return what a client is told of an error, shortened to what a header can hold."""
+    text = text_of(error).encode(errors="replace").decode()
     return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}..."

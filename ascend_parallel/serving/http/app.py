@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, UsageError
+from ascend_parallel.serving.error_text import text_of
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.repository import why_not_ready
 from ascend_parallel.serving.rest.metadata import (
@@ -137,8 +138,11 @@ class Routes:
         return to_json(describe_stats(self._repository))
 
     async def infer(self, request: Request) -> Response:
-        """Never reached by HTTP/1.1: the protocol class answers. It keeps the route known: other methods get a 405."""
-        raise NotFoundError("this route is answered by the server itself")
+        """Refuse a request that the protocol class did not take: its target is no plain path.
+
+        The route is here so that other methods than POST get a 405.
+        """
+        raise NotFoundError(f"POST to the path {request.url.path} alone, without a scheme or a host before it")
 
     # ---- the repository
 
@@ -197,4 +201,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return Response(error_body(f"the server failed: {type(error).__name__}"), 500, media_type="application/json")
+    return Response(error_body(text_of(error)), 500, media_type="application/json")

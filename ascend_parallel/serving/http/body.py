@@ -10,7 +10,8 @@ import numpy as np
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
 from ascend_parallel.serving.pending_bytes import PendingBytes
-from ascend_parallel.serving.served_model import LARGE_BYTES, ServedModel
+from ascend_parallel.serving.request import LARGE_BYTES
+from ascend_parallel.serving.served_model import ServedModel
 
 #: Bodies of fewer bytes are not counted: the queue bounds their number.
 _UNCOUNTED_BYTES = 10_000

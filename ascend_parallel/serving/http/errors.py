@@ -9,6 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from ascend_parallel.errors import AscendParallelError, OverloadedError, UnauthorizedError
+from ascend_parallel.serving.error_text import text_of
 
 #: Characters of an error's text that are sent: a name that the client made up may be part of it.
 _MAX_TEXT_CHARS = 4096
@@ -30,10 +31,8 @@ def write_error(
     transport: Any, error: Exception, default_headers: list[tuple[bytes, bytes]], *, keep_alive: bool = False
 ) -> int:
     """Write a response in the protocol's form of errors; return its status."""
-    status, text = 500, f"the server failed: {type(error).__name__}"
-    if isinstance(error, AscendParallelError):
-        status, text = error.http_status, str(error)
-    body = error_body(text)
+    status = error.http_status if isinstance(error, AscendParallelError) else 500
+    body = error_body(text_of(error))
     lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
     for name, value in [*default_headers, *error_headers(error)]:
         lines += (name, b": ", value, b"\r\n")
