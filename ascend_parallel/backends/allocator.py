@@ -7,6 +7,7 @@ free one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import operator
@@ -30,12 +31,18 @@ SEGMENT_BYTES = 64 << 20
 #: A segment that nobody used for so long goes back to the system.
 IDLE_SEGMENT_S = 60.0
 
+#: One sequence for all allocators of the process: a result of one runner, given to another, is read where it lies, so
+#: its segment must not be taken for one of the other's.
+_segment_numbers = itertools.count(1)
+#: Segments that workers can unmap, worker's number -> segments' numbers; of all allocators, likewise.
+_unmap: dict[int, list[int]] = {}
+
 
 class Segment:
     """One shared memory file, mapped here, cut into blocks of one size.
 
     Attributes:
-        number: its name in messages; never used twice.
+        number: its name in messages; never used twice in this process.
         workers: those which have its descriptor.
         fd: -1 once it is closed, given back to the system; only arrays of a closed runner may still lie in it.
     """
@@ -117,10 +124,7 @@ class Allocator:
         self._segments: dict[int, Segment] = {}
         self._returned: deque[tuple[Segment, int]] = deque()
         self._block_bytes: dict[Segment, int] = {}
-        self._last_number = 0
         self._next_trim_s = time.monotonic() + IDLE_SEGMENT_S
-        #: Numbers of segments that workers can unmap: worker's number -> segments.
-        self._unmap: dict[int, list[int]] = {}
 
     def allocate(self, size_bytes: int) -> Allocation:
         """Return a block of at least this size; its content is undefined.
@@ -167,11 +171,11 @@ class Allocator:
     @property
     def has_unmapped(self) -> bool:
         """Whether there is a worker for which :meth:`take_unmapped` returns something."""
-        return bool(self._unmap)
+        return bool(_unmap)
 
     def take_unmapped(self, worker: int) -> list[int]:
         """Return the segments that a worker can unmap, once."""
-        return self._unmap.pop(worker, [])
+        return _unmap.pop(worker, [])
 
     def close(self) -> None:
         """Give all free memory back; arrays that a caller still holds stay valid."""
@@ -186,8 +190,7 @@ class Allocator:
     def _add_segment(self, block_bytes: int) -> list[tuple[Segment, int]]:
         """Map a new segment; return the free blocks of its size."""
         count = max(1, min(BLOCKS_PER_SEGMENT, SEGMENT_BYTES // block_bytes))
-        self._last_number += 1
-        segment = Segment(self._last_number, block_bytes * count)
+        segment = Segment(next(_segment_numbers), block_bytes * count)
         self._segments[segment.number] = segment
         self._block_bytes[segment] = block_bytes
         # The first block is at the end of the list: popped first, so memory is touched from the start.
@@ -221,5 +224,5 @@ class Allocator:
         free[:] = [entry for entry in free if entry[0] is not segment]
         del self._segments[segment.number]
         for worker in segment.workers:
-            self._unmap.setdefault(worker, []).append(segment.number)
+            _unmap.setdefault(worker, []).append(segment.number)
         segment.close(free_pages=True)

@@ -218,6 +218,18 @@ def test_results_in_shared_memory_are_inputs_as_they_lie(same):
         np.testing.assert_array_equal(once, x[:, ::-1])
 
 
+@only("processes")
+def test_results_of_one_runner_are_inputs_of_another(same, workers):
+    with make(models.same("float32"), workers) as other:
+        for seed in range(5):
+            x = np.random.default_rng(seed).standard_normal((10_000, 3)).astype(np.float32)
+            once = other.predict({"x": x})["y"]
+            np.testing.assert_array_equal(same.predict({"x": once})["y"], x)
+            np.testing.assert_array_equal(same.predict({"x": 2 * x})["y"], 2 * x[:, ::-1])
+    assert find_allocation(once) is not None
+    np.testing.assert_array_equal(same.predict({"x": once})["y"], x)  # though its runner is closed
+
+
 def test_empty_gives_arrays_that_are_read_in_place(same):
     x = np.random.default_rng(1).standard_normal((1000, 3)).astype(np.float32)
     bound = same.empty((1000, 3))

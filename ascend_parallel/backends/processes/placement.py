@@ -208,6 +208,8 @@ def _find_shared(region: Region, array: Array, span: int, in_place: bool) -> _Sh
     allocation = find_allocation(array)
     if allocation is None or not (in_place or allocation.is_read_in_place):
         return None
+    if allocation.segment.fd < 0:  # of a runner that is closed: no worker can map it any more
+        return None
     return allocation, array.ctypes.data - allocation.address
 
 
