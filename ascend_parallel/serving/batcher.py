@@ -1,7 +1,8 @@
 """Dynamic batching: the requests of many clients joined into batches, one task each.
 
 Everything here runs in the event loop's thread. A batch goes to a worker as soon as one is free; if a full batch waits,
-one more goes to each worker in advance. Which requests it is made of, the queue decides (request_queue.py).
+one more goes to each worker in advance. Which requests it is made of, the queue decides. How they are written and
+answered, the subclasses say: rows of a model's inputs (row_batcher.py), or whole requests for an op of a pipeline.
 
 A batch that fails is tried again request by request, so that each failure goes to its own request.
 """
@@ -9,16 +10,15 @@ A batch that fails is tried again request by request, so that each failure goes 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, Future, TimerHandle
-from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call, Placement, Task
 from ascend_parallel.backends.event_loop import EventLoop
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.batching.join import split, why_not_split
-from ascend_parallel.batching.model import Model
 from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import (
     AscendParallelError,
@@ -29,18 +29,34 @@ from ascend_parallel.errors import (
     WorkerTimeout,
 )
 
-from .batch_builder import BatchBuilder
 from .error_text import text_of
 from .failure_log import FailureLog
 from .log import logger
 from .model_stats import ModelStats
 from .request import INF, InferRequest
-from .request_queue import RequestQueue
 
-#: Tasks of a request at most: a larger one would keep all others waiting.
-MAX_TASKS = 1024
-#: Keys of requests that are remembered because their outputs cannot be split.
-_MAX_UNSPLIT = 1024
+
+class Queue(Protocol):
+    """The requests that wait. ``len()`` is how many there are; iterating yields them."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[InferRequest]: ...
+
+    def add(self, request: InferRequest) -> None:
+        """Add a request behind those that are there."""
+
+    def remove(self, request: InferRequest) -> bool:
+        """Take a request out; return whether it was there."""
+
+    def choose(self, now_s: float) -> tuple[Any, float]:
+        """Return the group of the next batch; None, and when to look again, where all wait for more requests."""
+
+    def is_full(self, group: Any) -> bool:
+        """Whether a group makes a whole batch."""
+
+    def take(self, group: Any) -> list[InferRequest]:
+        """Take the requests of one batch out of a group."""
 
 
 class Limits(NamedTuple):
@@ -87,8 +103,8 @@ class BatchCall(Call):
         self.worker = worker
 
 
-class Batcher:
-    """The queue of one model.
+class Batcher(ABC):
+    """The queue of one model, or of one op.
 
     Attributes:
         limits: what it keeps to.
@@ -101,44 +117,51 @@ class Batcher:
     def __init__(
         self,
         backend: Backend,
-        model: Model,
         loop: AbstractEventLoop,
         limits: Limits,
         capacity: int,
         stats: ModelStats,
+        queue: Queue,
     ) -> None:
         """Prepare; must be called in the loop's thread.
 
         Args:
             backend: who computes; it is started.
-            model: plans batches of up to ``limits.max_rows`` rows as one task.
             loop: the running loop.
             limits: of the queue and the batches.
             capacity: batches that are computed at the same time.
             stats: counts.
+            queue: an empty one.
         """
         self.limits = limits
         self.event_loop: EventLoop = backend.attach(loop)
         self.running = 0
         self._backend = backend
-        self._batch_axes = model.batch_axes
-        self._builder = BatchBuilder(backend, model, limits.max_rows * MAX_TASKS)
         self._loop = loop
         self._capacity = capacity
         self._stats = stats
         self._failures = FailureLog(stats.name, stats.version, loop)
-        self._queue = RequestQueue(limits.max_rows, limits.max_delay_s)
+        self._queue = queue
         self._in_flight: set[BatchCall] = set()
         self._is_scheduled = False
-        self._unsplit: set[Hashable] = set()  # keys of requests that were found not to be split
-        self._fixed_outputs = _find_fixed_outputs(model)
-        if self._fixed_outputs:
-            names = ", ".join(map(repr, self._fixed_outputs))
-            logger.warning("requests for model %s are not joined: the model fixes axis 0 of %s", stats.name, names)
         self._delay_timer: TimerHandle | None = None
         self._deadline_timer: TimerHandle | None = None
         self._next_deadline_s = INF
         self._idle: list[Future[None]] = []
+
+    # ---- what a batch is
+
+    @abstractmethod
+    def _prepare(self, request: InferRequest) -> None:
+        """Look at a new request: set its rows, and whether it is alone; raise where it cannot be computed."""
+
+    @abstractmethod
+    def _open(self, requests: list[InferRequest]) -> tuple[Plan, Placement]:
+        """Return how a batch is to be done, and where its inputs now lie."""
+
+    @abstractmethod
+    def _answer_each(self, call: BatchCall, outputs: dict[str, Array]) -> None:
+        """Give each request of a batch its part of the outputs."""
 
     @property
     def waiting(self) -> int:
@@ -155,21 +178,15 @@ class Batcher:
             TooLargeError: it has too many rows.
             OverloadedError: the queue is full.
         """
-        self._builder.look_at(request)
+        self._prepare(request)
         if len(self._queue) >= self.limits.max_queue:
             error = OverloadedError(f"the queue is full: {len(self._queue)} requests wait; try again later")
             self._failures.add(request, "rejected", error)
             raise error
-        request.is_alone = not self._can_join(request)
         self._enqueue(request)
         deadline_s = request.deadline_s = min(request.deadline_s, request.arrived_s + self.limits.timeout_s)
         if deadline_s < self._next_deadline_s:
             self._set_deadline_timer(deadline_s)
-
-    def _can_join(self, request: InferRequest) -> bool:
-        layout = request.layout
-        has_fixed_outputs = bool(self._fixed_outputs) and layout.fixed_rows is None
-        return layout.can_join and not has_fixed_outputs and request.key not in self._unsplit
 
     def cancel(self, request: InferRequest) -> None:
         """Drop a request whose client is gone: it is not computed if its batch is not made yet."""
@@ -231,7 +248,7 @@ class Batcher:
             self._note_idle()
             return
         try:
-            call = self.call_class(*self._builder.open(requests), self, requests)
+            call = self.call_class(*self._open(requests), self, requests)
         except Exception as error:
             self._fail_each(requests, _describe(error))
             return
@@ -270,24 +287,6 @@ class Batcher:
             self._answer_each(call, outputs)
         self._note_idle()
 
-    def _answer_each(self, call: BatchCall, outputs: dict[str, Array]) -> None:
-        requests = call.requests
-        now_s = time.monotonic()
-        if len(requests) == 1:
-            self._answer(requests[0], call, outputs, now_s)
-            return
-        whole = requests[0].layout.fixed_rows or call.rows
-        reason = why_not_split(outputs, self._batch_axes, whole)
-        if reason:
-            self._stop_joining(requests[0].key, reason)
-            self._retry(requests)
-            return
-        start = 0
-        for request in requests:
-            stop = start + request.rows
-            self._answer(request, call, split(outputs, self._batch_axes, whole, start, stop), now_s)
-            start = stop
-
     def _answer(self, request: InferRequest, call: BatchCall, outputs: dict[str, Array], now_s: float) -> None:
         if request.is_done:
             return
@@ -296,14 +295,6 @@ class Batcher:
         request.worker = call.worker
         request.answer(outputs, None, now_s)
         self._stats.count_success(request)
-
-    def _stop_joining(self, key: Hashable, reason: str) -> None:
-        """Join no more requests of this key."""
-        if not self._unsplit:
-            logger.warning("such requests for model %s are not joined any more: %s", self._stats.name, reason)
-        if len(self._unsplit) >= _MAX_UNSPLIT:
-            self._unsplit.clear()
-        self._unsplit.add(key)
 
     # ---- failures
 
@@ -373,16 +364,6 @@ class Batcher:
                 if not done.done():
                     done.set_result(None)
             self._idle.clear()
-
-
-def _find_fixed_outputs(model: Model) -> list[str]:
-    """Return the outputs whose first axis the model fixes: of a model that takes any rows, it does not hold them."""
-    fixed = [
-        spec.name
-        for spec in model.outputs or ()
-        if spec.shape and isinstance(spec.shape[0], int) and spec.name not in model.batch_axes
-    ]
-    return fixed if any(spec.shape and not isinstance(spec.shape[0], int) for spec in model.inputs or ()) else []
 
 
 def _describe(error: Exception) -> AscendParallelError:

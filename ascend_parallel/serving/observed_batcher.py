@@ -11,6 +11,7 @@ from ascend_parallel.batching.batch import Array
 
 from .batcher import BatchCall, Batcher
 from .request import InferRequest
+from .row_batcher import RowBatcher
 
 _numbers = itertools.count(1)
 
@@ -63,8 +64,8 @@ class Observer(Protocol):
         """Write what was taken; called in another thread, when the server has ended."""
 
 
-class ObservedBatcher(Batcher):
-    """The queue of one model, observed."""
+class Observed(Batcher):
+    """A queue that is observed."""
 
     call_class = ObservedCall
 
@@ -98,3 +99,7 @@ class ObservedBatcher(Batcher):
     def _tell(self, request: InferRequest, call: ObservedCall | None) -> None:
         for observer in self._observers:
             observer.note_request(*self._name, request, call)
+
+
+class ObservedRowBatcher(Observed, RowBatcher):
+    """The queue of one model, observed."""

@@ -18,8 +18,9 @@ from ascend_parallel.worker.engines import TensorSpec
 
 from .batcher import Batcher, Limits
 from .model_stats import ModelStats
-from .observed_batcher import ObservedBatcher, Observer
+from .observed_batcher import ObservedRowBatcher, Observer
 from .request import LARGE_BYTES, InferRequest
+from .row_batcher import RowBatcher
 
 
 class ServedModel:
@@ -107,7 +108,7 @@ class ServedModel:
             runner.capacity,
             self.stats,
         )
-        return ObservedBatcher(*arguments, observers=self._observers) if self._observers else Batcher(*arguments)
+        return ObservedRowBatcher(*arguments, observers=self._observers) if self._observers else RowBatcher(*arguments)
 
     async def unload(self, timeout_s: float) -> None:
         """Answer the requests that it has, for at most ``timeout_s``; then end the workers."""
