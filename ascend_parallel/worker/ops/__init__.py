@@ -1,0 +1,1 @@
+"""Ops of pipelines, as they run in a worker: requests packed into one array, and user code around a model."""
