@@ -127,6 +127,6 @@ def _buckets(histogram: Histogram, shown: int) -> list[tuple[str, float]]:
 
 def _stats_of(model: ServedModel) -> dict[str, Any]:
     try:
-        return model.runner.stats()
+        return model.worker_stats()
     except AscendParallelError:  # not loaded, or all workers are lost
         return {"workers": {}, "shared_memory": {"mapped_bytes": 0}}

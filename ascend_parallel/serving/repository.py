@@ -154,7 +154,7 @@ def why_not_ready(model: ServedModel) -> str:
     if model.state != "READY":
         return model.reason
     try:
-        model.runner.stats()
+        model.worker_stats()
     except AscendParallelError as error:
         return str(error)
     return "has no worker at the moment"

@@ -152,6 +152,10 @@ class ServedModel:
             if known is not None and name not in known:
                 raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
 
+    def empty_block(self, size_bytes: int) -> Array:
+        """Return shared memory in which the workers read inputs in place; raises AscendParallelError, OSError."""
+        return self.runner.empty(size_bytes, np.uint8)
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return memory for an input: if it is large, where the workers read it without a further copy."""
         if math.prod(shape) * dtype.itemsize >= LARGE_BYTES:
@@ -171,8 +175,37 @@ class ServedModel:
         if self.state != "READY":
             return False
         with contextlib.suppress(AscendParallelError):
-            return any(worker["state"] == "ready" for worker in self.runner.stats()["workers"].values())
+            return any(worker["state"] == "ready" for worker in self.worker_stats()["workers"].values())
         return False
+
+    def worker_stats(self) -> dict[str, Any]:
+        """Return what ``ParallelPredictUtils.stats`` does; raises AscendParallelError where nothing can compute."""
+        return self.runner.stats()
+
+    @property
+    def platform(self) -> str:
+        """What computes, as the protocol's metadata has it."""
+        return f"ascend_parallel_{self.runner.engine_name}"
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """The inputs; none where the model does not tell them, or is not loaded."""
+        return (self.runner.inputs or ()) if self.max_rows else ()
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """The outputs, likewise."""
+        return (self.runner.outputs or ()) if self.max_rows else ()
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that it runs on."""
+        return [str(device) for device in self.runner.devices]
+
+    @property
+    def capacity(self) -> int:
+        """Batches that are computed at the same time."""
+        return self.runner.capacity
 
     @property
     def waiting(self) -> int:

@@ -64,7 +64,7 @@ class Body:
         size = int(length) - int(head)
         if LARGE_BYTES <= size <= self._limit:
             try:
-                self._block = model.runner.empty(size, np.uint8)
+                self._block = model.empty_block(size)
             except (AscendParallelError, OSError):  # it is not ready, or memory is short, which the client will be told
                 return
             self._head_size = int(head)

@@ -75,10 +75,10 @@ def _describe(model: ServedModel, repository: Repository) -> dict[str, Any]:
 
 def _describe_workers(model: ServedModel) -> dict[str, Any]:
     try:
-        workers = model.runner.stats()["workers"]
+        workers = model.worker_stats()["workers"]
     except AscendParallelError:  # it is not loaded
         return {}
-    instances = max(1, model.runner.capacity // max(1, len(workers)))
+    instances = max(1, model.capacity // max(1, len(workers)))
     shown = ("state", "busy_s", "rows", "restarts")
     return {
         label: {"instances": instances, **{name: worker[name] for name in shown}} for label, worker in workers.items()

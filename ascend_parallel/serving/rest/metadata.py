@@ -22,25 +22,23 @@ def describe_server(extensions: Iterable[str]) -> dict[str, Any]:
 
 def describe_model(model: ServedModel, versions: list[str]) -> dict[str, Any]:
     """Return the model metadata; a size that the model leaves open is -1."""
-    runner = model.runner
-    is_loaded = model.max_rows > 0
     return {
         "name": model.name,
         "versions": versions,
-        "platform": f"ascend_parallel_{runner.engine_name}",
-        "inputs": _describe_tensors(runner.inputs if is_loaded else None),
-        "outputs": _describe_tensors(runner.outputs if is_loaded else None),
+        "platform": model.platform,
+        "inputs": _describe_tensors(model.inputs),
+        "outputs": _describe_tensors(model.outputs),
     }
 
 
-def _describe_tensors(specs: Iterable[TensorSpec] | None) -> list[dict[str, Any]]:
+def _describe_tensors(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
             "datatype": find_datatype(spec.name, spec.dtype),
             "shape": [size if isinstance(size, int) else -1 for size in spec.shape],
         }
-        for spec in specs or ()
+        for spec in specs
     ]
 
 
@@ -50,13 +48,12 @@ def describe_config(model: ServedModel) -> dict[str, Any]:
     As in Triton, the axis of the batch is not among the dims of a model that has a ``max_batch_size``. A model of which
     an input or output has no open first axis for its rows has 0 there, and its whole shapes as dims.
     """
-    runner = model.runner
     inputs, outputs = (describe_model(model, [])[side] for side in ("inputs", "outputs"))
     is_batched = bool(inputs and outputs) and all(tensor["shape"][:1] == [-1] for tensor in (*inputs, *outputs))
     is_batched = is_batched and all(axis == 0 for axis in model.batch_axes.values())
     return {
         "name": model.name,
-        "platform": f"ascend_parallel_{runner.engine_name}",
+        "platform": model.platform,
         "backend": SERVER_NAME,
         "max_batch_size": model.max_rows if is_batched else 0,
         "input": [_describe_config_tensor(tensor, is_batched) for tensor in inputs],
