@@ -18,7 +18,8 @@ from . import serve_options as opt
 from .arguments import Devices, EngineName, EngineOptions, ShareWeights, WorkerPython, read_batch_axes, read_options
 
 if TYPE_CHECKING:
-    from ascend_parallel.serving.config import ModelConfig, ServerConfig
+    from ascend_parallel.serving.config import ServerConfig
+    from ascend_parallel.serving.model_config import ModelConfig
     from ascend_parallel.serving.yaml_file import Problem
 
 #: The modules of the extra.
@@ -91,7 +92,8 @@ def make_config(model: str | None, params: Mapping[str, Any]) -> ServerConfig:
     Raises:
         UsageError: something is wrong; all of it is told.
     """
-    from ascend_parallel.serving.config import BatchingConfig, ModelConfig, ServerSettings
+    from ascend_parallel.serving.config import ServerSettings
+    from ascend_parallel.serving.model_config import BatchingConfig, ModelConfig
 
     told = read_params(params)
     of_server = {name: told[name] for name in ServerSettings.model_fields if name in told}

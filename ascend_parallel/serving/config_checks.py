@@ -33,8 +33,9 @@ from ascend_parallel.runner.options import (
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import Engine
 
-from .config import ModelConfig, ServerConfig, ServerSettings
+from .config import ServerConfig, ServerSettings
 from .credentials import check_tls, read_token
+from .model_config import ModelConfig
 from .words import Path, describe_schema, describe_value, dotted, find_schema, list_keys, suggest
 from .yaml_file import Problem
 

@@ -15,10 +15,11 @@ from ascend_parallel.runner.runner import ParallelPredictUtils
 
 from .address import listen
 from .batcher import Limits
-from .config import ModelConfig, ServerConfig
+from .config import ServerConfig
 from .credentials import read_token
 from .http.server import HttpServer
 from .log import configure_logging, logger
+from .model_config import ModelConfig
 from .observed_batcher import Observer
 from .otel_setup import make_provider, wants_spans
 from .repository import Repository

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from ascend_parallel import ConfigError, ParallelPredictUtils, UsageError
-from ascend_parallel.serving.config import BatchingConfig, ModelConfig, ServerConfig, ServerSettings
+from ascend_parallel.serving.config import ServerConfig, ServerSettings
 from ascend_parallel.serving.config_checks import make_schema
 from ascend_parallel.serving.config_file import read_config
+from ascend_parallel.serving.model_config import BatchingConfig, ModelConfig
 
 FULL = """\
 host: 0.0.0.0
