@@ -10,6 +10,7 @@ AscendParallelError          base class of all errors
 ├── ConversionError          a conversion failed, or the converted model computes other numbers; has .log
 ├── ServingError             a server refused or dropped a request
 │   ├── NotFoundError        there is no such model, version or route
+│   ├── RefusedError         an op of a pipeline refused the request; has .code
 │   ├── OverloadedError      the queue is full, or the model is not ready; has .retry_after_s
 │   ├── DeadlineError        the request was not answered in its time
 │   ├── TooLargeError        the request is larger than the server takes
@@ -42,6 +43,7 @@ __all__ = [
     "EngineError",
     "NotFoundError",
     "OverloadedError",
+    "RefusedError",
     "RunnerClosedError",
     "ServingError",
     "ShapeError",
@@ -170,6 +172,20 @@ class NotFoundError(ServingError):
     """There is no model, version or route of this name."""
 
     http_status = 404
+
+
+class RefusedError(ServingError):
+    """An op of a pipeline refused the request, by raising :class:`ascend_parallel.ProductError`.
+
+    Attributes:
+        code: the op's own.
+    """
+
+    http_status = 422
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class OverloadedError(ServingError):

@@ -277,7 +277,7 @@ def make_worker_specs(
                 "engine": engine.name,
                 "models": {name: _absolute(path, engine) for name, path in models.items()},
                 "device": (device.type, device.id),
-                "options": _complete(engine, options, threads, instances // per_device),
+                "options": complete_options(engine, options, threads, instances // per_device),
                 "instances": instances // per_device,
                 "warmup": warmup,
                 "import_path": import_path(),
@@ -287,7 +287,7 @@ def make_worker_specs(
     return worker_specs
 
 
-def _complete(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:
+def complete_options(engine: type[Engine], options: Mapping[str, Any], threads: int, instances: int) -> dict[str, Any]:
     """Return the engine's options with what the runner adds: its share of the cores, unless the user said otherwise."""
     completed: dict[str, Any] = {"threads": threads} if engine.spreads_over_cores else {}
     if engine.needs_instances:

@@ -66,13 +66,15 @@ class Limits(NamedTuple):
         max_rows: rows of a batch at most. A larger request is split across the workers.
         max_delay_s: how long the first request of a batch waits for others, though a worker is free.
         max_queue: requests that may wait.
-        timeout_s: how long a request may wait and be computed, and how long a worker may compute a batch.
+        timeout_s: how long a request may wait and be computed.
+        compute_timeout_s: how long a worker may compute a batch; None: as long as ``timeout_s``.
     """
 
     max_rows: int
     max_delay_s: float = 0.0
     max_queue: int = 1024
     timeout_s: float = 60.0
+    compute_timeout_s: float | None = None
 
 
 class BatchCall(Call):
@@ -89,7 +91,8 @@ class BatchCall(Call):
 
     def __init__(self, plan: Plan, placement: Placement, batcher: Batcher, requests: list[InferRequest]) -> None:
         super().__init__(plan, placement, batcher.take_batch, batcher.event_loop)
-        self.timeout_s = batcher.limits.timeout_s
+        limits = batcher.limits
+        self.timeout_s = limits.timeout_s if limits.compute_timeout_s is None else limits.compute_timeout_s
         self.requests = requests
         self.rows = sum([request.rows for request in requests])
         self.compute_ns = 0
@@ -113,6 +116,8 @@ class Batcher(ABC):
     """
 
     call_class: type[BatchCall] = BatchCall
+    #: Whether the requests of a batch are tried again one by one where a worker did not compute it in time.
+    retries_timeouts = False
 
     def __init__(
         self,
@@ -300,7 +305,8 @@ class Batcher(ABC):
 
     def _fail_each(self, requests: Sequence[InferRequest], error: Exception) -> None:
         """Fail the request of a batch; try those of a larger batch again, one by one."""
-        if len(requests) > 1 and isinstance(error, WorkerError) and not isinstance(error, WorkerTimeout):
+        is_retried = isinstance(error, WorkerError) and (self.retries_timeouts or not isinstance(error, WorkerTimeout))
+        if len(requests) > 1 and is_retried:
             self._retry(requests)
             return
         now_s = time.monotonic()
@@ -318,7 +324,8 @@ class Batcher(ABC):
             self._forget_waiting(request)
             reason = _reason(error)
             self._stats.count_failure(reason)
-            self._failures.add(request, reason, error)
+            if reason != "invalid":
+                self._failures.add(request, reason, error)
             request.answer(None, error, now_s)
 
     def _forget_waiting(self, request: InferRequest) -> None:
@@ -388,4 +395,4 @@ def _reason(error: Exception) -> str:
         return "timeout"
     if isinstance(error, (OverloadedError, RunnerClosedError)):
         return "rejected"
-    return "error"
+    return "invalid" if isinstance(error, AscendParallelError) and error.http_status < 500 else "error"

@@ -4,12 +4,16 @@ The classes give the names, types, ranges and defaults. ``config_checks.py`` che
 and devices. The docstrings of the attributes are the descriptions in the JSON schema.
 """
 
+# ruff: noqa: RUF012 - pydantic copies the defaults
+
 from __future__ import annotations
 
 import os
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+
+from ascend_parallel.pipelines.config import PipelineConfig
 
 from .model_config import Count, ModelConfig, Settings, Text
 
@@ -83,5 +87,10 @@ class ServerSettings(Settings):
 class ServerConfig(ServerSettings):
     """The configuration of ascend-parallel serve."""
 
-    models: Annotated[list[ModelConfig], Field(min_length=1)]
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["models"]}, {"required": ["pipelines"]}]})
+
+    models: Annotated[list[ModelConfig], Field(min_length=1)] = []
     """The models that are served."""
+
+    pipelines: Annotated[list[PipelineConfig], Field(min_length=1)] = []
+    """The pipelines that are served: graphs of ops."""

@@ -7,44 +7,32 @@ not valid are left out, and the rest is checked on.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ascend_parallel.checks import check_file, check_writable, find_python
-from ascend_parallel.devices import Device
+from ascend_parallel.checks import check_writable
 from ascend_parallel.errors import UsageError
-from ascend_parallel.files import read_arrays
-from ascend_parallel.runner.options import (
-    add_share_weights,
-    check_batch_axes,
-    check_files,
-    check_manifests,
-    check_options,
-    check_workers,
-    choose_devices,
-    choose_engine,
-)
-from ascend_parallel.runner.runner import ParallelPredictUtils
-from ascend_parallel.worker.engines import Engine
+from ascend_parallel.pipelines.config import PipelineConfig
+from ascend_parallel.pipelines.config_checks import check_graph, check_op
 
 from .config import ServerConfig, ServerSettings
 from .credentials import check_tls, read_token
+from .model_checks import ModelCheck
 from .model_config import ModelConfig
 from .words import Path, describe_schema, describe_value, dotted, find_schema, list_keys, suggest
 from .yaml_file import Problem
 
 __all__ = ["check_config", "check_settings", "make_schema"]
 
-Result = TypeVar("Result")
 #: Settings that are there after a check even where they are not in the data: they are required, or derived.
 _REQUIRED = ("models", "path", "name")
-_FIRST_WORD = re.compile(r"[a-z_]+(?=[ =])")
+#: The last but one part of a path to an item of a list that is never left out.
+_KEPT_LISTS = (("models",), ("pipelines",), ("ops",))
 #: What pydantic calls these errors.
 _UNKNOWN, _NO_TEXT = "extra_forbidden", "string_type"
 
@@ -79,11 +67,19 @@ def check_config(data: Any, folder: str = "") -> tuple[ServerConfig | None, list
     problems += more
     models = dict(_valid_models(valid, folder))
     for number, model in models.items():
-        problems += _ModelCheck(("models", number), model).run()
-    problems += _check_names(models)
+        problems += ModelCheck(("models", number), model).run()
+    pipelines = dict(_valid_pipelines(valid))
+    for number, pipeline in pipelines.items():
+        problems += _check_pipeline(("pipelines", number), pipeline, folder, problems)
+    named: dict[Path, ModelConfig | PipelineConfig] = {("models", number): model for number, model in models.items()}
+    named |= {("pipelines", number): pipeline for number, pipeline in pipelines.items()}
+    problems += _check_names(named)
+    if not problems and not named:
+        problems.append(Problem((), "the configuration has neither models nor pipelines; expected at least one"))
     if problems:
         return None, problems
-    return ServerConfig.model_construct(**dict(settings), models=list(models.values())), []
+    found = [pipeline.relative_to(folder) for pipeline in pipelines.values()]
+    return ServerConfig.model_construct(**dict(settings), models=list(models.values()), pipelines=found), []
 
 
 def check_settings(data: Any, folder: str = "") -> tuple[ServerSettings, list[Problem]]:
@@ -148,10 +144,14 @@ def _name(path: Path) -> str:
 
 
 def _leave_out(data: Any, paths: Iterable[Path]) -> Any:
-    """Return the data without what is wrong in it; a list is left out as a whole, but for the list of models."""
+    """Return the data without what is wrong in it.
+
+    A list is left out as a whole, but for those of models, pipelines and ops: what is none of them at all stays there,
+    and is passed over.
+    """
     data = copy.deepcopy(data)
     for path in paths:
-        if path[:1] != ("models",) or len(path) != 2:  # what is no model at all stays, and is passed over
+        if path[-2:-1] not in _KEPT_LISTS:
             while path and isinstance(path[-1], int):
                 path = path[:-1]
             _remove(data, path)
@@ -177,7 +177,23 @@ def _valid_models(data: Any, folder: str) -> Iterator[tuple[int, ModelConfig]]:
             continue
 
 
+def _valid_pipelines(data: Any) -> Iterator[tuple[int, PipelineConfig]]:
+    pipelines = data.get("pipelines") if isinstance(data, dict) else None
+    for number, pipeline in enumerate(pipelines if isinstance(pipelines, list) else []):
+        try:
+            yield number, PipelineConfig.model_validate(pipeline)
+        except ValidationError:  # it has been reported
+            continue
+
+
 # ---- what goes beyond
+
+
+def _check_pipeline(path: Path, pipeline: PipelineConfig, folder: str, known: Iterable[Problem]) -> Iterator[Problem]:
+    for number, op in enumerate(pipeline.ops):
+        yield from check_op((*path, "ops", number), op, folder)
+    if not any(problem.path[: len(path)] == path for problem in known):  # else what it says of names may be no news
+        yield from check_graph(path, pipeline)
 
 
 def _check_server(settings: ServerSettings) -> Iterator[Problem]:
@@ -197,13 +213,13 @@ def _check_server(settings: ServerSettings) -> Iterator[Problem]:
         yield Problem(("grpc_port",), f"grpc_port is {settings.port}, as port is; expected another one")
 
 
-def _check_names(models: Mapping[int, ModelConfig]) -> Iterator[Problem]:
-    first: dict[tuple[str, str], int] = {}
-    for number, model in models.items():
-        same = first.setdefault((model.name, model.version), number)
-        if same != number:
-            message = f"models[{number}] has the name {model.name!r} and the version {model.version!r}, as "
-            yield Problem(("models", number, "name"), f"{message}models[{same}] has; expected another name or version")
+def _check_names(models: Mapping[Path, ModelConfig | PipelineConfig]) -> Iterator[Problem]:
+    first: dict[tuple[str, str], Path] = {}
+    for path, model in models.items():
+        same = first.setdefault((model.name, model.version), path)
+        if same != path:
+            message = f"{dotted(path)} has the name {model.name!r} and the version {model.version!r}, as "
+            yield Problem((*path, "name"), f"{message}{dotted(same)} has; expected another name or version")
 
 
 def _problems(path: Path, check: Callable[[], object], prefix: str = "") -> Iterator[Problem]:
@@ -212,74 +228,3 @@ def _problems(path: Path, check: Callable[[], object], prefix: str = "") -> Iter
         check()
     except UsageError as error:
         yield Problem(path, prefix + str(error))
-
-
-class _ModelCheck:
-    """The runner's own checks of a model, each with the setting that it is about."""
-
-    def __init__(self, path: Path, model: ModelConfig) -> None:
-        self._path = path
-        self._model = model
-        self._problems: list[Problem] = []
-
-    def run(self) -> list[Problem]:
-        """Return all problems."""
-        model = self._model
-        self._check_own_files()
-        engine = self._try(
-            "path" if model.engine is None else "engine", lambda: choose_engine([model.path], model.engine)
-        )
-        if engine is not None:
-            self._check_with_engine(engine)
-        if not self._problems:  # whatever else the runner checks
-            self._try("path", lambda: ParallelPredictUtils(**model.runner_arguments()))
-        return self._problems
-
-    def _check_own_files(self) -> None:
-        model = self._model
-        if model.source_file:
-            self._try("path", lambda: check_file("file", model.source_file, f" for the model {model.path}"))
-        for number, path in enumerate(model.warmup_examples):
-            self._try("warmup_examples", partial(read_arrays, "warm-up example", FilePath(path)), number)
-        self._try("batch_axes", lambda: check_batch_axes(model.batch_axes))
-        self._try("worker_python", lambda: find_python(model.worker_python))
-
-    def _check_with_engine(self, engine: type[Engine]) -> None:
-        model = self._model
-        restarts = model.runner_arguments()["max_restarts"]
-        self._try(
-            "workers",
-            lambda: check_workers(
-                model.workers, engine, model.worker_python, model.share_weights, model.max_retries, restarts
-            ),
-        )
-        self._try("path", lambda: check_files([model.path], engine))
-        for name, value in model.engine_options.items():
-            self._try("engine_options", partial(check_options, engine, {name: value}), name)
-        devices = self._try("devices", lambda: choose_devices(model.devices, None, engine))
-        if devices is not None and not self._problems:
-            self._check_with_devices(engine, devices)
-
-    def _check_with_devices(self, engine: type[Engine], devices: list[Device]) -> None:
-        model = self._model
-        options = model.engine_options
-        self._try(
-            "share_weights", lambda: add_share_weights(options, model.share_weights, engine, [model.path], devices)
-        )
-        self._try("path", lambda: check_manifests({"": model.path}, devices, engine))
-
-    def _try(self, setting: str, check: Callable[[], Result], *inner: str | int) -> Result | None:
-        """Return what a check returns; None if it has found something, which is noted."""
-        try:
-            return check()
-        except UsageError as error:
-            message = str(error)
-            named = _FIRST_WORD.match(message)
-            if named and named[0] in ModelConfig.model_fields:  # it is about this one
-                path: Path = (*self._path, named[0])
-                message = f"{dotted(self._path)}.{message}"
-            else:
-                path = (*self._path, setting, *inner)
-                message = f"{dotted(path)}: {message}"
-            self._problems.append(Problem(path, message))
-            return None

@@ -16,7 +16,7 @@ from ascend_parallel.errors import AscendParallelError
 
 from .model_stats import FAILURES, Histogram
 from .repository import Repository
-from .served_model import ServedModel
+from .served import Served
 
 _PREFIX = "ascend_parallel_inference_"
 _LABELS = ("model", "version")
@@ -57,13 +57,13 @@ class _Collector:
         yield self._histogram("batch_rows", "Batches by rows", lambda m: m.stats.batch_rows, shown=1)
         yield from self._workers()
 
-    def _counter(self, name: str, text: str, read: Callable[[ServedModel], float]) -> Metric:
+    def _counter(self, name: str, text: str, read: Callable[[Served], float]) -> Metric:
         family = CounterMetricFamily(_PREFIX + name, text, labels=_LABELS)
         for model in self._models:
             family.add_metric((model.name, model.version), read(model))
         return family
 
-    def _gauge(self, name: str, text: str, read: Callable[[ServedModel], float]) -> Metric:
+    def _gauge(self, name: str, text: str, read: Callable[[Served], float]) -> Metric:
         family = GaugeMetricFamily(_PREFIX + name, text, labels=_LABELS)
         for model in self._models:
             family.add_metric((model.name, model.version), read(model))
@@ -79,7 +79,7 @@ class _Collector:
         return family
 
     def _histogram(
-        self, name: str, text: str, read: Callable[[ServedModel], Histogram], shown: int = _SHOWN_TIMES
+        self, name: str, text: str, read: Callable[[Served], Histogram], shown: int = _SHOWN_TIMES
     ) -> Metric:
         family = HistogramMetricFamily(_PREFIX + name, text, labels=_LABELS)
         for model in self._models:
@@ -106,8 +106,8 @@ class _Collector:
         yield from (ready, restarts, busy, rows, memory)
 
 
-def _us(attribute: str) -> Callable[[ServedModel], float]:
-    def read(model: ServedModel) -> float:
+def _us(attribute: str) -> Callable[[Served], float]:
+    def read(model: Served) -> float:
         histogram: Histogram = getattr(model.stats, attribute)
         return histogram.total * 1e6
 
@@ -125,7 +125,7 @@ def _buckets(histogram: Histogram, shown: int) -> list[tuple[str, float]]:
     return [*buckets, ("+Inf", histogram.count)]
 
 
-def _stats_of(model: ServedModel) -> dict[str, Any]:
+def _stats_of(model: Served) -> dict[str, Any]:
     try:
         return model.worker_stats()
     except AscendParallelError:  # not loaded, or all workers are lost

@@ -16,7 +16,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import choose_engine
 
-__all__ = ["BatchingConfig", "Count", "ModelConfig", "Name", "RunnerConfig", "Settings", "Text", "Version"]
+__all__ = [
+    "BatchingConfig",
+    "Count",
+    "ModelConfig",
+    "Name",
+    "RunnerConfig",
+    "Settings",
+    "Text",
+    "Version",
+    "in_folder",
+    "source_file_of",
+]
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -139,7 +150,7 @@ class ModelConfig(RunnerConfig):
     @property
     def source_file(self) -> str:
         """The Python file of ``file.py:factory``; "" for other kinds of model."""
-        return _source_file(self.path)
+        return source_file_of(self.path)
 
     def runner_arguments(self) -> dict[str, Any]:
         """Return the arguments of :class:`ascend_parallel.ParallelPredictUtils` for this model."""
@@ -154,8 +165,8 @@ class ModelConfig(RunnerConfig):
 
     def relative_to(self, folder: str) -> ModelConfig:
         """Return the same model with its files found from ``folder``."""
-        engine = None if self.engine is None else _in_folder(folder, self.engine)
-        found: dict[str, Any] = {"engine": engine, "path": _in_folder(folder, self.path)}
+        engine = None if self.engine is None else in_folder(folder, self.engine)
+        found: dict[str, Any] = {"engine": engine, "path": in_folder(folder, self.path)}
         if _is_model_file(self.path, engine):
             found["path"] = os.path.join(folder, self.path)
         if self.worker_python is not None and os.sep in self.worker_python:
@@ -172,14 +183,15 @@ def _name_of(path: str) -> str:
     return Path(source or path).stem
 
 
-def _source_file(text: str) -> str:
+def source_file_of(text: str) -> str:
+    """Return the Python file of ``file.py:name``; "" of another text."""
     source = text.rpartition(":")[0]
     return source if source.endswith(".py") else ""
 
 
-def _in_folder(folder: str, text: str) -> str:
+def in_folder(folder: str, text: str) -> str:
     """Return ``file.py:name`` with the file found from ``folder``; another text is returned as it is."""
-    return os.path.join(folder, text) if _source_file(text) else text
+    return os.path.join(folder, text) if source_file_of(text) else text
 
 
 def _is_model_file(path: str, engine: str | None) -> bool:

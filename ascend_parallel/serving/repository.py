@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, ServingError, UsageError
 
 from .log import logger
-from .served_model import ServedModel
+from .served import Served
 
 #: Makes the models of a name as the configuration has them now; none if it has no such name. Raises UsageError.
-MakeModels = Callable[[str], list[ServedModel]]
+MakeModels = Callable[[str], list[Served]]
 
 
 class Repository:
@@ -21,7 +21,7 @@ class Repository:
         is_draining: the server is about to end: it is not ready, and answers the requests that it has.
     """
 
-    def __init__(self, models: list[ServedModel], make_models: MakeModels, drain_timeout_s: float) -> None:
+    def __init__(self, models: list[Served], make_models: MakeModels, drain_timeout_s: float) -> None:
         """Take models that are not loaded yet.
 
         Args:
@@ -30,8 +30,8 @@ class Repository:
             drain_timeout_s: how long the requests of a model that is unloaded may take.
         """
         self.is_draining = False
-        self._models: dict[str, dict[str, ServedModel]] = {}
-        self._known: dict[tuple[str, str], ServedModel] = {}  # what find returned since the last change
+        self._models: dict[str, dict[str, Served]] = {}
+        self._known: dict[tuple[str, str], Served] = {}  # what find returned since the last change
         self._unloading: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._make_models = make_models
@@ -39,16 +39,16 @@ class Repository:
         for model in models:
             self._models.setdefault(model.name, {})[model.version] = model
 
-    def __iter__(self) -> Iterator[ServedModel]:
+    def __iter__(self) -> Iterator[Served]:
         for versions in self._models.values():
             yield from versions.values()
 
-    def find(self, name: str, version: str = "") -> ServedModel:
+    def find(self, name: str, version: str = "") -> Served:
         """Return a version of a model, by default the latest; raises NotFoundError."""
         found = self._known.get((name, version))
         return found if found is not None else self._look_up(name, version)
 
-    def _look_up(self, name: str, version: str) -> ServedModel:
+    def _look_up(self, name: str, version: str) -> Served:
         versions = self._models.get(name)
         if not versions:
             known = ", ".join(self._models) or "none"
@@ -103,7 +103,7 @@ class Repository:
             for model in before.values():
                 self._unload_later(model)
 
-    def _make_again(self, name: str) -> list[ServedModel]:
+    def _make_again(self, name: str) -> list[Served]:
         """Return a model as the configuration has it now; called in a thread, as it reads files."""
         try:
             made = self._make_models(name)
@@ -137,7 +137,7 @@ class Repository:
         for model in self:
             model.give_up()
 
-    def _unload_later(self, model: ServedModel) -> asyncio.Task[None]:
+    def _unload_later(self, model: Served) -> asyncio.Task[None]:
         task = asyncio.ensure_future(model.unload(self._drain_timeout_s))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
@@ -149,7 +149,7 @@ def _order(version: str) -> tuple[int, str]:
     return (int(version), "") if version.isdecimal() else (-1, version)
 
 
-def why_not_ready(model: ServedModel) -> str:
+def why_not_ready(model: Served) -> str:
     """Return why a model is not ready, as a sentence's end."""
     if model.state != "READY":
         return model.reason

@@ -7,34 +7,30 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ascend_parallel.batching.batch import Array, BatchAxes
-from ascend_parallel.errors import AscendParallelError, OverloadedError, UsageError
+from ascend_parallel.errors import AscendParallelError, OverloadedError
+from ascend_parallel.files import read_arrays
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import TensorSpec
 
 from .batcher import Batcher, Limits
-from .model_stats import ModelStats
+from .model_config import ModelConfig
 from .observed_batcher import ObservedRowBatcher, Observer
 from .request import LARGE_BYTES, InferRequest
 from .row_batcher import RowBatcher
+from .served import Served
 
 
-class ServedModel:
+class ServedModel(Served):
     """One version of a model.
 
     Attributes:
-        name: the model's name in the protocol.
-        version: likewise.
         runner: what runs it.
-        stats: what is counted.
-        state: "LOADING", "READY", "UNLOADING" or "UNAVAILABLE", as the repository index shows it.
-        reason: why it is not ready; "" if it is.
-        output_names: of the model; None where it does not tell, or is not loaded.
-        batch_axes: input or output name -> the axis of its rows, where the configuration or a manifest tells it.
     """
 
     def __init__(
@@ -57,14 +53,8 @@ class ServedModel:
             examples: inputs that are run before it is ready.
             observers: who is told of each request.
         """
-        self.name = name
-        self.version = version
+        super().__init__(name, version)
         self.runner = runner
-        self.stats = ModelStats(name, version)
-        self.state = "UNAVAILABLE"
-        self.reason = "not loaded"
-        self.output_names: list[str] | None = None
-        self.batch_axes: dict[str, int | None] = {}
         self._limits = limits
         self._examples = examples
         self._observers = observers
@@ -145,13 +135,6 @@ class ServedModel:
         if self._batcher is not None:
             self._batcher.cancel(request)
 
-    def check_outputs(self, names: Sequence[str]) -> None:
-        """Refuse outputs that the model does not have, if it tells them; raises UsageError."""
-        known = self.output_names
-        for name in names:
-            if known is not None and name not in known:
-                raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
-
     def empty_block(self, size_bytes: int) -> Array:
         """Return shared memory in which the workers read inputs in place; raises AscendParallelError, OSError."""
         return self.runner.empty(size_bytes, np.uint8)
@@ -162,10 +145,6 @@ class ServedModel:
             with contextlib.suppress(AscendParallelError):  # it is not ready, which add() tells
                 return self.runner.empty(shape, dtype)
         return np.empty(shape, dtype)
-
-    def count_refused(self, error: Exception) -> None:
-        """Count a request that was refused before it was queued."""
-        self.stats.count_failure("rejected" if isinstance(error, OverloadedError) else "invalid")
 
     # ---- what it is
 
@@ -232,3 +211,21 @@ def fixed_rows(inputs: Sequence[TensorSpec] | None, batch_axes: BatchAxes) -> in
             sizes.add(spec.shape[axis])
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) else None
+
+
+def make_served_model(config: ModelConfig, observers: Sequence[Observer] = ()) -> ServedModel:
+    """Return a model as the configuration has it; nothing is started."""
+    batching = config.batching
+    return ServedModel(
+        config.name,
+        config.version,
+        ParallelPredictUtils(**config.runner_arguments()),
+        limits=Limits(
+            batching.max_batch_size,
+            batching.max_queue_delay_ms / 1000,
+            batching.max_queue_size,
+            batching.timeout_ms / 1000,
+        ),
+        examples=[read_arrays("warm-up example", Path(path)) for path in config.warmup_examples],
+        observers=observers,
+    )

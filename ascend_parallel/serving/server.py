@@ -10,20 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ascend_parallel.files import read_arrays
-from ascend_parallel.runner.runner import ParallelPredictUtils
-
 from .address import listen
-from .batcher import Limits
 from .config import ServerConfig
 from .credentials import read_token
 from .http.server import HttpServer
 from .log import configure_logging, logger
-from .model_config import ModelConfig
 from .observed_batcher import Observer
 from .otel_setup import make_provider, wants_spans
 from .repository import Repository
-from .served_model import ServedModel
+from .served import Served
+from .served_model import make_served_model
 from .server_trace import ServerTrace
 from .service import Service
 
@@ -59,8 +55,9 @@ class Server:
         self._config = config
         self._read_config = read_config
         self._observers = make_observers(config.trace)
-        models = [make_served_model(model, self._observers) for model in config.models]
-        self._repository = Repository(models, self._make_models, config.drain_timeout_s)
+        self._repository = Repository(
+            make_all_served(config, self._observers), self._make_models, config.drain_timeout_s
+        )
         self._service = Service(
             self._repository,
             token=read_token(config.token_file) if config.token_file else "",
@@ -73,9 +70,8 @@ class Server:
         self._end = asyncio.Event()
         self._draining: asyncio.Future[None] | None = None
 
-    def _make_models(self, name: str) -> list[ServedModel]:
-        models = self._read_config().models
-        return [make_served_model(model, self._observers) for model in models if model.name == name]
+    def _make_models(self, name: str) -> list[Served]:
+        return make_all_served(self._read_config(), self._observers, only=name)
 
     async def run(self) -> None:
         """Serve until a signal comes."""
@@ -181,19 +177,15 @@ def make_observers(trace: str | None) -> list[Observer]:
     return observers
 
 
-def make_served_model(config: ModelConfig, observers: Sequence[Observer] = ()) -> ServedModel:
-    """Return a model as the configuration has it; nothing is started."""
-    batching = config.batching
-    return ServedModel(
-        config.name,
-        config.version,
-        ParallelPredictUtils(**config.runner_arguments()),
-        limits=Limits(
-            batching.max_batch_size,
-            batching.max_queue_delay_ms / 1000,
-            batching.max_queue_size,
-            batching.timeout_ms / 1000,
-        ),
-        examples=[read_arrays("warm-up example", Path(path)) for path in config.warmup_examples],
-        observers=observers,
-    )
+def make_all_served(
+    config: ServerConfig, observers: Sequence[Observer] = (), *, only: str | None = None
+) -> list[Served]:
+    """Return the models and pipelines of a configuration, or those of one name; nothing is started."""
+    models = [model for model in config.models if only in (None, model.name)]
+    pipelines = [pipeline for pipeline in config.pipelines if only in (None, pipeline.name)]
+    served: list[Served] = [make_served_model(model, observers) for model in models]
+    if pipelines:
+        from ascend_parallel.pipelines.served_pipeline import ServedPipeline
+
+        served += [ServedPipeline(pipeline, observers) for pipeline in pipelines]
+    return served

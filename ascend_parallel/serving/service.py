@@ -11,7 +11,7 @@ from ascend_parallel.errors import AscendParallelError, UnauthorizedError
 from .infer_head import InferHead
 from .pending_bytes import PendingBytes
 from .repository import Repository
-from .served_model import ServedModel
+from .served import Served
 from .shared_memory import SharedMemory
 
 #: Bytes of a request's body at most, unless the configuration says otherwise.
@@ -76,7 +76,7 @@ class Service:
             raise ForbiddenError("the shared-memory extension is off; start the server with a shared_memory_prefix")
         return self._shared_memory
 
-    def fill_regions(self, model: ServedModel, head: InferHead, arrays: list[Array | None]) -> list[Array]:
+    def fill_regions(self, model: Served, head: InferHead, arrays: list[Array | None]) -> list[Array]:
         """Return the inputs of a request, those in shared-memory regions included.
 
         Regions for outputs are checked as well, so that nothing is computed in vain.

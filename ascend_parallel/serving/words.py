@@ -73,7 +73,7 @@ def _inner(root: Mapping[str, Any], schema: Mapping[str, Any], part: str | int) 
 def _branches(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if "$ref" in schema:
         yield from _branches(root, root["$defs"][schema["$ref"].rpartition("/")[2]])
-    elif "anyOf" in schema:
+    elif "anyOf" in schema and "properties" not in schema:  # else it says which of these are needed
         for branch in schema["anyOf"]:
             yield from _branches(root, branch)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ascend_parallel.errors import AscendParallelError
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.request import INF, InferRequest
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
 from .context import read_request_id
@@ -43,7 +43,7 @@ class InferCall:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._id = ""
         self._read: GrpcRequest | None = None
-        self._model: ServedModel | None = None
+        self._model: Served | None = None
         self._request: InferRequest | None = None
         self._error: Exception | None = None
         try:

@@ -14,7 +14,7 @@ from ascend_parallel.serving.rest.metadata import (
     describe_server,
     describe_stats,
 )
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
 from .context import deadline_of, metadata_of
@@ -100,7 +100,7 @@ class InferenceMethods:
 
     # ---- models
 
-    def _find(self, request: Any) -> ServedModel:
+    def _find(self, request: Any) -> Served:
         return self._repository.find(request.name, request.version)
 
     async def _model_ready(self, request: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ascend_parallel.serving.rest.metadata import (
     describe_server,
     describe_stats,
 )
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
 from .access_log import AccessLog
@@ -110,7 +110,7 @@ class Routes:
 
     # ---- models
 
-    def _find(self, request: Request) -> ServedModel:
+    def _find(self, request: Request) -> Served:
         return self._repository.find(request.path_params["model"], request.path_params.get("version", ""))
 
     async def model(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
 from ascend_parallel.serving.pending_bytes import PendingBytes
 from ascend_parallel.serving.request import LARGE_BYTES
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 
 #: Bodies of fewer bytes are not counted: the queue bounds their number.
 _UNCOUNTED_BYTES = 10_000
@@ -52,7 +52,7 @@ class Body:
             self._pending.remove(self._reserved)
             self._reserved = 0
 
-    def receive_in_place(self, model: ServedModel) -> None:
+    def receive_in_place(self, model: Served) -> None:
         """Have the bytes behind the JSON arrive in the model's shared memory, if they are many and their number known.
 
         To be called before the first part comes.

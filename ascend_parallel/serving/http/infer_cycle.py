@@ -22,7 +22,7 @@ from ascend_parallel.serving.log import log_access, logger
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
 from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 
 from .body import ENCODINGS, Body, too_large
 from .errors import write_error
@@ -125,7 +125,7 @@ class InferCycle:
         self._linger: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
         self._head: InferHead | None = None
-        self._model: ServedModel | None = None
+        self._model: Served | None = None
         self._request: InferRequest | None = None
         self._error = self._check(headers)
 
@@ -256,7 +256,7 @@ class InferCycle:
             logger.exception("a request for model %s failed", self._model_name)
             self._respond_error(error)
 
-    def _add(self, model: ServedModel) -> None:
+    def _add(self, model: Served) -> None:
         text, binary, start = self._body.finish()
         head = read_head(text)
         arrays = self._protocol.service.fill_regions(model, head, read_arrays(head, binary, start))

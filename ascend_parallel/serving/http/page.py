@@ -14,7 +14,7 @@ from ascend_parallel.errors import AscendParallelError
 from ascend_parallel.serving.model_stats import TIME_BUCKETS_S
 from ascend_parallel.serving.repository import Repository
 from ascend_parallel.serving.rest.metadata import describe_model
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 
 _FOLDER = Path(__file__).parents[1] / "page"
 _FILES = {
@@ -52,7 +52,7 @@ def describe_status(repository: Repository) -> dict[str, Any]:
     }
 
 
-def _describe(model: ServedModel, repository: Repository) -> dict[str, Any]:
+def _describe(model: Served, repository: Repository) -> dict[str, Any]:
     stats = model.stats
     about = describe_model(model, repository.versions(model.name))
     return {
@@ -73,7 +73,7 @@ def _describe(model: ServedModel, repository: Repository) -> dict[str, Any]:
     }
 
 
-def _describe_workers(model: ServedModel) -> dict[str, Any]:
+def _describe_workers(model: Served) -> dict[str, Any]:
     try:
         workers = model.worker_stats()["workers"]
     except AscendParallelError:  # it is not loaded

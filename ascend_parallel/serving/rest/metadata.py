@@ -9,7 +9,7 @@ from ascend_parallel import __version__
 from ascend_parallel.serving.datatypes import find_datatype
 from ascend_parallel.serving.model_stats import Histogram
 from ascend_parallel.serving.repository import Repository
-from ascend_parallel.serving.served_model import ServedModel
+from ascend_parallel.serving.served import Served
 from ascend_parallel.worker.engines import TensorSpec
 
 SERVER_NAME = "ascend_parallel"
@@ -20,7 +20,7 @@ def describe_server(extensions: Iterable[str]) -> dict[str, Any]:
     return {"name": SERVER_NAME, "version": __version__, "extensions": list(extensions)}
 
 
-def describe_model(model: ServedModel, versions: list[str]) -> dict[str, Any]:
+def describe_model(model: Served, versions: list[str]) -> dict[str, Any]:
     """Return the model metadata; a size that the model leaves open is -1."""
     return {
         "name": model.name,
@@ -42,7 +42,7 @@ def _describe_tensors(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
     ]
 
 
-def describe_config(model: ServedModel) -> dict[str, Any]:
+def describe_config(model: Served) -> dict[str, Any]:
     """Return the configuration of a model as Triton's clients expect it: the minimum that they need.
 
     As in Triton, the axis of the batch is not among the dims of a model that has a ``max_batch_size``. A model of which
@@ -76,12 +76,12 @@ def describe_index(repository: Repository, *, only_ready: bool = False) -> list[
     ]
 
 
-def describe_stats(models: Iterable[ServedModel]) -> dict[str, Any]:
+def describe_stats(models: Iterable[Served]) -> dict[str, Any]:
     """Return the statistics of models, as Triton's statistics extension has them; times are in nanoseconds."""
     return {"model_stats": [_describe_stats(model) for model in models]}
 
 
-def _describe_stats(model: ServedModel) -> dict[str, Any]:
+def _describe_stats(model: Served) -> dict[str, Any]:
     stats = model.stats
     failures = sum(stats.failures.values())
     return {

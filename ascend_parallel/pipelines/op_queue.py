@@ -1,0 +1,66 @@
+"""The requests that wait for an op, in the order in which they came."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from ascend_parallel.serving.request import INF, InferRequest
+
+
+class OpQueue:
+    """All requests of one op that wait. There is one group: any of them can go to a worker together."""
+
+    def __init__(self, max_requests: int, max_delay_s: float, workers: int) -> None:
+        """Make an empty queue.
+
+        Args:
+            max_requests: requests that one worker takes at a time, at most.
+            max_delay_s: how long a batch that is not full waits for more.
+            workers: how many there are; a batch is no more than the share of each.
+        """
+        self._max_requests = max_requests
+        self._max_delay_s = max_delay_s
+        self._workers = workers
+        self._requests: deque[InferRequest] = deque()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[InferRequest]:
+        return iter(self._requests)
+
+    def add(self, request: InferRequest) -> None:
+        """Add a request behind those that are there."""
+        self._requests.append(request)
+
+    def remove(self, request: InferRequest) -> bool:
+        """Take a request out; return whether it was there."""
+        try:
+            self._requests.remove(request)
+        except ValueError:
+            return False
+        return True
+
+    def choose(self, now_s: float) -> tuple[OpQueue | None, float]:
+        """Return the group of the next batch; None, and when to look again, where all wait for more requests."""
+        first = self._requests[0]
+        ready_s = first.arrived_s + self._max_delay_s
+        if ready_s > now_s and not first.is_alone and not self.is_full(self):
+            return None, ready_s
+        return self, INF
+
+    def is_full(self, group: OpQueue) -> bool:
+        """Whether there are enough for a whole batch."""
+        return len(self._requests) >= self._max_requests
+
+    def take(self, group: OpQueue) -> list[InferRequest]:
+        """Take the requests of one batch."""
+        requests = self._requests
+        taken = [requests.popleft()]
+        if not taken[0].is_alone:
+            share = -(-(len(requests) + 1) // self._workers)
+            count = min(self._max_requests, share)
+            while len(taken) < count and requests and not requests[0].is_alone:
+                taken.append(requests.popleft())
+        return taken

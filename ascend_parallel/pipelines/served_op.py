@@ -1,0 +1,68 @@
+"""The ops of a pipeline, as they run: models, and Python in worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ascend_parallel.serving.batcher import Batcher, Limits
+from ascend_parallel.serving.observed_batcher import Observer
+from ascend_parallel.serving.served_model import ServedModel, make_served_model
+
+from .config import OpConfig, PipelineConfig
+from .op_batcher import ObservedOpBatcher, OpBatcher
+from .op_runner import OpRunner
+
+
+class PythonOp(ServedModel):
+    """An op with Python, around a model or alone."""
+
+    takes_text = True
+
+    def __init__(self, name: str, version: str, op: OpConfig, limits: Limits, observers: Sequence[Observer]) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            name: as it is counted.
+            version: of the pipeline.
+            op: its settings.
+            limits: what its queue keeps to.
+            observers: who is told of each request.
+        """
+        super().__init__(name, version, OpRunner(op), limits=limits, observers=observers)
+        self._by_op = op.interface == "paddle_serving"
+
+    def _make_batcher(self) -> Batcher:
+        runner = self.runner
+        kind: Any = OpBatcher
+        more: dict[str, Any] = {}
+        if self._observers:
+            kind, more = ObservedOpBatcher, {"observers": self._observers}
+        batcher: Batcher = kind(
+            runner.backend,
+            asyncio.get_running_loop(),
+            self._limits,
+            runner.capacity,
+            self.stats,
+            by_op=self._by_op,
+            **more,
+        )
+        return batcher
+
+
+def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer] = ()) -> ServedModel:
+    """Return an op of a pipeline; nothing is started."""
+    name = f"{pipeline.name}/{op.name}"
+    if op.python is None:
+        model = op.model(max_queue_size=pipeline.max_queue_size)
+        return make_served_model(model.model_copy(update={"name": name, "version": pipeline.version}), observers)
+    batching = op.batching
+    limits = Limits(
+        batching.max_batch_size,
+        batching.max_queue_delay_ms / 1000,
+        pipeline.max_queue_size,
+        pipeline.timeout_ms / 1000,
+        op.timeout_ms / 1000,
+    )
+    return PythonOp(name, pipeline.version, op, limits, observers)
