@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from ascend_parallel.mapping.api import parallel_map
     from ascend_parallel.mapping.outcome import Outcome
+    from ascend_parallel.pipelines.pipeline import Pipeline
     from ascend_parallel.runner.runner import ParallelPredictUtils
     from ascend_parallel.worker.engines import Engine, TensorSpec
     from ascend_parallel.worker.engines.mslite import MSLitePredict
@@ -68,6 +69,7 @@ _HOMES = {
     "DeadlineError": "errors",
     "NotFoundError": "errors",
     "OverloadedError": "errors",
+    "Pipeline": "pipelines.pipeline",
     "RefusedError": "errors",
     "ServingError": "errors",
     "TooLargeError": "errors",
@@ -100,6 +102,7 @@ __all__ = [
     "Outcome",
     "OverloadedError",
     "ParallelPredictUtils",
+    "Pipeline",
     "RefusedError",
     "RunnerClosedError",
     "RunnerUDF",

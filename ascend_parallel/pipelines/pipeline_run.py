@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ascend_parallel.batching.model import to_array
 from ascend_parallel.errors import AscendParallelError, DeadlineError, EngineError, UsageError, WorkerError
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
@@ -26,15 +27,17 @@ class Step:
         served: what computes it.
         retries: how often a request is tried again after the op failed with it.
         by_op: whether it wants its inputs by the ops that they come from.
+        takes_arrays: whether it is a model, which takes nothing but arrays.
     """
 
-    __slots__ = ("by_op", "name", "retries", "served")
+    __slots__ = ("by_op", "name", "retries", "served", "takes_arrays")
 
     def __init__(self, name: str, served: ServedModel, *, retries: int, by_op: bool) -> None:
         self.name = name
         self.served = served
         self.retries = retries
         self.by_op = by_op
+        self.takes_arrays = not served.takes_text
 
 
 class PipelineRun:
@@ -110,7 +113,8 @@ class PipelineRun:
         wiring = self._graph.wirings[step.name]
         if step.by_op:
             return collect_by_op(wiring, self._values)
-        return collect(f"op {step.name!r}", wiring, self._values)
+        inputs = collect(f"op {step.name!r}", wiring, self._values)
+        return {name: to_array(name, value) for name, value in inputs.items()} if step.takes_arrays else inputs
 
     def _add(self, step: Step, inputs: Mapping[str, Any]) -> None:
         request = self.request

@@ -1,0 +1,55 @@
+"""An event loop in a thread of its own, for callers that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ascend_parallel.errors import UsageError
+
+Result = TypeVar("Result")
+
+
+class LoopThread:
+    """Runs coroutines, one beside the other."""
+
+    def __init__(self, name: str) -> None:
+        """Start the thread; it does not keep the interpreter from ending."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Begin a coroutine; return the future of its result, which cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, what: str, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine to its end, and return its result.
+
+        An exception that hits the waiting thread, such as KeyboardInterrupt, cancels it. Raises UsageError in a
+        future's callback, which would wait for itself; ``what`` is what the user called.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise UsageError(f"{what} was called in a future's callback, where it would wait for itself; use submit")
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the loop and the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
