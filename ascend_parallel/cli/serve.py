@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -58,12 +59,13 @@ def serve(
     trace: opt.TraceFile = None,
     allow_control: opt.AllowControl = False,
     check: opt.Check = False,
+    draw: opt.Draw = None,
     schema: opt.Schema = False,
 ) -> None:
     """Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.
 
-    For one model, options say all. Several models, and further settings, are described by CONFIG.yml; options of the
-    server, from --host on, then replace those of the file. Example:
+    For one model, options say all. Several models, pipelines, and further settings are described by CONFIG.yml; options
+    of the server, from --host on, then replace those of the file. Example:
 
     ascend-parallel serve model.onnx --devices cpu:0,1 --max-batch-size 32
     """
@@ -72,8 +74,11 @@ def serve(
         print_schema()
         return
     config = make_config(model, context.params)
+    if draw is not None:
+        draw_pipelines(config, draw)
     if check:
         print_checked(config)
+    if check or draw is not None:
         return
     from ascend_parallel.serving.server import run
 
@@ -135,9 +140,10 @@ def read_file(path: str) -> ServerConfig:
 
 def replace_settings(config: ServerConfig, settings: Mapping[str, Any]) -> ServerConfig:
     """Return a configuration with these settings of the server in place of its own."""
+    from ascend_parallel.serving.config import ServerSettings
     from ascend_parallel.serving.config_checks import check_settings
 
-    own = {name: value for name, value in config if name != "models"}
+    own = {name: value for name, value in config if name in ServerSettings.model_fields}
     problems = check_settings({**own, **settings})[1]
     if problems:
         raise _refusal(problems)
@@ -165,9 +171,24 @@ def print_schema() -> None:
 
 
 def print_checked(config: ServerConfig) -> None:
-    """Print one line per model of a configuration that is right."""
+    """Print one line per model and pipeline of a configuration that is right."""
     for model in config.models:
         print(describe_model(model))
+    for pipeline in config.pipelines:
+        print(f"{pipeline.name} {pipeline.version}: ops {', '.join(pipeline.graph().ops)}")
+
+
+def draw_pipelines(config: ServerConfig, path: Path) -> None:
+    """Draw the pipelines of a configuration; say what was written."""
+    from ascend_parallel.pipelines.draw import draw
+
+    written = draw(config.pipelines, path)
+    print(f"wrote {written}")
+    if written != path:
+        print(
+            f"graphviz is not installed, so this is its text: dot -T{path.suffix[1:]} {written} -o {path} draws it",
+            file=sys.stderr,
+        )
 
 
 def describe_model(model: ModelConfig) -> str:

@@ -71,6 +71,14 @@ TraceFile = Annotated[
     typer.Option("--trace", metavar="FILE.json", help="At the end, write a timeline of requests, for ui.perfetto.dev."),
 ]
 AllowControl = Annotated[bool, typer.Option("--allow-control", help="Let clients load and unload models.")]
+Draw = Annotated[
+    Path | None,
+    typer.Option(
+        "--draw",
+        metavar="FILE.svg",
+        help="Only draw the pipelines, by graphviz (.svg, .png, .pdf), or as its text (.dot).",
+    ),
+]
 Check = Annotated[bool, typer.Option("--check", help="Only check: print one line per model, and start nothing.")]
 Schema = Annotated[
     bool, typer.Option("--schema", help="Print the JSON schema of CONFIG.yml, for editors, and start nothing.")

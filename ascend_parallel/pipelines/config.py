@@ -25,7 +25,7 @@ from ascend_parallel.serving.model_config import (
     source_file_of,
 )
 
-from .graph import REQUEST
+from .graph import REQUEST, Graph
 
 __all__ = ["OpBatchingConfig", "OpConfig", "PadConfig", "PipelineConfig"]
 
@@ -162,6 +162,10 @@ class PipelineConfig(Settings):
 
     timeout_ms: Annotated[float, Field(gt=0)] = 60_000.0
     """How long a request may take through the whole pipeline, in ms."""
+
+    def graph(self) -> Graph:
+        """Return how the ops read each other; raises UsageError if that is wrong."""
+        return Graph({op.name: op.inputs for op in self.ops}, self.outputs)
 
     def relative_to(self, folder: str) -> PipelineConfig:
         """Return the same pipeline with its files found from ``folder``."""

@@ -19,7 +19,7 @@ from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.worker.engines import TensorSpec
 
 from .config import PipelineConfig
-from .graph import REQUEST, Graph, Values
+from .graph import REQUEST, Values
 from .pipeline_run import PipelineRun, Step
 from .served_op import make_op
 
@@ -32,7 +32,7 @@ class ServedPipeline(Served):
     def __init__(self, config: PipelineConfig, observers: Sequence[Observer] = ()) -> None:
         """Prepare; nothing is started. The configuration was checked."""
         super().__init__(config.name, config.version)
-        self.graph = Graph({op.name: op.inputs for op in config.ops}, config.outputs)
+        self.graph = config.graph()
         self._steps = {
             op.name: Step(op.name, make_op(config, op, observers), retries=op.retry, by_op=_is_by_op(op.interface))
             for op in config.ops
