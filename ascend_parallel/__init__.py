@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ascend_parallel.runner.runner import ParallelPredictUtils
     from ascend_parallel.worker.engines import Engine, TensorSpec
     from ascend_parallel.worker.engines.mslite import MSLitePredict
+    from ascend_parallel.worker.ops.interface import ProductError, Skip
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ _HOMES = {
     "MSLitePredict": "worker.engines.mslite",
     "Outcome": "mapping.outcome",
     "ParallelPredictUtils": "runner.runner",
+    "ProductError": "worker.ops.interface",
     "RunnerClosedError": "errors",
     "RunnerUDF": "cluster.ray_data",
     "DeadlineError": "errors",
@@ -75,6 +77,7 @@ _HOMES = {
     "TooLargeError": "errors",
     "UnauthorizedError": "errors",
     "ShapeError": "errors",
+    "Skip": "worker.ops.interface",
     "TensorSpec": "worker.engines",
     "UsageError": "errors",
     "WorkerDied": "errors",
@@ -103,11 +106,13 @@ __all__ = [
     "OverloadedError",
     "ParallelPredictUtils",
     "Pipeline",
+    "ProductError",
     "RefusedError",
     "RunnerClosedError",
     "RunnerUDF",
     "ServingError",
     "ShapeError",
+    "Skip",
     "TensorSpec",
     "TooLargeError",
     "UnauthorizedError",

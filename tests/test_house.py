@@ -91,7 +91,7 @@ def test_imports_only_point_down(path):
 
 
 #: What of the worker the master imports: all but the loop that runs there.
-DOORS = ("protocol", "memory", "engines", "building", "results", "__main__")
+DOORS = ("protocol", "memory", "engines", "building", "results", "ops", "__main__")
 
 
 def test_the_master_knows_only_the_worker_s_doors():

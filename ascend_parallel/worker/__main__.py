@@ -40,11 +40,20 @@ def register_package() -> None:
 
 
 def main(argv: List[str]) -> None:
-    """Run one worker until its master is done with it; or tell whether an engine can be imported (see probe.py)."""
+    """Run one worker until its master is done with it.
+
+    Or tell whether an engine can be imported (see probe.py), or which ops a file of Paddle Serving has (see
+    ops/paddle_graph.py).
+    """
     if argv[0] == "probe":
         from ascend_parallel.worker import probe
 
         probe.main(argv[1:])
+        return
+    if argv[0] == "paddle-graph":
+        from ascend_parallel.worker.ops import paddle_graph
+
+        paddle_graph.main(argv[1:])
         return
     pipe_fd, side_fd, parent_pid = (int(word) for word in argv[:3])
     for fd in (pipe_fd, side_fd):

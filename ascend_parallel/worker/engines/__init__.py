@@ -10,6 +10,7 @@ from .modelfile import ModelFileEngine, ProcessModelFileEngine
 from .mslite import MSLiteEngine
 from .om import OmEngine
 from .onnxruntime import OnnxRuntimeEngine
+from .op import OpEngine
 from .outside import CheckedEngine, load_engine
 from .pipeline import PipelineEngine
 from .simulated import SimulatedEngine
@@ -38,9 +39,10 @@ ENGINES: Dict[str, Type[Engine]] = {
         PipelineEngine,
         ModelFileEngine,
         ProcessModelFileEngine,
+        OpEngine,
     )
 }
-#: Those that a user picks by name; the others belong to ``map``.
+#: Those that a user picks by name; the others belong to ``map`` and to pipelines.
 PUBLIC_ENGINES = ("mslite", "onnxruntime", "om", "callable", "simulated")
 
 

@@ -1,0 +1,178 @@
+"""Runs the model of an op on the feeds of several requests: together where they agree, else one by one."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ..engines.base import Arrays, Engine, EngineBroken
+from .failures import WrongValue
+from .feeds import Feed, FeedReader, may_hold_rows
+from .padding import PadRule
+
+#: The outputs of a feed, or what was raised instead.
+Outcome = Union[Arrays, Exception]
+
+
+class ModelRunner:
+    """A model, run on feeds.
+
+    Feeds with the same names, dtypes and row shapes are run together. Their rows are cut into runs of at most
+    ``max_batch_size``, or of just as many as the model takes at a time; then the last run is filled up with its last
+    row. The outputs are split by rows. A model with an output that has other than the rows' size along axis 0
+    runs one feed at a time from then on. If a run of several feeds raises, each is tried alone.
+    """
+
+    def __init__(
+        self, engine: Engine, max_batch_size: Optional[int], pad: Dict[str, Dict[str, Any]], casting: str = "same_kind"
+    ) -> None:
+        """Take the model's engine.
+
+        Args:
+            engine: the engine.
+            max_batch_size: the most rows of one run; None: any number.
+            pad: input name -> pad rule, see :mod:`.padding`.
+            casting: which conversions to the model's dtypes are allowed, in :func:`numpy.can_cast`'s words.
+        """
+        self._engine = engine
+        self._reader = FeedReader(engine.inputs, {name: PadRule(name, rule) for name, rule in pad.items()}, casting)
+        self._run_rows = self._reader.fixed_rows or max_batch_size
+        self._can_join = may_hold_rows(engine.inputs, engine.outputs)
+
+    @property
+    def input_names(self) -> Optional[List[str]]:
+        """The names of the model's inputs; None where it does not tell them."""
+        return None if self._engine.inputs is None else [spec.name for spec in self._engine.inputs]
+
+    def read(self, given: Dict[str, Any]) -> Feed:
+        """Return the feed of a dict of input name -> array; raises WrongValue where it does not fit the model."""
+        return self._reader.read(given)
+
+    def run(self, feeds: Sequence[Feed]) -> List[Outcome]:
+        """Return what came of each feed. The arrays are copies of the engine's.
+
+        Raises:
+            EngineBroken: the engine can compute nothing any more.
+        """
+        groups: Dict[Hashable, List[int]] = {}
+        for position, feed in enumerate(feeds):
+            groups.setdefault(feed.key, []).append(position)
+        outcomes: List[Outcome] = [{}] * len(feeds)
+        for positions in groups.values():
+            found = self._run_group([feeds[position] for position in positions])
+            for position, outcome in zip(positions, found):
+                outcomes[position] = outcome
+        return outcomes
+
+    def _run_group(self, feeds: List[Feed]) -> List[Outcome]:
+        if len(feeds) > 1 and self._can_join and self._reader.holds_rows(feeds[0]):
+            try:
+                return self._run_together(feeds)
+            except EngineBroken:
+                raise
+            except Exception:
+                pass  # who is to blame is seen below
+        return [self._run_alone(feed) for feed in feeds]
+
+    def _run_alone(self, feed: Feed) -> Outcome:
+        try:
+            return self._compute(feed.names, self._pad([feed])[0], feed.rows)
+        except EngineBroken:
+            raise
+        except Exception as error:
+            return error
+
+    def _run_together(self, feeds: List[Feed]) -> List[Outcome]:
+        padded = self._pad(feeds)
+        names = feeds[0].names
+        arrays = [
+            np.concatenate(parts) if self._reader.has_rows(name, parts[0]) else parts[0]
+            for name, parts in zip(names, zip(*padded))
+        ]
+        rows = sum(feed.rows for feed in feeds)
+        outputs = self._compute(names, arrays, rows)
+        if why_not_split(outputs, rows):
+            self._can_join = False
+            raise WrongValue(why_not_split(outputs, rows))
+        outcomes: List[Outcome] = []
+        start = 0
+        for feed in feeds:
+            stop = start + feed.rows
+            outcomes.append({name: array[start:stop] for name, array in outputs.items()})
+            start = stop
+        return outcomes
+
+    def _pad(self, feeds: List[Feed]) -> List[List[np.ndarray]]:
+        """Return the arrays of each feed, padded to the longest where a rule says so."""
+        arrays = [list(feed.arrays) for feed in feeds]
+        for position, name in enumerate(feeds[0].names):
+            rule = self._reader.rules.get(name)
+            if rule is not None and rule.buckets is None:
+                for own, padded in zip(arrays, rule.pad_to_longest([own[position] for own in arrays])):
+                    own[position] = padded
+        return arrays
+
+    def _compute(self, names: Sequence[str], arrays: Sequence[np.ndarray], rows: int) -> Arrays:
+        """Return the outputs of so many rows, computed in as many runs as it takes."""
+        size = self._run_rows or max(rows, 1)
+        fed = size if self._reader.fixed_rows else min(size, max(rows, 1))
+        if rows == fed:
+            return self._predict(names, arrays)
+        starts = range(0, max(rows, 1), size)
+        parts = [self._compute_part(names, arrays, start, min(start + size, rows)) for start in starts]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _compute_part(self, names: Sequence[str], arrays: Sequence[np.ndarray], start: int, stop: int) -> Arrays:
+        """Return the outputs of some rows, without those of the padding."""
+        fed = self._reader.fixed_rows or max(stop - start, 1)
+        given = [
+            fill_rows(array[start:stop], fed) if self._reader.has_rows(name, array) else array
+            for name, array in zip(names, arrays)
+        ]
+        outputs = self._predict(names, given)
+        reason = why_not_split(outputs, fed)
+        if reason:
+            raise WrongValue(reason + ", so rows cannot be run in several steps, or be filled up: " + self._advise())
+        return {name: array[: stop - start] for name, array in outputs.items()}
+
+    def _advise(self) -> str:
+        if self._reader.fixed_rows:
+            return "give it just %d rows at a time" % self._reader.fixed_rows
+        return "raise max_batch_size, or return mini-batches"
+
+    def _predict(self, names: Sequence[str], arrays: Sequence[np.ndarray]) -> Arrays:
+        outputs = self._engine.predict(list(names), [np.ascontiguousarray(array) for array in arrays], {})
+        return {name: np.array(array) for name, array in outputs.items()}  # the next predict may overwrite the engine's
+
+
+def fill_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    """Return an array with so many rows: its last one is repeated; zeros stand in where it has none."""
+    missing = rows - array.shape[0]
+    if not missing:
+        return array
+    last = array[-1:] if array.shape[0] else np.zeros((1,) + array.shape[1:], array.dtype)
+    return np.concatenate([array, np.repeat(last, missing, 0)])
+
+
+def why_not_split(outputs: Arrays, rows: int) -> str:
+    """Return why outputs of so many rows cannot be split by rows; "" if they can."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            return "the model's output %r has shape %s for %d rows" % (name, array.shape, rows)
+    return ""
+
+
+def join_outputs(outputs: Sequence[Any]) -> Tuple[str, Arrays]:
+    """Return the outputs of mini-batches put together by name; or why they cannot be."""
+    for position, part in enumerate(outputs):
+        if not isinstance(part, dict):
+            return "mini-batch %d gave a %s, not a dict" % (position, type(part).__name__), {}
+        if list(part) != list(outputs[0]):
+            return "mini-batch %d gave %s, mini-batch 0 %s" % (position, list(part), list(outputs[0])), {}
+    try:
+        return "", {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+    except ValueError as error:
+        return str(error), {}
