@@ -183,7 +183,7 @@ class RefusedError(ServingError):
 
     http_status = 422
 
-    def __init__(self, message: str, *, code: int) -> None:
+    def __init__(self, message: str, *, code: int = 50) -> None:
         super().__init__(message)
         self.code = code
 

@@ -33,7 +33,7 @@ class OpRunner(ParallelPredictUtils):
         devices = op_devices(op)
         concurrency = op.concurrency or len(devices)
         super().__init__(
-            "",
+            _model_of(op, inner),
             devices=devices[:concurrency],
             engine="op",
             engine_options=_engine_options(op, inner, devices, threads_of_each(concurrency)),
@@ -61,20 +61,22 @@ def op_devices(op: OpConfig) -> list[Device]:
     return choose_devices(op.devices, None, engine)
 
 
+def _model_of(op: OpConfig, engine: type[Engine] | None) -> str:
+    if op.path is None or engine is None:
+        return ""
+    return os.path.abspath(op.path) if engine.suffixes else op.path
+
+
 def _engine_options(
     op: OpConfig, engine: type[Engine] | None, devices: list[Device], threads: int
 ) -> Mapping[str, Any]:
-    """Return what the workers are told; see ``worker/ops/engine.py``."""
-    model: dict[str, Any] = {"model": "", "engine": "", "engine_options": {}}
+    """Return what the workers are told; see ``worker/engines/op.py``."""
+    told: dict[str, Any] = {}
     if op.path is not None and engine is not None:
         options = add_precision(op.engine_options, op.precision, engine, [op.path], devices)
-        model = {
-            "model": os.path.abspath(op.path) if engine.suffixes else op.path,
-            "engine": engine.name,
-            "engine_options": complete_options(engine, options, threads, 1),
-        }
+        told = {"engine": engine.name, "engine_options": complete_options(engine, options, threads, 1)}
     return {
-        **model,
+        **told,
         "name": op.name,
         "python": op.python,
         "options": op.options,

@@ -182,6 +182,8 @@ class PipelineRun:
 
 def _name_op(error: Exception, op: str) -> Exception:
     """Return the same error, with the op in its message."""
+    if str(error).startswith(f"op {op!r}"):
+        return error
     named = copy.copy(error)
     named.args = (f"op {op!r}: {error}", *error.args[1:])
     return named

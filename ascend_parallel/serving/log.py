@@ -9,6 +9,7 @@ import textwrap
 import time
 
 logger = logging.getLogger("ascend_parallel.serving")
+logger.addHandler(logging.NullHandler())  # without a server, nothing is printed unless the program asks for it
 #: Stands before the lines of a worker's traceback: the server's own begin at the margin.
 _INDENT = "    | "
 access_logger = logging.getLogger("ascend_parallel.serving.access")
