@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ascend_parallel.batching.model import to_array
-from ascend_parallel.errors import AscendParallelError, DeadlineError, EngineError, UsageError, WorkerError
+from ascend_parallel.errors import (
+    AscendParallelError,
+    DeadlineError,
+    EngineError,
+    RefusedError,
+    UsageError,
+    WorkerError,
+)
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 
@@ -181,8 +188,8 @@ class PipelineRun:
 
 
 def _name_op(error: Exception, op: str) -> Exception:
-    """Return the same error, with the op in its message."""
-    if str(error).startswith(f"op {op!r}"):
+    """Return the same error, with the op in its message; a text of the op's own stays as it is."""
+    if isinstance(error, RefusedError) or str(error).startswith(f"op {op!r}"):
         return error
     named = copy.copy(error)
     named.args = (f"op {op!r}: {error}", *error.args[1:])
