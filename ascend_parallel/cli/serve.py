@@ -72,8 +72,13 @@ def serve(
     check_extra()
     if schema:
         print_schema()
-        return
-    config = make_config(model, context.params)
+    else:
+        serve_config(model, context.params, check=check, draw=draw)
+
+
+def serve_config(model: str | None, params: Mapping[str, Any], *, check: bool, draw: Path | None) -> None:
+    """Serve, or only check or draw what would be served."""
+    config = make_config(model, params)
     if draw is not None:
         draw_pipelines(config, draw)
     if check:
@@ -82,7 +87,7 @@ def serve(
         return
     from ascend_parallel.serving.server import run
 
-    run(config, lambda: make_config(model, context.params))
+    run(config, lambda: make_config(model, params))
 
 
 def check_extra() -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ascend_parallel.checks import check_installed
 from ascend_parallel.errors import RunnerClosedError, ShapeError, UsageError
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.worker.ops.packing import NotPackable, Packed
 
-from .config import PipelineConfig
 from .graph import Sources
-from .loop_thread import LoopThread
-from .reading import check_pipeline, read_pipeline
-from .served_pipeline import ServedPipeline
+
+if TYPE_CHECKING:  # pydantic is an extra, and asyncio takes a while
+    import asyncio
+
+    from .config import PipelineConfig
+    from .loop_thread import LoopThread
+    from .served_pipeline import ServedPipeline
 
 #: How many requests ``map`` has in the pipeline for each worker, so that each has its next one queued.
 _AHEAD = 4
@@ -70,6 +73,9 @@ class Pipeline:
         settings |= {"max_queue_size": max_queue_size, "timeout_ms": float(timeout_ms)}
         if outputs is not None:
             settings["outputs"] = outputs
+        _check_extra()
+        from .reading import check_pipeline
+
         self._set_up(check_pipeline(settings))
 
     @classmethod
@@ -84,6 +90,9 @@ class Pipeline:
             ConfigError: something is wrong in the file; has all of it, with lines and columns.
             UsageError: the file cannot be read, or has no such pipeline.
         """
+        _check_extra()
+        from .reading import read_pipeline
+
         pipeline = cls.__new__(cls)
         pipeline._set_up(read_pipeline(path, name))
         return pipeline
@@ -105,6 +114,9 @@ class Pipeline:
         """
         if self._served is not None:
             return
+        from .loop_thread import LoopThread
+        from .served_pipeline import ServedPipeline
+
         thread = LoopThread(f"ascend-parallel {self.config.name}")
         served = ServedPipeline(self.config)
         end = weakref.finalize(self, _end, thread, served)
@@ -159,6 +171,8 @@ class Pipeline:
 
     async def predict_async(self, inputs: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Run one request, as :meth:`predict` does, without blocking the event loop. Cancelling gives it up."""
+        import asyncio
+
         return await asyncio.wrap_future(self.submit(inputs, timeout_s=timeout_s))
 
     def map(self, inputs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -194,8 +208,15 @@ class Pipeline:
         return self._served, self._thread
 
 
+def _check_extra() -> None:
+    """Check that what reads the settings is installed; raises UsageError."""
+    check_installed("pipelines", "pydantic", "pip install 'ascend-parallel[serve]'")
+
+
 async def _run(served: ServedPipeline, inputs: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
     """Run one request in the pipeline's loop."""
+    import asyncio
+
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise ShapeError(f"inputs are a {type(inputs).__name__}; expected a dict of name -> value")
     try:
