@@ -54,8 +54,8 @@ class OpQueue:
         """Whether there are enough for a whole batch."""
         return len(self._requests) >= self._max_requests
 
-    def take(self, group: OpQueue) -> list[InferRequest]:
-        """Take the requests of one batch."""
+    def take(self, group: OpQueue, idle: int) -> list[InferRequest]:
+        """Take the requests of one batch: no more than the share of each worker, idle or not."""
         requests = self._requests
         taken = [requests.popleft()]
         if not taken[0].is_alone:

@@ -55,8 +55,8 @@ class Queue(Protocol):
     def is_full(self, group: Any) -> bool:
         """Whether a group makes a whole batch."""
 
-    def take(self, group: Any) -> list[InferRequest]:
-        """Take the requests of one batch out of a group."""
+    def take(self, group: Any, idle: int) -> list[InferRequest]:
+        """Take the requests of one batch out of a group; no more than the share of each of so many idle workers."""
 
 
 class Limits(NamedTuple):
@@ -233,9 +233,10 @@ class Batcher(ABC):
             if group is None:
                 self._set_delay_timer(next_s)
                 return
-            if self.running >= (2 * self._capacity if queue.is_full(group) else self._capacity):
+            idle = self._capacity - self.running
+            if idle <= 0 and not (queue.is_full(group) and idle > -self._capacity):
                 return
-            self._send([request for request in queue.take(group) if not request.is_done])
+            self._send([request for request in queue.take(group, idle) if not request.is_done])
 
     def _set_delay_timer(self, next_s: float) -> None:
         if self._delay_timer is None:

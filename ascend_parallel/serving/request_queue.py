@@ -101,9 +101,16 @@ class RequestQueue:
         """Whether a group makes a whole batch."""
         return group.rows >= self._max_rows
 
-    def take(self, group: Group) -> list[InferRequest]:
-        """Take the requests of one batch out of a group."""
-        taken = group.take(self._max_rows)
+    def take(self, group: Group, idle: int) -> list[InferRequest]:
+        """Take the requests of one batch out of a group.
+
+        If several workers are idle, each gets its share of the rows: clients that send their next requests when they
+        are answered would otherwise keep one worker busy with all of them, and leave the others idle.
+        """
+        max_rows = self._max_rows
+        if idle > 1:
+            max_rows = min(max_rows, -(-group.rows // idle))
+        taken = group.take(max_rows)
         self._count -= len(taken)
         self._drop_if_empty(taken[0], group)
         return taken

@@ -165,6 +165,21 @@ def test_requests_of_a_group_are_answered_in_their_order(factories):
         loop.run(send())
 
 
+def test_idle_workers_share_what_waits(factories):
+    """Eight requests that come together are two batches of four: no worker stays idle beside a full one."""
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0,1")
+    with serving_in_loop(runner, Limits(16)) as (loop, client):
+
+        async def send_eight():
+            sent = [client.send({"x": np.full((1, 4), number, np.float32)}) for number in range(8)]
+            await asyncio.gather(*[future for future, _ in sent])
+            return sent
+
+        sent = loop.run(send_eight())
+        assert [request.batch_rows for _, request in sent] == [4] * 8
+        assert len({request.worker for _, request in sent}) == 2
+
+
 @pytest.mark.parametrize("delay_s", [0.02, 0.05])
 def test_the_delay_is_a_deadline_from_the_first_row(factories, delay_s):
     runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0,1")
