@@ -116,6 +116,18 @@ def linear(batch="batch") -> Path:
 
 
 @functools.cache
+def anchors() -> Path:
+    """x (batch, 3) float32 -> y (batch, 3) = -x and anchors (2, 3), a constant."""
+    return _save(
+        "anchors",
+        [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Identity", ["c"], ["anchors"])],
+        [_tensor("x", "float32", ["batch", 3])],
+        [_tensor("y", "float32", ["batch", 3]), _tensor("anchors", "float32", [2, 3])],
+        {"c": weights(2, 3)},
+    )
+
+
+@functools.cache
 def linear_fp16(batch="batch") -> Path:
     """:func:`linear` in float16, its input and output too."""
     return _save(

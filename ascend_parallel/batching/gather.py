@@ -75,7 +75,8 @@ def _join(plan: Plan, name: str, parts: Sequence[Array]) -> Array:
         return parts[0].copy() if parts[0].nbytes < SMALL_RESULT_BYTES else parts[0]
     is_declared = name in plan.batch_axes
     for index, part in enumerate(parts):
-        _check_rows(name, part, axis, plan.fed_rows(index), is_declared)
+        is_fixed = not is_declared and name in plan.fixed_outputs
+        _check_rows(name, part, axis, plan.fed_rows(index), is_declared, is_fixed)
     if padded:
         parts = [*parts[:-1], _without_padding(parts[-1], axis, plan.fed_rows(len(parts) - 1), padded)]
     try:
@@ -94,14 +95,15 @@ def _without_padding(part: Array, axis: int, fed_rows: int, padded: int) -> Arra
     return part[(slice(None),) * (axis % part.ndim) + (slice(keep),)]
 
 
-def _check_rows(name: str, part: Array, axis: int, rows: int, is_declared: bool) -> None:
+def _check_rows(name: str, part: Array, axis: int, rows: int, is_declared: bool, is_fixed: bool) -> None:
     """Check that one chunk's output has the chunk's rows (or, where declared, a multiple) along its axis."""
-    if -part.ndim <= axis < part.ndim:
+    if not is_fixed and -part.ndim <= axis < part.ndim:
         have = part.shape[axis]
         if have == rows or (is_declared and have % rows == 0):
             return
+    why = "does not hold them, as the model fixes its size" if is_fixed else "does not hold as many"
     raise ShapeError(
-        f"output {name!r} has shape {part.shape} for a chunk of {rows} rows: axis {axis} does not hold as many, so "
+        f"output {name!r} has shape {part.shape} for a chunk of {rows} rows: axis {axis} {why}, so "
         f"the chunks cannot be put together. Say where its rows are with batch_axes={{{name!r}: AXIS}}, or "
         f"batch_axes={{{name!r}: None}} if it is the same for every chunk"
     )

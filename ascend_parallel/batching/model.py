@@ -111,6 +111,8 @@ class Model:
             tell_names=not as_list,
         )
         plan.must_have = self.must_have
+        if batch.fixed_rows is None:
+            plan.fixed_outputs = [s.name for s in self.outputs or () if s.shape and isinstance(s.shape[0], int)]
         plan.seen = self._seen.setdefault(plan.signature, {})
         if plan.seen:
             plan.learn(**plan.seen)  # from calls with other numbers of rows

@@ -5,7 +5,7 @@ A plan says which rows make a task, and where inputs and outputs lie in shared m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,8 @@ class Plan:
         inputs: where they lie, in the model's order.
         input_bytes: the size of the block that holds them.
         must_have: see :class:`Model`.
+        fixed_outputs: outputs whose first axis the model fixes though it takes any number of rows: it does not hold
+            them, even where it has as many.
         layouts: what a backend remembers of the blocks of memory that it used for this plan.
         must_fit: whether values must be looked at in each call, as they are converted.
         signature: what the shapes of a chunk's outputs follow from: all of the inputs but how many rows there are.
@@ -94,6 +96,7 @@ class Plan:
         self.seen: dict[str, Any] = {}
         self.must_fit = any(array.dtype != dtype for array, dtype in zip(arrays, dtypes, strict=True))
         self.must_have: Sequence[str] = ()
+        self.fixed_outputs: Container[str] = ()
         self.layouts: dict[Any, Any] = {}
         self.outputs: tuple[list[Region], int] = ([], 0)
 
@@ -125,7 +128,7 @@ class Plan:
         itemsize = np.dtype(dtype).itemsize
         if not self.is_sliced:
             return Region(name, dtype, shape, None, offset, 0)
-        if self.batch_axes.get(name, 0) != 0 or not shape or shape[0] != rows:
+        if self.batch_axes.get(name, 0) != 0 or not shape or shape[0] != rows or name in self.fixed_outputs:
             return None
         return Region(name, dtype, (self.span, *shape[1:]), 0, offset, _count(shape[1:]) * itemsize)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ascend_parallel.errors import OverloadedError
 
+#: Bodies of fewer bytes are not counted: the queue bounds their number.
+UNCOUNTED_BYTES = 10_000
+
 
 class PendingBytes:
     """Counts the bytes of the requests that are being received, wait or run, and keeps them below a limit.

@@ -54,7 +54,7 @@ class Service:
         self.pending = PendingBytes(max_pending_bytes)
         self.allow_control = allow_control
         self.access_log = access_log
-        self._authorization = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
         self._shared_memory = None if shared_memory_prefix is None else SharedMemory(shared_memory_prefix)
         self._ok_lines: tuple[object, bytes] = (None, b"")
 
@@ -67,7 +67,7 @@ class Service:
     @property
     def has_token(self) -> bool:
         """Whether clients need a token."""
-        return bool(self._authorization)
+        return bool(self._token)
 
     @property
     def shared_memory(self) -> SharedMemory:
@@ -115,10 +115,12 @@ class Service:
 
     def check_token(self, headers: Mapping[bytes, bytes]) -> None:
         """Check the authorization header in constant time; raises UnauthorizedError."""
-        if self._authorization:
+        if self._token:
             self.check_authorization(headers.get(b"authorization", b""))
 
     def check_authorization(self, given: bytes) -> None:
         """Check the value of an authorization header in constant time; raises UnauthorizedError."""
-        if self._authorization and not hmac.compare_digest(given, self._authorization):
+        scheme, _, token = given.partition(b" ")
+        is_bearer = scheme.lower() == b"bearer"  # RFC 9110: names of schemes have no case
+        if self._token and not (hmac.compare_digest(token.strip(b" "), self._token) and is_bearer):
             raise UnauthorizedError("the request has no valid token; send the header 'Authorization: Bearer TOKEN'")

@@ -193,6 +193,18 @@ def test_an_error_in_the_caller_s_generator_is_the_caller_s(linear):
         list(linear.map(items()))
 
 
+def test_an_output_of_fixed_size_is_not_taken_for_rows(workers):
+    """Not even where a chunk has as many rows: the anchors of a detector are no result of its rows."""
+    x = np.ones((4, 3), np.float32)
+    with make(models.anchors(), workers) as runner:
+        for _ in range(2):
+            with pytest.raises(ShapeError, match=r"'anchors' .* the model fixes its size, .*batch_axes"):
+                runner.predict({"x": x})
+        assert runner.predict({"x": x[:1]})["anchors"].shape == (2, 3)
+    with make(models.anchors(), workers, batch_axes={"anchors": None}) as runner:
+        assert runner.predict({"x": x})["anchors"].shape == (2, 3)
+
+
 # ---- memory
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ascend_parallel.errors import AscendParallelError
 from ascend_parallel.serving.log import logger
+from ascend_parallel.serving.pending_bytes import UNCOUNTED_BYTES
 from ascend_parallel.serving.request import INF, InferRequest
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
@@ -46,10 +47,13 @@ class InferCall:
         self._model: Served | None = None
         self._request: InferRequest | None = None
         self._error: Exception | None = None
+        self._reserved = 0
         try:
+            self._reserve(len(data))
             self._add(data, metadata, deadline_s)
         except Exception as error:
             self._error = error
+            self._release()
             if self._model is not None:
                 self._model.count_refused(error)
 
@@ -73,7 +77,18 @@ class InferCall:
         model.add(request)
         self._request = request
 
+    def _reserve(self, size: int) -> None:
+        """Count the bytes of the message until the request is done; raises OverloadedError."""
+        if size >= UNCOUNTED_BYTES:
+            self._service.pending.add(size)
+            self._reserved = size
+
+    def _release(self) -> None:
+        self._service.pending.remove(self._reserved)
+        self._reserved = 0
+
     def _note_done(self, request: InferRequest) -> None:
+        self._release()
         if not self._done.done():
             self._done.set_result(None)
 
@@ -110,5 +125,6 @@ class InferCall:
 
     def cancel(self) -> None:
         """Drop the request, as nobody waits for it."""
+        self._release()
         if self._model is not None and self._request is not None:
             self._model.cancel(self._request)

@@ -123,7 +123,8 @@ class Routes:
         model = self._find(request)
         if model.is_ready and not self._repository.is_draining:
             return Response()
-        raise OverloadedError(f"model {model.name!r} version {model.version} {why_not_ready(model)}")
+        reason = "is not ready: the server is about to end" if self._repository.is_draining else why_not_ready(model)
+        raise OverloadedError(f"model {model.name!r} version {model.version} {reason}")
 
     async def model_config(self, request: Request) -> Response:
         """Return the configuration of a model, as Triton's clients ask for it."""

@@ -9,12 +9,10 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
-from ascend_parallel.serving.pending_bytes import PendingBytes
+from ascend_parallel.serving.pending_bytes import UNCOUNTED_BYTES, PendingBytes
 from ascend_parallel.serving.request import LARGE_BYTES
 from ascend_parallel.serving.served import Served
 
-#: Bodies of fewer bytes are not counted: the queue bounds their number.
-_UNCOUNTED_BYTES = 10_000
 #: What the header content-encoding may say.
 ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 
@@ -75,7 +73,7 @@ class Body:
         self._size += len(part)
         if self._size > self._limit:
             raise too_large(self._limit)
-        if self._size > _UNCOUNTED_BYTES and self._size > self._reserved:  # it is chunked
+        if self._size > UNCOUNTED_BYTES and self._size > self._reserved:  # it is chunked
             self.reserve(self._size - self._reserved)
         if self._block is None or start < self._head_size:
             self._parts.append(part)

@@ -15,9 +15,11 @@ from typing import Any
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_client_addr
 from uvicorn.server import ServerState
 
 from ascend_parallel.errors import AscendParallelError, UsageError
+from ascend_parallel.serving.log import log_access
 from ascend_parallel.serving.service import Service
 
 from .errors import HeadTooLargeError, SlowRequestError, write_error
@@ -125,7 +127,10 @@ class InferProtocol(HttpToolsProtocol):
         if self._infer is not None:
             self._infer.break_off(error)
         elif cycle is None or cycle.response_complete:
-            write_error(self.transport, error, self.default_headers)
+            status = write_error(self.transport, error, self.default_headers)
+            if self.service.access_log:
+                client = get_client_addr({"client": self.client})  # type: ignore[arg-type]
+                log_access(client, "what is no request", status, 0.0, "")
             self.transport.close()
         elif self._is_in_body:  # of a request that uvicorn handles
             self.transport.close()

@@ -178,3 +178,25 @@ def test_requests_that_hang_do_not_hold_the_end_up(tmp_path, own_gate):
             own_gate.wait_for_batch()
             assert server.end() == 0
             assert done.get(timeout=10) is not None
+
+
+def test_all_messages_together_are_bounded(own_gate, tmp_path):
+    """One large message waits; a second one is refused at once, and taken when the first is answered."""
+    factories = write_factories(own_gate.folder)
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"grpc_port: 0\nport: 0\nmax_body_bytes: 50000\nmax_pending_bytes: 50000\n"
+        f"models:\n- {{path: '{factories}:guarded', name: m, devices: 'cpu:0'}}\n"
+    )
+    large = np.ones((1, 10_000), np.float32)
+    done = queue.Queue()
+    with serving(config) as server, triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        client.async_infer("m", [tensor("x", large)], lambda result, error: done.put((result, error)))
+        go_on = own_gate.wait_for_batch()
+        with pytest.raises(InferenceServerException, match="max_pending_bytes"):
+            client.infer("m", [tensor("x", large)])
+        go_on()
+        assert done.get(timeout=10)[1] is None
+        client.async_infer("m", [tensor("x", large)], lambda result, error: done.put((result, error)))
+        own_gate.wait_for_batch()()
+        assert done.get(timeout=10)[1] is None
