@@ -27,6 +27,11 @@ _OUTSIDE_BYTES = 1 << 18
 #: Room for a reply at first, and the most that is kept ready; a larger one comes in memory of the worker's own.
 _FIRST_REPLY_BYTES = 1 << 14
 _MAX_REPLY_BYTES = 1 << 24
+#: How long the requests of one task may take where they are computed one after the other: enough to make little of what
+#: a task costs (about 0.1 ms), and little enough for the next op not to wait for them all.
+_TASK_S = 2e-3
+#: The weight of a new measurement of how long a request takes.
+_NEW_WEIGHT = 0.2
 #: Plans that are kept, by the sizes of the blocks and the number of requests.
 _MAX_PLANS = 256
 
@@ -45,6 +50,7 @@ class OpBatcher(Batcher):
         stats: ModelStats,
         *,
         by_op: bool,
+        has_model: bool,
     ) -> None:
         """Prepare; must be called in the loop's thread.
 
@@ -55,9 +61,13 @@ class OpBatcher(Batcher):
             capacity: worker processes.
             stats: counts.
             by_op: whether the names of a request's inputs are ops, as Paddle Serving's ops want it.
+            has_model: whether requests gain from being computed together; those of Python alone do not.
         """
-        queue = OpQueue(limits.max_rows, limits.max_delay_s, capacity)
+        queue = OpQueue(limits.max_rows if has_model else 1, limits.max_delay_s, capacity)
         super().__init__(backend, loop, limits, capacity, stats, queue)
+        self._op_queue = queue
+        self._has_model = has_model
+        self._seconds_per_request = 0.0
         self._by_op = by_op
         self._reply_bytes = _FIRST_REPLY_BYTES
         self._plans: dict[tuple[int, int, int], OpPlan] = {}
@@ -116,12 +126,21 @@ class OpBatcher(Batcher):
         reply = outputs[REPLY]
         if self._reply_bytes < reply.size <= _MAX_REPLY_BYTES:
             self._reply_bytes = block_bytes(reply.size)
+        if not self._has_model:
+            self._bound_tasks(call.compute_ns / 1e9 / call.rows)
         now_s = time.monotonic()
         for request, outcome in zip(call.requests, unpack(reply), strict=True):
             if "outputs" in outcome:
                 self._answer(request, call, outcome["outputs"], now_s)
             else:
                 self._fail(request, _make_error(outcome["error"], call.worker), now_s)
+
+    def _bound_tasks(self, seconds_per_request: float) -> None:
+        """Let a task have as many requests as take :data:`_TASK_S`, by a new measurement of one."""
+        known = self._seconds_per_request or seconds_per_request
+        self._seconds_per_request = known + _NEW_WEIGHT * (seconds_per_request - known)
+        fitting = int(_TASK_S / max(self._seconds_per_request, 1e-9))
+        self._op_queue.max_requests = max(1, min(self.limits.max_rows, fitting))
 
 
 class ObservedOpBatcher(Observed, OpBatcher):

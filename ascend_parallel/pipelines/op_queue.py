@@ -9,17 +9,21 @@ from ascend_parallel.serving.request import INF, InferRequest
 
 
 class OpQueue:
-    """All requests of one op that wait. There is one group: any of them can go to a worker together."""
+    """All requests of one op that wait. There is one group: any of them can go to a worker together.
+
+    Attributes:
+        max_requests: requests that one worker takes at a time, at most.
+    """
 
     def __init__(self, max_requests: int, max_delay_s: float, workers: int) -> None:
         """Make an empty queue.
 
         Args:
-            max_requests: requests that one worker takes at a time, at most.
+            max_requests: see above.
             max_delay_s: how long a batch that is not full waits for more.
             workers: how many there are; a batch is no more than the share of each.
         """
-        self._max_requests = max_requests
+        self.max_requests = max_requests
         self._max_delay_s = max_delay_s
         self._workers = workers
         self._requests: deque[InferRequest] = deque()
@@ -52,7 +56,7 @@ class OpQueue:
 
     def is_full(self, group: OpQueue) -> bool:
         """Whether there are enough for a whole batch."""
-        return len(self._requests) >= self._max_requests
+        return len(self._requests) >= self.max_requests
 
     def take(self, group: OpQueue, idle: int) -> list[InferRequest]:
         """Take the requests of one batch: no more than the share of each worker, idle or not."""
@@ -60,7 +64,7 @@ class OpQueue:
         taken = [requests.popleft()]
         if not taken[0].is_alone:
             share = -(-(len(requests) + 1) // self._workers)
-            count = min(self._max_requests, share)
+            count = min(self.max_requests, share)
             while len(taken) < count and requests and not requests[0].is_alone:
                 taken.append(requests.popleft())
         return taken

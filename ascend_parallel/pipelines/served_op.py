@@ -32,6 +32,7 @@ class PythonOp(ServedModel):
         """
         super().__init__(name, version, OpRunner(op), limits=limits, observers=observers)
         self._by_op = op.interface == "paddle_serving"
+        self._has_model = op.path is not None
 
     def _make_batcher(self) -> Batcher:
         runner = self.runner
@@ -46,6 +47,7 @@ class PythonOp(ServedModel):
             runner.capacity,
             self.stats,
             by_op=self._by_op,
+            has_model=self._has_model,
             **more,
         )
         return batcher
