@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -21,6 +22,17 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        self._pid = os.getpid()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the process that has the thread, and not a fork of it."""
+        return self._pid == os.getpid()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is in the thread."""
+        return threading.current_thread() is self._thread
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Begin a coroutine; return the future of its result, which cancels it."""
@@ -32,7 +44,7 @@ class LoopThread:
         An exception that hits the waiting thread, such as KeyboardInterrupt, cancels it. Raises UsageError in a
         future's callback, which would wait for itself; ``what`` is what the user called.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_current:
             coroutine.close()
             raise UsageError(f"{what} was called in a future's callback, where it would wait for itself; use submit")
         future = self.submit(coroutine)
@@ -45,7 +57,7 @@ class LoopThread:
     def close(self) -> None:
         """End the loop and the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if threading.current_thread() is not self._thread:
+        if not self.is_current:
             self._thread.join()
 
     def _run(self) -> None:

@@ -205,6 +205,8 @@ class Pipeline:
     def _built(self) -> tuple[ServedPipeline, LoopThread]:
         if self._served is None or self._thread is None:
             raise RunnerClosedError("the pipeline is not built; call build(), or use it in a with statement")
+        if not self._thread.is_own:
+            raise RunnerClosedError("this pipeline was built in another process; build one after the fork")
         return self._served, self._thread
 
 
@@ -249,9 +251,15 @@ async def _stats(served: ServedPipeline) -> dict[str, Any]:
 
 
 def _end(thread: LoopThread, served: ServedPipeline) -> None:
-    """End a pipeline; runs too when it is garbage-collected, or the interpreter ends."""
-    thread.submit(served.unload(_CLOSE_S)).result()
-    thread.close()
+    """End a pipeline; runs too when it is garbage-collected, perhaps by its own thread, or the interpreter ends."""
+    if not thread.is_own:  # a forked child that ends must leave its parent's workers alone
+        return
+    unloading = thread.submit(served.unload(_CLOSE_S))
+    if thread.is_current:
+        unloading.add_done_callback(lambda _: thread.close())
+    else:
+        unloading.result()
+        thread.close()
 
 
 def _plain(op: Mapping[str, Any]) -> dict[str, Any]:
