@@ -61,7 +61,11 @@ class OpEngine(Engine):
         return find_engine(options["engine"]).why_not_precision(precision, files, device_types, inner)
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
+        from ..ops.packing import unpack
+
+        self._unpack = unpack
         name = options.get("name", "")
+        self._may_write = options.get("interface") == PADDLE_SERVING  # arrays belong to the op there
         self._inner: Optional[Engine] = None
         try:
             self._inner = build_inner(model, device, options) if options.get("engine") else None
@@ -74,9 +78,9 @@ class OpEngine(Engine):
 
     def predict(self, names: Optional[Sequence[str]], inputs: Sequence[np.ndarray], destinations: Arrays) -> Arrays:
         """Answer the requests of a task; a request's error is in its answer and is not raised."""
-        from ..ops.packing import unpack
-
-        answers = self._runner.answer(unpack(inputs[0], inputs[1:]))
+        if self._may_write:
+            inputs = [array.copy() for array in inputs]
+        answers = self._runner.answer(self._unpack(inputs[0], inputs[1:]))
         packed = self._runner.pack(answers)
         reply = destinations.get(REPLY)
         if reply is None or reply.dtype != np.uint8 or reply.ndim != 1 or reply.size < packed.size_bytes:

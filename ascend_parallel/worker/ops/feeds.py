@@ -169,19 +169,24 @@ def _find_rows(specs: Sequence[TensorSpec]) -> Tuple[frozenset, Optional[int]]:
     return frozenset(fixed) | frozenset(own), None
 
 
-def may_hold_rows(inputs: Optional[Sequence[TensorSpec]], outputs: Optional[Sequence[TensorSpec]]) -> bool:
-    """Whether all outputs of a model that takes any number of rows may have as many rows as the inputs.
+def can_split(inputs: Optional[Sequence[TensorSpec]], outputs: Optional[Sequence[TensorSpec]]) -> Optional[bool]:
+    """Whether the outputs of a model have a row for each row of the inputs; None: the specs do not tell.
 
-    The first axis of others, such as the number of all objects found, can have the same size by chance. They are those
-    whose first axis is fixed, or has another name than that of the inputs, which another output has.
+    They do if they have the same name for the first axes, or the same size. They do not if the model leaves that of the
+    inputs open and fixes that of an output, or if only some outputs have the name of the inputs.
     """
     firsts = {spec.shape[0] for spec in inputs or () if spec.shape}
-    if outputs is None or not firsts or all(isinstance(first, int) for first in firsts):
-        return True
-    if any(not spec.shape or isinstance(spec.shape[0], int) for spec in outputs):
+    if not firsts or not outputs:
+        return None
+    if not all(spec.shape for spec in outputs):
         return False
-    words = {spec.shape[0] for spec in outputs if spec.shape[0] is not None}
-    return not words & firsts or words <= firsts
+    found = {spec.shape[0] for spec in outputs}
+    if found <= firsts and None not in found:
+        return True
+    is_open = not all(isinstance(first, int) for first in firsts)
+    is_fixed = any(isinstance(first, int) for first in found)
+    is_partly_named = None not in found and not found.isdisjoint(firsts)
+    return False if is_partly_named or (is_open and is_fixed) else None
 
 
 def _to_array(name: str, value: Any) -> np.ndarray:

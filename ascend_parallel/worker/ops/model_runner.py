@@ -8,9 +8,12 @@ import numpy as np
 
 from ..engines.base import Arrays, Engine, EngineBroken
 from .failures import WrongValue
-from .feeds import Feed, FeedReader, may_hold_rows
+from .feeds import Feed, FeedReader, can_split
 from .padding import PadRule
 
+#: How far a floating-point output may be from itself in another batch, in parts of the largest number; float16 has
+#: three digits.
+_TOLERANCE = 1e-2
 #: The outputs of a feed, or what was raised instead.
 Outcome = Union[Arrays, Exception]
 
@@ -22,6 +25,10 @@ class ModelRunner:
     ``max_batch_size``, or of just as many as the model takes at a time; then the last run is filled up with its last
     row. The outputs are split by rows. A model with an output that has other than the rows' size along axis 0
     runs one feed at a time from then on. If a run of several feeds raises, each is tried alone.
+
+    The size of an output, such as the number of all objects found, can be that of the rows by chance. So, where the
+    model's specs do not tell that the outputs have rows, the first feeds that are run together are run alone, too; they
+    are run together from then on if that made no difference.
     """
 
     def __init__(
@@ -38,7 +45,7 @@ class ModelRunner:
         self._engine = engine
         self._reader = FeedReader(engine.inputs, {name: PadRule(name, rule) for name, rule in pad.items()}, casting)
         self._run_rows = self._reader.fixed_rows or max_batch_size
-        self._can_join = may_hold_rows(engine.inputs, engine.outputs)
+        self._can_join = can_split(engine.inputs, engine.outputs)
 
     @property
     def input_names(self) -> Optional[List[str]]:
@@ -66,7 +73,7 @@ class ModelRunner:
         return outcomes
 
     def _run_group(self, feeds: List[Feed]) -> List[Outcome]:
-        if len(feeds) > 1 and self._can_join and self._reader.holds_rows(feeds[0]):
+        if len(feeds) > 1 and self._can_join is not False and self._reader.holds_rows(feeds[0]):
             try:
                 return self._run_together(feeds)
             except EngineBroken:
@@ -101,7 +108,13 @@ class ModelRunner:
             stop = start + feed.rows
             outcomes.append({name: array[start:stop] for name, array in outputs.items()})
             start = stop
-        return outcomes
+        return outcomes if self._can_join else self._compare_alone(feeds, outcomes)
+
+    def _compare_alone(self, feeds: List[Feed], together: List[Outcome]) -> List[Outcome]:
+        """Note whether feeds that are run alone have the same outputs; return what came of them so."""
+        alone = [self._run_alone(feed) for feed in feeds]
+        self._can_join = all(look_alike(one, other) for one, other in zip(together, alone))
+        return alone
 
     def _pad(self, feeds: List[Feed]) -> List[List[np.ndarray]]:
         """Return the arrays of each feed, padded to the longest where a rule says so."""
@@ -163,6 +176,19 @@ def why_not_split(outputs: Arrays, rows: int) -> str:
         if array.ndim == 0 or array.shape[0] != rows:
             return "the model's output %r has shape %s for %d rows" % (name, array.shape, rows)
     return ""
+
+
+def look_alike(one: Outcome, other: Outcome) -> bool:
+    """Whether outputs are the same, but for what the order of sums makes of floating-point numbers."""
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return False
+    for name, array in one.items():
+        if name not in other or array.shape != other[name].shape:
+            return False
+        scale = np.abs(np.nan_to_num(array)).max(initial=0) if array.dtype.kind in "fc" else 0
+        if not np.allclose(array, other[name], rtol=0, atol=_TOLERANCE * scale, equal_nan=array.dtype.kind in "fc"):
+            return False
+    return True
 
 
 def join_outputs(outputs: Sequence[Any]) -> Tuple[str, Arrays]:

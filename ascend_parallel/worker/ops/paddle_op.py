@@ -11,7 +11,7 @@ there:
   with a list of one feed; else the model is run, on the feeds of several requests together.
 - ``postprocess(input_dicts, outputs, data_id, log_id)`` returns (dict, prod_errcode, prod_errinfo).
 
-Three things are better than there: ``is_skip_process`` holds for its request also among others, requests of
+Arrays are the op's own, to be kept and written to, as they are there. Three things are better than there: ``is_skip_process`` holds for its request also among others, requests of
 different shapes do not disturb each other, and what preprocess keeps in ``self`` is found by postprocess as its own
 request left it.
 """
@@ -96,7 +96,7 @@ class PaddleOp(OpAdapter):
         ]
         fetched = given if prepared.is_list else given[0]
         if isinstance(fetched, _Unprocessed):
-            fetched = self._process(fetched.feeds, entry["log_id"])
+            fetched = self._process(fetched.feeds, entry["data_id"])  # which Paddle Serving passes there, too
         returned = _call(self._op.postprocess, entry["inputs"], fetched, entry["data_id"], entry["log_id"])
         if not isinstance(returned, (tuple, list)) or len(returned) != 3:
             raise WrongValue(
@@ -106,11 +106,11 @@ class PaddleOp(OpAdapter):
         _refuse(code, text)
         return check_answer("postprocess", answer)
 
-    def _process(self, prepared: Prepared, log_id: int) -> Any:
+    def _process(self, prepared: Prepared, typical_logid: int) -> Any:
         """Call the user's own ``process`` for each feed."""
         found = []
         for feed in prepared.feeds:
-            returned = _call(self._op.process, [feed], log_id)
+            returned = _call(self._op.process, [feed], typical_logid)
             if not isinstance(returned, (tuple, list)) or len(returned) != 3:
                 raise WrongValue(
                     "process returned %s; expected a tuple (outputs, errcode, errinfo)" % describe(returned)

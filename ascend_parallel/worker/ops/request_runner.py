@@ -115,9 +115,11 @@ class RequestRunner:
                 continue
             try:
                 found[position] = self._model.read(feed)
-            except WrongValue as error:
-                reason = WrongValue("%s does not fit the model: %s" % (self._op.feeds_origin, error))
-                job.failure = blame(self._name_feed(job, position), "", reason)
+            except Exception as error:
+                origin = self._op.feeds_origin
+                if isinstance(error, WrongValue):
+                    error = WrongValue("%s does not fit the model: %s" % (origin, error))
+                job.failure = blame(self._name_feed(job, position), "reading " + origin, error)
                 return {}
         return found
 
