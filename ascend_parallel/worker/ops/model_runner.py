@@ -18,6 +18,10 @@ _TOLERANCE = 1e-2
 Outcome = Union[Arrays, Exception]
 
 
+class CannotSplit(WrongValue):
+    """The outputs of a model have other rows than its inputs, but were to be split."""
+
+
 class ModelRunner:
     """A model, run on feeds.
 
@@ -78,13 +82,15 @@ class ModelRunner:
                 return self._run_together(feeds)
             except EngineBroken:
                 raise
+            except CannotSplit:
+                self._can_join = False
             except Exception:
                 pass  # who is to blame is seen below
-        return [self._run_alone(feed) for feed in feeds]
+        return [self._run_alone(feed, self._pad([feed])[0]) for feed in feeds]
 
-    def _run_alone(self, feed: Feed) -> Outcome:
+    def _run_alone(self, feed: Feed, arrays: List[np.ndarray]) -> Outcome:
         try:
-            return self._compute(feed.names, self._pad([feed])[0], feed.rows)
+            return self._compute(feed.names, arrays, feed.rows)
         except EngineBroken:
             raise
         except Exception as error:
@@ -99,20 +105,22 @@ class ModelRunner:
         ]
         rows = sum(feed.rows for feed in feeds)
         outputs = self._compute(names, arrays, rows)
-        if why_not_split(outputs, rows):
-            self._can_join = False
-            raise WrongValue(why_not_split(outputs, rows))
+        reason = why_not_split(outputs, rows)
+        if reason:
+            raise CannotSplit(reason)
         outcomes: List[Outcome] = []
         start = 0
         for feed in feeds:
             stop = start + feed.rows
             outcomes.append({name: array[start:stop] for name, array in outputs.items()})
             start = stop
-        return outcomes if self._can_join else self._compare_alone(feeds, outcomes)
+        return outcomes if self._can_join else self._compare_alone(feeds, padded, outcomes)
 
-    def _compare_alone(self, feeds: List[Feed], together: List[Outcome]) -> List[Outcome]:
+    def _compare_alone(
+        self, feeds: List[Feed], padded: List[List[np.ndarray]], together: List[Outcome]
+    ) -> List[Outcome]:
         """Note whether feeds that are run alone have the same outputs; return what came of them so."""
-        alone = [self._run_alone(feed) for feed in feeds]
+        alone = [self._run_alone(feed, arrays) for feed, arrays in zip(feeds, padded)]
         self._can_join = all(look_alike(one, other) for one, other in zip(together, alone))
         return alone
 
@@ -148,7 +156,7 @@ class ModelRunner:
         outputs = self._predict(names, given)
         reason = why_not_split(outputs, fed)
         if reason:
-            raise WrongValue(reason + ", so rows cannot be run in several steps, or be filled up: " + self._advise())
+            raise CannotSplit(reason + ", so rows cannot be run in several steps, or be filled up: " + self._advise())
         return {name: array[: stop - start] for name, array in outputs.items()}
 
     def _advise(self) -> str:

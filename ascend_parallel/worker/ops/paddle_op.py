@@ -11,8 +11,8 @@ there:
   with a list of one feed; else the model is run, on the feeds of several requests together.
 - ``postprocess(input_dicts, outputs, data_id, log_id)`` returns (dict, prod_errcode, prod_errinfo).
 
-Arrays are the op's own, to be kept and written to. Three things are better than there: ``is_skip_process`` holds for its
-request also among others, requests of different shapes do not disturb each other, and what preprocess keeps in
+Arrays are the op's own, to be kept and written to. Three things are better than there: ``is_skip_process`` holds for
+its request also among others, requests of different shapes do not disturb each other, and what preprocess keeps in
 ``self`` is found by postprocess as its own request left it.
 """
 
