@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import warnings
 from collections import Counter
-from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Hashable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -151,7 +151,7 @@ class FeedReader:
         return array.dtype.str, shape
 
 
-def _find_rows(specs: Sequence[TensorSpec]) -> Tuple[frozenset, Optional[int]]:
+def _find_rows(specs: Sequence[TensorSpec]) -> Tuple[FrozenSet[str], Optional[int]]:
     """Return the names of the inputs that hold no rows, and the rows that the model takes at a time.
 
     If the model fixes the first axis of some inputs and leaves that of others open, the former hold no rows. If it

@@ -127,7 +127,7 @@ class Packed:
             buffer: a contiguous one-dimensional uint8 array of at least :attr:`size_bytes`; the rest stays as it is.
         """
         head = self._head
-        memoryview(buffer)[: len(head)] = head
+        buffer.data[: len(head)] = head
         start = align(len(head))
         for offset, array in self._arrays:
             target: np.ndarray = np.ndarray(array.shape, _native(array.dtype), buffer, start + offset)
@@ -164,7 +164,7 @@ class Packed:
                     target[key] = None
                     self._add_array(target, key, value)
                 elif kind in _TEXT:
-                    target[key] = value if len(value) < _LONG_TEXT else self._add_text(target, key, value)
+                    target[key] = value if len(value) < _LONG_TEXT else self._put_aside(target, key, value)
                 elif kind is dict:
                     target[key] = self._convert_dict(value)
                 elif kind is list:
@@ -191,9 +191,10 @@ class Packed:
             return self._convert_dict(value)
         if isinstance(value, (list, tuple)):
             return self._convert_list(value)
-        for kind in (int, float):  # such as members of an IntEnum
-            if isinstance(value, kind):
-                return kind.__pos__(value)
+        if isinstance(value, int):  # a member of an IntEnum
+            return int.__pos__(value)
+        if isinstance(value, float):
+            return float.__pos__(value)
         raise NotPackable((), "is %s; %s" % (_with_article(type(value).__name__), _POSSIBLE))
 
     def _add_array(self, target: Any, key: Any, array: np.ndarray) -> None:
@@ -207,9 +208,11 @@ class Packed:
             return
         self._patches.append((_ARRAY, target, key, self._take_room(array), _native(dtype).str, array.shape))
 
-    def _add_text(self, target: Any, key: Any, text: Union[str, bytes]) -> None:
+    def _put_aside(self, target: Any, key: Any, text: Union[str, bytes]) -> Any:
+        """Keep a long text out of the head; return what stands for it there."""
         kind, data = (_STR, text.encode(*_UTF8)) if isinstance(text, str) else (_BYTES, text)
         self._patches.append((kind, target, key, self._take_room(np.frombuffer(data, np.uint8)), len(data)))
+        return None
 
     def _take_room(self, array: np.ndarray) -> int:
         """Return the offset behind the head at which an array will lie."""
@@ -232,11 +235,11 @@ def unpack(buffer: np.ndarray, outside: Sequence[np.ndarray] = ()) -> Document:
     Raises:
         ValueError: it holds no document, or not all of one.
     """
-    head_bytes, total_bytes = _HEADER.unpack_from(buffer) if buffer.size >= _HEADER.size else (0, 0)
+    head_bytes, total_bytes = _HEADER.unpack_from(buffer.data) if buffer.size >= _HEADER.size else (0, 0)
     end = _HEADER.size + head_bytes
     if not 0 < head_bytes < total_bytes <= buffer.size or end > total_bytes:
         raise ValueError("an array of %d bytes holds no document, or only a part of one" % buffer.size)
-    document, patches = decode(memoryview(buffer)[_HEADER.size : end])
+    document, patches = decode(buffer[_HEADER.size : end].tobytes())
     start = align(end)
     for kind, target, key, *details in patches:
         if kind == _ARRAY:

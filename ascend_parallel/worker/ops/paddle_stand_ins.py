@@ -230,7 +230,7 @@ def install() -> None:
 
 def _make_module(full_name: str, names: Dict[str, Any]) -> types.ModuleType:
     module = types.ModuleType(full_name, "A stand-in of ascend_parallel.")
-    module.__path__ = []  # type: ignore[attr-defined]
+    module.__path__ = []  # a package, for imports of what is in it
     vars(module).update(names)
 
     def refuse(name: str) -> Any:
@@ -241,5 +241,5 @@ def _make_module(full_name: str, names: Dict[str, Any]) -> types.ModuleType:
             "file" % (full_name, name, ", ".join(names) or "web_service, pipeline")
         )
 
-    module.__getattr__ = refuse  # type: ignore[method-assign]
+    vars(module)["__getattr__"] = refuse
     return module

@@ -44,3 +44,27 @@ def x(value, rows=1, **others):
 def runs(engine):
     """Return what the model notes of each run: its rows."""
     return engine._inner._predict.__self__.runs
+
+
+def assert_same(found, given):
+    """Compare what came back with what was packed: tuples are lists, scalars arrays, texts in arrays of objects."""
+    if isinstance(given, (np.ndarray, np.generic)):
+        given = np.asarray(given)
+        assert isinstance(found, np.ndarray) and found.shape == given.shape
+        if given.dtype.kind in "OUS":
+            assert found.dtype == object and found.tolist() == given.tolist()
+        else:
+            assert found.dtype == given.dtype.newbyteorder("=") and found.dtype.isnative
+            assert found.flags.c_contiguous
+            np.testing.assert_array_equal(found, given)
+    elif isinstance(given, dict):
+        assert type(found) is dict and list(found) == list(given)
+        for key in given:
+            assert_same(found[key], given[key])
+    elif isinstance(given, (list, tuple)):
+        assert type(found) is list and len(found) == len(given)
+        for one, other in zip(found, given, strict=True):
+            assert_same(one, other)
+    else:
+        assert type(found) is type(given)
+        assert found == given or (found != found and given != given)

@@ -206,6 +206,16 @@ class Alone:
         return None if inputs.get("say") == "none" else {"y": inputs["x"] * self.factor}
 
 
+class Echo:
+    """Returns what it gets."""
+
+    def __init__(self, device):
+        pass
+
+    def predict(self, inputs):
+        return inputs
+
+
 def make_callable(device):
     return lambda inputs: {"keys": sorted(inputs)}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+from calling import assert_same
 
 from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.worker.ops.packing import Packed, unpack
@@ -55,6 +56,22 @@ def test_python_alone_runs_under_3_7(leaves_nothing):
         assert bad["error"][:3] == ["product", 77, "not today"]
         big = np.arange(1 << 20, dtype=np.float32)
         np.testing.assert_array_equal(ask(runner, {"inputs": {"x": big}})[0]["outputs"]["y"], big * 2)
+
+
+def test_all_kinds_of_values_go_to_3_7_and_back(leaves_nothing):
+    given = {
+        **{dtype: np.arange(6).reshape(2, 3).astype(dtype) for dtype in ("?", "i1", ">i8", "u2", "f2", ">f4", "c16")},
+        "empty": np.zeros((0, 3), np.float32),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "scalar": np.float64(1.5),
+        "words": np.array([["a", "ü"], ["c", ""]]),
+        "bytes": [b"x" * 5000, b""],
+        "text": ["ü" * 5000, "\udc80", ""],
+        "plain": [None, True, 2**70, -1.5, float("inf"), {"a": [{}]}, ()],
+    }
+    with open_op("", "", "ops_of_tests.py:Echo", worker_python=models.mslite_python()) as runner:
+        (answer,) = ask(runner, {"inputs": given})
+    assert_same(answer["outputs"], given)
 
 
 def test_an_op_of_paddle_serving_runs_under_3_7(leaves_nothing):
