@@ -3,6 +3,7 @@
 import numpy as np
 
 from ascend_parallel import ProductError, Skip
+from ascend_parallel.worker.engines import EngineBroken
 
 
 class Model:
@@ -38,11 +39,24 @@ class Mean(Model):
 
     def __init__(self, device, **options):
         super().__init__(device, **options)
-        self.outputs = [("mean", "float32", ())]
+        self.outputs = [("mean", "float32", ())] if options.get("outputs", "") is not None else None
 
     def predict(self, arrays):
         self.runs.append(len(arrays["x"]))
         return {"mean": np.mean(arrays["x"])}
+
+
+class Reusing(Model):
+    """Writes its output to the same memory in each run."""
+
+    def __init__(self, device, **options):
+        super().__init__(device, **options)
+        self.memory = np.zeros((10, 3), np.float32)
+
+    def predict(self, arrays):
+        rows = len(arrays["x"])
+        self.memory[:rows] = 2 * arrays["x"]
+        return {"y": self.memory[:rows]}
 
 
 class Words(Model):
@@ -156,7 +170,8 @@ SAYS = {
     "second": lambda: [{"x": np.zeros((1, 3))}, {"x": np.zeros((1, 4))}],
     "bad luck": lambda: [{"x": np.zeros((1, 3))}, {"x": np.full((1, 3), 13)}],
     "raise": lambda: {}["key"],
-    "refuse": lambda: (_ for _ in ()).throw(ProductError("no cats", 51)),
+    "broken": lambda: throw(EngineBroken("gone")),
+    "refuse": lambda: throw(ProductError("no cats", 51)),
 }
 
 
@@ -176,11 +191,17 @@ class Returns:
             "set": {"boxes": [1, {2}]},
             "circle": circle(),
         }
+        if inputs.get("post") == "broken":
+            raise EngineBroken("gone")
         if inputs.get("post") == "raise":
             raise KeyError("post")
         if inputs.get("post") == "refuse":
             raise ProductError("too late")
         return said[inputs["post"]] if "post" in inputs else outputs
+
+
+def throw(error):
+    raise error
 
 
 def circle():

@@ -53,6 +53,11 @@ def test_a_bad_feed_is_found_by_trying_each_alone():
     assert runs(engine)[4:] == [2]
 
 
+def test_an_engine_may_write_its_outputs_to_the_same_memory_each_time():
+    engine = op(model="Reusing", max_batch_size=1)
+    assert values(ask(engine, x(1), x(2, 2))) == [[2], [4, 4]]
+
+
 # ---- outputs that cannot be split
 
 
@@ -60,6 +65,13 @@ def test_an_output_without_rows_makes_each_feed_a_run_of_its_own():
     engine = op(model="Mean")
     assert [a["outputs"]["mean"] for a in ask(engine, x(1), x(2), x(3))] == [1, 2, 3]
     assert runs(engine) == [1, 1, 1]
+
+
+def test_that_is_found_out_where_the_model_does_not_tell():
+    engine = op(model="Mean", engine_options={"outputs": None})
+    for _ in range(2):
+        assert [a["outputs"]["mean"] for a in ask(engine, x(1), x(2), x(3))] == [1, 2, 3]
+    assert runs(engine) == [3, 1, 1, 1, 1, 1, 1]
 
 
 def test_an_output_that_has_as_many_rows_by_chance_is_not_split():

@@ -199,6 +199,12 @@ def test_a_broken_engine_is_not_a_request_s_failure(monkeypatch):
             ask(engine, *inputs)
 
 
+@pytest.mark.parametrize("inputs", [{"say": "broken"}, x(1, post="broken")])
+def test_the_python_of_an_op_can_say_that_it_is_broken(inputs):
+    with pytest.raises(EngineBroken, match="gone"):
+        ask(op("Returns", model="Model"), x(1), inputs)
+
+
 # ---- what cannot be built
 
 

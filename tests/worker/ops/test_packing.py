@@ -55,6 +55,11 @@ def test_not_contiguous_arrays_and_views_of_subclasses():
     assert_same(round_trip(document), [{**document[0], "named": wide}])
 
 
+def test_long_texts_may_hold_anything():
+    document = [{"text": "\udc80" * 5000, "more": "a" * 4095 + "ü", "bytes": bytes(range(256)) * 20}]
+    assert_same(round_trip(document), document)
+
+
 def test_arrays_are_aligned_views_of_the_buffer_and_as_writeable_as_it_is():
     buffer = Packed([{"a": np.ones(3, np.int8), "b": np.ones(5)}, {"c": np.ones(1)}]).to_array()
     first, second = unpack(buffer)

@@ -21,8 +21,9 @@ REQUEST = "@DAGExecutor"
 @pytest.fixture(autouse=True)
 def clean_modules():
     """Take the stand-ins out again, and what was imported with them."""
-    before, path = set(sys.modules), sys.path[:]
+    before, path, argv = set(sys.modules), sys.path[:], sys.argv
     yield
+    assert sys.argv is argv
     for name in set(sys.modules) - before:
         if "paddle_" in name:
             del sys.modules[name]
