@@ -7,14 +7,14 @@ answer is ``{"outputs": {name: value}}`` or ``{"error": [kind, code, text, trace
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .base import Arrays, Engine
 
-#: The names of the arrays: the requests, as input, and the answers, as output.
-REQUEST, REPLY = "request", "reply"
+#: The name of the output: the answers.
+REPLY = "reply"
 #: The values of the option ``interface``.
 OWN, PADDLE_SERVING = "op", "paddle_serving"
 
@@ -25,7 +25,8 @@ class OpEngine(Engine):
     ``model`` is the model of the inner engine: the absolute path of a file, or any text; "" without one. Options:
 
     - ``name``: the op's name, for errors.
-    - ``engine``, ``engine_options``: the inner engine's name, "" without a model, and its options.
+    - ``engine``, ``engine_options``: the inner engine's name, "" without a model, and its options, with ``threads`` and
+      the like where it asks for them.
     - ``python``, ``options``: ``module:Class`` or ``file.py:Class``, None for a model alone; its keyword arguments.
     - ``interface``: "op" (see ops/user_op.py), the default, or "paddle_serving" (see ops/paddle_op.py).
     - ``max_batch_size``: the most rows of one run of the model; None, the default: any number.
@@ -37,28 +38,6 @@ class OpEngine(Engine):
     device_types = ("ascend", "gpu", "tensorrt", "openvino", "simulated", "cpu")
     options = None
     may_run_in_threads = False  # the Python of users does not run in the server's process
-    spreads_over_cores = True
-
-    @classmethod
-    def why_not_shareable(cls, models: Iterable[str], device_types: Iterable[str], options: Dict[str, Any]) -> str:
-        """Ask the inner engine."""
-        from . import find_engine
-
-        if not options.get("engine"):
-            return "the op %s has no model" % options.get("name", "")
-        return find_engine(options["engine"]).why_not_shareable(models, device_types, options.get("engine_options", {}))
-
-    @classmethod
-    def why_not_precision(
-        cls, precision: str, files: Dict[str, str], device_types: Iterable[str], options: Dict[str, Any]
-    ) -> str:
-        """Ask the inner engine."""
-        from . import find_engine
-
-        if not options.get("engine"):
-            return "the op %s has no model" % options.get("name", "")
-        inner = options.get("engine_options", {})
-        return find_engine(options["engine"]).why_not_precision(precision, files, device_types, inner)
 
     def __init__(self, model: str, device: Tuple[str, int], options: Dict[str, Any]) -> None:
         from ..ops.packing import unpack
@@ -98,16 +77,7 @@ def build_inner(model: str, device: Tuple[str, int], options: Dict[str, Any]) ->
     """Return the engine of the op's model."""
     from . import build_engine, find_engine
 
-    inner_class = find_engine(options["engine"])
-    inner_options = dict(options.get("engine_options") or {})
-    if inner_class.spreads_over_cores and "threads" in options:
-        inner_options.setdefault("threads", options["threads"])
-    if inner_class.needs_instances:
-        inner_options.setdefault("instances", 1)
-    for name in ("share_weights", "precision"):
-        if name in options:
-            inner_options[name] = options[name]
-    return build_engine(inner_class, model, device, inner_options)
+    return build_engine(find_engine(options["engine"]), model, device, options.get("engine_options") or {})
 
 
 def warm_up(inner: Engine) -> None:
