@@ -1,6 +1,6 @@
 """Check the exported tiny model: draw every scene that it knows, and recognise the scenes in the pictures.
 
-    pip install onnxruntime tokenizers numpy pillow
+    pip install -e '.[cpu,sd]'
     python examples/sd21/check_tiny.py --model examples/sd21/tiny --sheet sheet.png
 
 It draws 120 scenes with each of 8 seeds, in two minutes on two processor cores. The exit code is 1 if the model misses
@@ -19,9 +19,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
-from scheduler import DDIMScheduler
 from shapes import BACKGROUNDS, COLOURS, SCENES, SHAPES, SIZE, recognise, to_bytes
-from tokenizer import ClipTokenizer
+
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 GOALS = {"colour": 0.98, "background": 0.99, "shape": 0.95}  # minimum share of correct pictures
 GUIDANCE = 4.0

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model_folder import MODELS, TINY
+from commands import TINY
 
 from ascend_parallel import UsageError
+from ascend_parallel.diffusion.model_folder import MODELS
 
 PIPELINE = "StableDiffusionPipeline"
 #: Files that a checkpoint must have; they are copied to the export.

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +15,8 @@ import typer
 from ascend_parallel import AscendParallelError, UsageError
 from ascend_parallel.cli import one_line
 
+#: The folder of the tiny model.
+TINY = Path(__file__).resolve().parent / "tiny"
 INTERRUPTED = 130  # the exit code that a shell reports for a process ended by Ctrl-C
 
 #: The base classes of typer's errors for invalid command lines; typer does not export them.

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from model_folder import MODELS, ModelFolder
-from specs import find_inputs, find_sizes, static_shapes
 
 from ascend_parallel import DiskError, TensorSpec, UsageError, convert
+from ascend_parallel.diffusion.model_folder import MODELS, ModelFolder
+from ascend_parallel.diffusion.specs import find_inputs, find_sizes, static_shapes
 
 HASH_CHARS = 16  # 64 bits of SHA-256: sufficient to distinguish the files of one user
 

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from commands import need_packages, new_app, run_app
-from model_folder import find_models
 from pictures import choose_files, make_folder, save
 
 from ascend_parallel import ParallelPredictUtils, UsageError
+from ascend_parallel.diffusion.model_folder import find_models
 
 if TYPE_CHECKING:
     from parallel_unet import ParallelUNet

@@ -22,9 +22,9 @@ import numpy as np
 import typer
 from checkpoint import Checkpoint, RandomSD21, Source, unet_settings
 from commands import need_packages, new_app, run_app
-from model_folder import MODELS
 
 from ascend_parallel import AscendParallelError, DiskError, UsageError
+from ascend_parallel.diffusion.model_folder import MODELS
 
 #: Module -> its package.
 NEEDED = {name: name for name in ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "numpy")}

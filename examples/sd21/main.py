@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from commands import need_packages, new_app, run_app
-from model_folder import TINY, ModelFolder, find_models
+from commands import TINY, need_packages, new_app, run_app
 from numpy.typing import NDArray
 from pictures import choose_files, make_folder, save
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ascend_parallel import ParallelPredictUtils, UsageError, parse_devices
+from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
 
 if TYPE_CHECKING:
     from pipeline import Request
-    from scheduler import DDIMScheduler
-    from tokenizer import ClipTokenizer
+
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 TINY_PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray", "a purple ring on white"]
 TINY_DEVICES = "cpu:0,1"
@@ -126,6 +127,11 @@ def draw(
     print(*parts.files, sep="\n")
 
 
+def is_tiny(folder: ModelFolder) -> bool:
+    """Whether this is the example's tiny model."""
+    return folder.path.resolve() == TINY
+
+
 def check_packages() -> None:
     """Check that the packages that only this example needs are installed; raises UsageError."""
     need_packages(NEEDED, "'ascend-parallel[sd]'")
@@ -133,8 +139,8 @@ def check_packages() -> None:
 
 def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMScheduler]:
     """Read the tokenizer and the scheduler, with its time steps; raises UsageError."""
-    from scheduler import DDIMScheduler
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     try:
         tokenizer = ClipTokenizer.from_folder(folder.path / "tokenizer")
@@ -160,10 +166,10 @@ def make_request(
     """
     from pipeline import Request
 
-    if not prompts and not folder.is_tiny:
+    if not prompts and not is_tiny(folder):
         raise UsageError("--prompt is missing: it says what to draw")
     if guidance_scale is None:
-        guidance_scale = TINY_GUIDANCE if folder.is_tiny else GUIDANCE
+        guidance_scale = TINY_GUIDANCE if is_tiny(folder) else GUIDANCE
     if not math.isfinite(guidance_scale):
         raise UsageError(f"--guidance-scale is {guidance_scale}; expected a number such as {GUIDANCE}")
     if seed < 0:
@@ -174,7 +180,7 @@ def make_request(
 
 def default_devices(folder: ModelFolder) -> str | None:
     """Return two CPU workers for the tiny ONNX model and for models converted here; None: the runner chooses."""
-    is_small = folder.is_tiny and folder.engine == "onnxruntime"
+    is_small = is_tiny(folder) and folder.engine == "onnxruntime"
     return TINY_DEVICES if is_small or folder.needs_conversion else None
 
 

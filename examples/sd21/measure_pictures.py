@@ -26,15 +26,15 @@ from typing import Annotated, Any, NamedTuple
 
 import simulated_sd21
 import typer
-from commands import new_app, run_app
-from model_folder import TINY, ModelFolder, find_models
+from commands import TINY, new_app, run_app
 from pipeline import Request, TextToImage
 from rich.console import Console
 from rich.table import Table
-from scheduler import DDIMScheduler
-from tokenizer import ClipTokenizer
 
 from ascend_parallel import ParallelPredictUtils, parse_devices
+from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 PROMPT = "a red circle on white"
 MS_PER_ROW = 40.0  # of the simulated devices: a chip of tens of TFLOPS needs that for a row of the real U-Net

@@ -21,15 +21,15 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 from commands import new_app, run_app
-from model_folder import ModelFolder, find_models
 from numpy.typing import NDArray
 from pipeline import Request, TextToImage
 from rich.console import Console
 from rich.table import Table
-from scheduler import DDIMScheduler
-from tokenizer import ClipTokenizer
 
 from ascend_parallel import ParallelPredictUtils
+from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 PROMPT = "a red circle on white"
 GUIDANCE = 7.5

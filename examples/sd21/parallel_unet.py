@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from specs import find_unet_inputs, pick_output, timestep_shape, to_dtype
 
 from ascend_parallel import ParallelPredictUtils, ShapeError, UsageError
+from ascend_parallel.diffusion.specs import find_unet_inputs, pick_output, timestep_shape, to_dtype
 
 #: The further arguments of UNet2DConditionModel.forward, in order: an exported U-Net has no such inputs.
 UNSUPPORTED = (

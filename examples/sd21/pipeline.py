@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from model_folder import ModelFolder
 from numpy.typing import NDArray
-from scheduler import DDIMScheduler
 from shapes import to_bytes
-from specs import Array, find_inputs, find_sizes, pick_output, timestep_shape, to_dtype
-from tokenizer import ClipTokenizer
 
 from ascend_parallel import AscendParallelError, ParallelPredictUtils
+from ascend_parallel.diffusion.model_folder import ModelFolder
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.specs import Array, find_inputs, find_sizes, pick_output, timestep_shape, to_dtype
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 
 class Request(NamedTuple):

@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from export_tiny import export_model, write_scheduler, write_tokenizer
-from scheduler import DDIMScheduler
 from shapes import SCENES, SIZE, Scene, draw
-from tokenizer import ClipTokenizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 4500, 16
 DENOISER_STEPS, DENOISER_BATCH = 5500, 64

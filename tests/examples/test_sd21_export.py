@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from checkpoint import Checkpoint, RandomSD21
-from commands import run_app
+from commands import TINY, run_app
 from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
@@ -21,18 +21,18 @@ from diffusers import (
 )
 from diffusers_pipeline import load_pipeline
 from export_onnx import export_folder
-from model_folder import MODELS, TINY, find_models
 from networks import OPSET
 from parallel_unet import ParallelUNet
 from PIL import Image
 from pipeline import Request, TextToImage
 from random_sd21 import _scale_output
-from scheduler import DDIMScheduler
-from tokenizer import ClipTokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 from weights_file import gather_weights
 
 from ascend_parallel import AscendParallelError, DiskError, ParallelPredictUtils, ShapeError, UsageError
+from ascend_parallel.diffusion.model_folder import MODELS, find_models
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 PROMPTS = ["a red circle on white", "a blue square on pink"]
 STEPS = 4

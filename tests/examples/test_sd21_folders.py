@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
-from model_folder import MODELS, TINY, find_models
+from commands import TINY
 from pictures import choose_files, make_folder, save
 from PIL import Image
 from standins import make_folder as make_models
 
 from ascend_parallel import Device, DiskError, UsageError
 from ascend_parallel.devices import Discovery, FoundDevice
+from ascend_parallel.diffusion.model_folder import MODELS, find_models
 
 PICTURE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(1, 4, 5, 3)
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import main
 import numpy as np
 import pytest
-from commands import INTERRUPTED
+from commands import INTERRUPTED, TINY
 from faults import procs
-from model_folder import TINY, ModelFolder
 from PIL import Image
 from shapes import recognise
 from standins import make_folder
 from typer.testing import CliRunner
 
 from ascend_parallel import DiskError, EngineError, ParallelPredictUtils, UsageError
+from ascend_parallel.diffusion.model_folder import ModelFolder
 
 MAIN = Path(main.__file__)
 

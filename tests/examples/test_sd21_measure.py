@@ -9,8 +9,8 @@ from pathlib import Path
 import measure_pictures
 import measure_steps
 import numpy as np
+from commands import TINY
 from measure_pictures import MS_PER_ROW, draw_apart, draw_one_by_one, draw_together, open_pipeline
-from model_folder import TINY
 
 
 def run(module, *arguments):

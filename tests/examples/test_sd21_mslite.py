@@ -10,14 +10,15 @@ import convert_for_cpu
 import numpy as np
 import onnx
 import pytest
+from commands import TINY
 from convert_for_cpu import convert_folder
 from faults import procs
-from model_folder import MODELS, TINY, find_models
 from models import mslite_python
 from PIL import Image
 from standins import make_folder
 
 from ascend_parallel import AscendParallelError, DiskError, UsageError
+from ascend_parallel.diffusion.model_folder import MODELS, find_models
 
 MAIN = Path(convert_for_cpu.__file__).with_name("main.py")
 #: The accepted difference between ONNX Runtime's and MindSpore Lite's pictures, in levels of 0..255. Measured: 2.

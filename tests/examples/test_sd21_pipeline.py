@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from model_folder import TINY, find_models
+from commands import TINY
 from onnx import TensorProto
 from pipeline import Request, TextToImage, guide
-from scheduler import DDIMScheduler
 from shapes import to_bytes
 from standins import ENLARGED, make_folder
-from tokenizer import ClipTokenizer
 
 from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageError
+from ascend_parallel.diffusion.model_folder import find_models
+from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 TOKENIZER = TINY / "tokenizer"
 PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray"]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
 
 SD21_CONFIG = {
     "_class_name": "DDIMScheduler",
@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 
 def load(folder: Path, **changes: Any) -> DDIMScheduler:
     """Return our scheduler, read from a file with Stable Diffusion 2.1's settings and these changes."""
-    from scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
 
     path = folder / "scheduler_config.json"
     path.write_text(json.dumps(SD21_CONFIG | changes))
@@ -119,7 +119,7 @@ def test_the_config_of_other_schedulers_is_read(tmp_path: Path, name: str) -> No
     ids=str,
 )
 def test_the_class_determines_whether_it_clips_by_default(tmp_path: Path, content: dict[str, Any], clips: bool) -> None:
-    from scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
 
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(content))
@@ -146,7 +146,7 @@ def test_an_unsupported_field_is_named(tmp_path: Path, changes: dict[str, Any], 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "not json", '"text"'])
 def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
-    from scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
 
     path = tmp_path / "scheduler_config.json"
     path.write_text(text)
@@ -155,7 +155,7 @@ def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    from scheduler import DDIMScheduler
+    from ascend_parallel.diffusion.scheduler import DDIMScheduler
 
     with pytest.raises(FileNotFoundError, match=r"scheduler_config\.json is missing"):
         DDIMScheduler.from_config(tmp_path / "scheduler_config.json")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ascend_parallel import TensorSpec, UsageError
+from ascend_parallel.errors import UsageError
+from ascend_parallel.worker.engines import TensorSpec
 
 Array = NDArray[Any]
 #: Model -> input, by diffusers' names -> its possible numbers of axes, which identify inputs with other names.

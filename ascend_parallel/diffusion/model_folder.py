@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ascend_parallel import UsageError
+from ascend_parallel.errors import UsageError
 
-TINY = Path(__file__).resolve().parent / "tiny"
 MODELS = ("text_encoder", "unet", "vae_decoder")
 #: Engine -> the suffix of its model files.
 SUFFIXES = {"mslite": ".mindir", "onnxruntime": ".onnx"}
@@ -49,11 +48,6 @@ class ModelFolder:
     engine: str
     files: Mapping[str, Path]
     settings: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def is_tiny(self) -> bool:
-        """Whether this is the example's tiny model."""
-        return self.path.resolve() == TINY
 
     @property
     def needs_conversion(self) -> bool:
@@ -136,7 +130,7 @@ def _missing(path: Path, suffix: str) -> list[str]:
 
 
 def _has_ascend() -> bool:
-    from ascend_parallel import discover
+    from ascend_parallel.devices.discovery import discover
 
     return any(found.device.type == "ascend" for found in discover().devices)
 

@@ -1,4 +1,4 @@
-"""The example's tokenizer returns the same ids as transformers' CLIPTokenizer."""
+"""Our tokenizer returns the same ids as transformers' CLIPTokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 if TYPE_CHECKING:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "sd21" / "tiny" / "tokenizer"
 PROMPTS = [
@@ -46,7 +46,7 @@ LONG_PROMPTS = ["a red circle on white " * 20, "x" * 500, "! " * 100, "🔴" * 4
 
 @pytest.fixture(scope="module")
 def ours() -> ClipTokenizer:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     return ClipTokenizer.from_folder(TINY)
 
@@ -106,7 +106,7 @@ def test_a_batch_is_one_array_of_int64(ours: ClipTokenizer) -> None:
 
 
 def test_length_and_padding_are_read_from_the_folder(folder: Path) -> None:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     edit(folder / "tokenizer_config.json", model_max_length=9)
     edit(folder / "special_tokens_map.json", pad_token={"content": "<|endoftext|>"})
@@ -116,7 +116,7 @@ def test_length_and_padding_are_read_from_the_folder(folder: Path) -> None:
 
 
 def test_settings_are_optional(folder: Path) -> None:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     (folder / "tokenizer_config.json").unlink()
     (folder / "special_tokens_map.json").unlink()
@@ -127,7 +127,7 @@ def test_settings_are_optional(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     ],
 )
 def test_an_invalid_file_is_named(folder: Path, name: str, text: str, message: str) -> None:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -153,7 +153,7 @@ def test_an_invalid_file_is_named(folder: Path, name: str, text: str, message: s
 
 
 def test_a_special_token_that_is_not_in_the_vocabulary_is_named(folder: Path) -> None:
-    from tokenizer import ClipTokenizer
+    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
     edit(folder / "special_tokens_map.json", pad_token="<|padding|>")
     with pytest.raises(ValueError, match=r"pad_token '<\|padding\|>' is not in .*vocab\.json"):
