@@ -163,14 +163,17 @@ class DDIMScheduler:
             raise ValueError("call set_timesteps before step")
         if model_output.shape != sample.shape:
             raise ValueError(f"model_output is {model_output.shape}, sample is {sample.shape}")
-        alpha = self.alphas_cumprod[timestep]
         alpha_before = self._alpha_before(int(timestep))
-        original, noise = self._split(model_output, sample, alpha)
-        if self.config.clip_sample:
-            limit = self.config.clip_sample_range
-            original = np.clip(original, -limit, limit)
+        original, noise = self._split(model_output, sample, self.alphas_cumprod[timestep])
         before = alpha_before**0.5 * original + (1 - alpha_before) ** 0.5 * noise  # equation 12
         return np.asarray(before, np.float32)
+
+    def preview(
+        self, model_output: NDArray[Any], timestep: int | np.integer[Any], sample: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """Return the clean latent as the model sees it at `timestep`; the arguments are those of :meth:`step`."""
+        original, _ = self._split(model_output, sample, self.alphas_cumprod[timestep])
+        return np.asarray(original, np.float32)
 
     def _alpha_before(self, timestep: int) -> float:
         # As in diffusers, the stride is that of "leading" for every spacing.
@@ -183,9 +186,13 @@ class DDIMScheduler:
         """Return the clean latent (equation 9) and the noise, according to the model's prediction."""
         signal, spread = alpha**0.5, (1 - alpha) ** 0.5
         if self.config.prediction_type == "epsilon":
-            return (sample - spread * output) / signal, output
-        # v = signal * noise - spread * original: https://arxiv.org/abs/2202.00512, appendix D
-        return signal * sample - spread * output, signal * output + spread * sample
+            original, noise = (sample - spread * output) / signal, output
+        else:  # v = signal * noise - spread * original: https://arxiv.org/abs/2202.00512, appendix D
+            original, noise = signal * sample - spread * output, signal * output + spread * sample
+        if self.config.clip_sample:
+            limit = self.config.clip_sample_range
+            original = np.clip(original, -limit, limit)
+        return original, noise
 
 
 def _alphas_cumprod(config: DDIMConfig) -> NDArray[np.float64]:

@@ -68,9 +68,18 @@ class ClipTokenizer:
         """
         return np.array([self._encode_one(prompt) for prompt in prompts], np.int64).reshape(len(prompts), self.length)
 
+    @property
+    def room(self) -> int:
+        """How many tokens of a prompt fit, without the start and the end."""
+        return self.length - 2
+
+    def count(self, prompt: str) -> int:
+        """Return how many tokens a prompt has, without the start and the end."""
+        return len(self._backend.encode(prompt, add_special_tokens=False).ids)
+
     def _encode_one(self, prompt: str) -> list[int]:
         encoding = self._backend.encode(prompt, add_special_tokens=False)
-        room = self.length - 2  # for the start and the end
+        room = self.room
         if len(encoding.ids) > room:
             cut = prompt[encoding.offsets[room][0] :].strip()
             warnings.warn(f"the prompt is longer than {room} tokens; cut off: {cut!r}", stacklevel=3)

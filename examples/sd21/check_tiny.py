@@ -19,9 +19,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
-from shapes import BACKGROUNDS, COLOURS, SCENES, SHAPES, SIZE, recognise, to_bytes
+from shapes import BACKGROUNDS, COLOURS, SCENES, SHAPES, SIZE, recognise
 
 from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.stable_diffusion import to_bytes
 from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 GOALS = {"colour": 0.98, "background": 0.99, "shape": 0.95}  # minimum share of correct pictures

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from shapes import to_bytes
 
-from ascend_parallel import AscendParallelError, ParallelPredictUtils
+from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.diffusion.model_folder import ModelFolder
 from ascend_parallel.diffusion.scheduler import DDIMScheduler
-from ascend_parallel.diffusion.specs import Array, find_inputs, find_sizes, pick_output, timestep_shape, to_dtype
+from ascend_parallel.diffusion.specs import Array
+from ascend_parallel.diffusion.stable_diffusion import StableDiffusion, guide
 from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 
@@ -70,12 +70,11 @@ class TextToImage:
             UsageError: if these are not the models of a Stable Diffusion.
         """
         self._runner = runner
-        self._tokenizer = tokenizer
         self._scheduler = scheduler
-        self._scaling_factor = np.float32(folder.scaling_factor)
-        self._inputs = find_inputs({name: model.inputs or [] for name, model in runner.models.items()})
-        self.sizes = find_sizes(self._inputs, folder.settings, tokenizer.length)
-        tokenizer.length = self.sizes.tokens
+        self._between = StableDiffusion(
+            folder, tokenizer, {name: model.inputs or [] for name, model in runner.models.items()}
+        )
+        self.sizes = self._between.sizes
 
     def draw(self, request: Request, on_step: Callable[[], None] = lambda: None) -> NDArray[np.uint8]:
         """Draw one picture per prompt.
@@ -98,14 +97,12 @@ class TextToImage:
     def make_noise(self, request: Request) -> NDArray[np.float32]:
         """Return the initial latents, (N, channels, height, width), each with its own seed."""
         seeds = range(request.seed, request.seed + len(request.prompts))
-        noise = [np.random.default_rng(seed).standard_normal(self.sizes.latent, np.float32) for seed in seeds]
-        return np.stack(noise) * np.float32(self._scheduler.init_noise_sigma)
+        return np.concatenate([self._between.noise(seed) for seed in seeds])
 
     def encode(self, texts: list[str]) -> Array:
         """Return the text states for the U-Net, (N, tokens, width); equal texts are encoded once."""
         unique_texts = list(dict.fromkeys(texts))
-        ids = to_dtype(self._tokenizer.encode(unique_texts), self._inputs.ids)
-        states = pick_output(self._predict("text_encoder", {self._inputs.ids.name: ids}), "last_hidden_state", 3)
+        states = self._between.text_states(self._predict("text_encoder", self._between.text_feeds(unique_texts)))
         return states[[unique_texts.index(text) for text in texts]]
 
     def denoise(
@@ -122,30 +119,21 @@ class TextToImage:
         Returns:
             The latents, with the noise's shape.
         """
-        names = self._inputs
         # Both inputs are in shared memory, so that no step copies an input that does not change.
-        rows = self._runner.empty((len(text), *self.sizes.latent), names.sample.dtype)
-        feeds = {names.sample.name: rows, names.text.name: self._share(to_dtype(text, names.text))}
-        shape = timestep_shape(names, len(text))
+        rows = self._runner.empty((len(text), *self.sizes.latent), self._between.sample_dtype)
+        shared_text = self._share(text)
         for timestep in self._scheduler.timesteps:
             for first in range(0, len(rows), len(latents)):
                 rows[first : first + len(latents)] = latents
-            feeds[names.timestep.name] = np.full(shape, timestep, names.timestep.dtype)
-            predicted = pick_output(self._predict("unet", feeds), "out_sample", 4).astype(np.float32, copy=False)
+            outputs = self._predict("unet", self._between.unet_feeds(rows, timestep, shared_text))
+            predicted = self._between.prediction(outputs)
             latents = self._scheduler.step(guide(predicted, len(latents), guidance_scale), timestep, latents)
             on_step()
         return latents
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the pictures of latents: (N, height, width, 3) in 0..255."""
-        latents = to_dtype(latents / self._scaling_factor, self._inputs.latents)
-        pictures = pick_output(self._predict("vae_decoder", {self._inputs.latents.name: latents}), "sample", 4)
-        if not np.isfinite(pictures).all():
-            raise AscendParallelError(
-                "the pictures contain numbers that are not finite: float16 overflows in some models; convert them with "
-                "float32 precision"
-            )
-        return to_bytes(pictures)
+        return self._between.pictures(self._predict("vae_decoder", self._between.decoder_feeds(latents)))
 
     def _share(self, array: Array) -> Array:
         shared: Array = self._runner.empty(array.shape, array.dtype)
@@ -155,23 +143,3 @@ class TextToImage:
     def _predict(self, model: str, feeds: dict[str, Array]) -> dict[str, Any]:
         outputs: dict[str, Any] = self._runner.predict(feeds, model=model)
         return outputs
-
-
-def guide(predicted: NDArray[np.float32], pictures: int, scale: float) -> NDArray[np.float32]:
-    """Apply classifier-free guidance, which leads away from the negative prompt.
-
-    Args:
-        predicted: (2 N, ...): the predictions for the negative prompts, then for the prompts; (N, ...) without
-            guidance.
-        pictures: N.
-        scale: 1 returns the predictions for the prompts.
-
-    Returns:
-        (N, ...).
-
-    Source: Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6.
-    """
-    if len(predicted) == pictures:
-        return predicted
-    without_prompt, with_prompt = predicted[:pictures], predicted[pictures:]
-    return without_prompt + np.float32(scale) * (with_prompt - without_prompt)

@@ -119,12 +119,6 @@ def draw(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[Array, Arra
     return (back + covered * (front - back)) / 127.5 - 1, covered
 
 
-def to_bytes(pictures: Array) -> NDArray[np.uint8]:
-    """Turn (N, 3, H, W) in -1..1 into (N, H, W, 3) in 0..255, as Pillow reads pictures."""
-    scaled = (np.clip(pictures, -1, 1) + 1) * 127.5
-    return scaled.round().astype(np.uint8).transpose(0, 2, 3, 1)
-
-
 def recognise(picture: NDArray[np.uint8]) -> Scene:
     """Return the scene in a picture.
 

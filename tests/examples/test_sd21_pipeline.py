@@ -9,13 +9,13 @@ import onnx
 import pytest
 from commands import TINY
 from onnx import TensorProto
-from pipeline import Request, TextToImage, guide
-from shapes import to_bytes
+from pipeline import Request, TextToImage
 from standins import ENLARGED, make_folder
 
 from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageError
 from ascend_parallel.diffusion.model_folder import find_models
 from ascend_parallel.diffusion.scheduler import DDIMScheduler
+from ascend_parallel.diffusion.stable_diffusion import guide, to_bytes
 from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 TOKENIZER = TINY / "tokenizer"
