@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sides.models import TOLERANCE, Model, find_unet, normal, unet_feeds, write_cnn, write_identity, write_mlp
+from sides.models import TOLERANCE, Model, normal, unet_feeds, write_cnn, write_identity, write_mlp, write_unet
 from sides.session import open_session
 
 #: The key of the expected output among a job's arrays; no model has an input with this name.
@@ -29,7 +29,7 @@ def one_step() -> dict[str, np.ndarray]:
 MODELS = {
     "mlp": Served(Model("MLP", lambda path: write_mlp(path, features=64), normal(1, 64))),
     "cnn": Served(Model("CNN", lambda path: write_cnn(path, size=64), normal(1, 3, 64, 64))),
-    "unet": Served(Model("tiny SD UNet", find_unet, one_step), batched=("sample", "encoder_hidden_states")),
+    "unet": Served(Model("tiny SD UNet", write_unet, one_step), batched=("sample", "encoder_hidden_states")),
     "identity": Served(Model("identity, 1 MiB", write_identity, normal(1, 1 << 18))),
 }
 

@@ -128,9 +128,13 @@ def write_identity(path: Path) -> Path:
     return Graph().save(path, ["n"], "x", ["n"])
 
 
-def find_unet(path: Path) -> Path:
-    """Return the UNet of the tiny Stable Diffusion in the repository."""
-    return SD21 / "tiny" / "unet" / "model.onnx"
+def write_unet(path: Path) -> Path:
+    """Write the UNet of the tiny Stable Diffusion in the repository, with one time step for all rows."""
+    model = onnx.load(SD21 / "tiny" / "unet" / "model.onnx")
+    (timestep,) = (one for one in model.graph.input if one.name == "timestep")
+    timestep.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, path)
+    return path
 
 
 def unet_feeds() -> Feeds:
@@ -149,12 +153,12 @@ def normal(*shape: int) -> Callable[[], Feeds]:
 
 
 MODELS = {
-    "unet": Model("tiny SD UNet", find_unet, unet_feeds),
+    "unet": Model("tiny SD UNet", write_unet, unet_feeds),
     "cnn": Model("CNN", write_cnn, normal(4, 3, 224, 224)),
     "mlp": Model("MLP", write_mlp, normal(64, 256)),
     "identity-1m": Model("identity, 1 MiB", write_identity, normal(8, 1 << 15)),
     "identity-16m": Model("identity, 16 MiB", write_identity, normal(8, 1 << 19)),
-    "unet-mindir": Model("tiny SD UNet, MINDIR", find_unet, unet_feeds, mindir_of="unet"),
+    "unet-mindir": Model("tiny SD UNet, MINDIR", write_unet, unet_feeds, mindir_of="unet"),
     "cnn-mindir": Model("CNN, MINDIR", write_cnn, normal(4, 3, 224, 224), mindir_of="cnn"),
     "mlp-mindir": Model("MLP, MINDIR", write_mlp, normal(64, 256), mindir_of="mlp"),
 }

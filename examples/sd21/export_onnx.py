@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -25,6 +25,9 @@ from commands import need_packages, new_app, run_app
 
 from ascend_parallel import AscendParallelError, DiskError, UsageError
 from ascend_parallel.diffusion.model_folder import MODELS
+
+if TYPE_CHECKING:
+    from networks import Network
 
 #: Module -> its package.
 NEEDED = {name: name for name in ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "numpy")}
@@ -47,6 +50,14 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Fixed batch size of the models. [default: any batch size]")
     ] = None,
+    timestep_per_row: Annotated[
+        bool,
+        typer.Option(
+            "--timestep-per-row",
+            help="The U-Net takes a time step for each row, so that a server joins pictures at different steps in one "
+            "batch. [default: one for all rows]",
+        ),
+    ] = False,
     random: Annotated[
         bool,
         typer.Option("--random", help="Use random weights at Stable Diffusion 2.1's size instead of a checkpoint."),
@@ -59,30 +70,36 @@ def export(
         expected = "--random OUT" if random else "CHECKPOINT_DIR OUT, or --random OUT"
         raise UsageError(f"got {len(folders)} folders ({', '.join(map(str, folders))}); expected {expected}")
     source = RandomSD21() if random else Checkpoint(folders[0])
-    export_folder(source, folders[-1], batch)
+    export_folder(source, folders[-1], batch, is_timestep_per_row=timestep_per_row)
     print(f'python examples/sd21/main.py --models {folders[-1]} --prompt "..."')
 
 
-def export_folder(source: Source, out: Path, batch: int | None) -> None:
+def export_folder(source: Source, out: Path, batch: int | None, *, is_timestep_per_row: bool = False) -> None:
     """Export the three models, one after the other, with their settings and tokenizer.
 
     Args:
         source: the source of the models.
         out: a folder that does not exist, or is empty; it appears when it is complete.
         batch: the batch size of the models; None for any.
+        is_timestep_per_row: whether the U-Net takes a time step for each row, or one for all.
 
     Raises:
         UsageError: if ``out`` exists and is not empty.
         DiskError: if it is not writable, or the disk does not have enough free space.
         AscendParallelError: if a model computes other numbers than torch.
     """
+    from networks import make_network
+
     with _new_folder(out, int(source.count_parameters() * BYTES * SIZE_FACTOR)) as temporary:
         source.write_settings_and_tokenizer(temporary)
         settings = unet_settings(source)
         for name in MODELS:
             (temporary / name).mkdir(exist_ok=True)
             started_s = time.perf_counter()
-            expected, feeds = _export_one(name, source.load(name), settings, temporary / name / "model.onnx", batch)
+            options = {"rows": batch or TRACED_ROWS, "is_timestep_per_row": is_timestep_per_row}
+            network = make_network(name, source.load(name).requires_grad_(False), settings, **options)
+            expected, feeds = _export_one(network, temporary / name / "model.onnx", is_batch_open=batch is None)
+            del network
             gc.collect()  # frees torch's copy of the weights before ONNX Runtime loads its own
             difference = _compare(name, temporary / name / "model.onnx", feeds, expected)
             size_mb = sum(file.stat().st_size for file in (temporary / name).iterdir()) / 1e6
@@ -96,14 +113,13 @@ def export_folder(source: Source, out: Path, batch: int | None) -> None:
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
-def _export_one(name: str, model: Any, unet: Mapping[str, Any], file: Path, batch: int | None) -> tuple[Arrays, Arrays]:
+def _export_one(network: Network, file: Path, *, is_batch_open: bool) -> tuple[Arrays, Arrays]:
     """Export one model; return torch's outputs and their inputs."""
-    from networks import make_network, write_onnx
+    from networks import write_onnx
     from weights_file import gather_weights
 
-    network = make_network(name, model.requires_grad_(False), unet, batch or TRACED_ROWS)
     try:
-        expected = write_onnx(network, file, is_batch_open=batch is None)
+        expected = write_onnx(network, file, is_batch_open=is_batch_open)
         gather_weights(file)
     except OSError as error:
         raise DiskError(f"{file.parent} could not be written: {error.strerror or error}") from error
@@ -122,7 +138,7 @@ def _compare(name: str, file: Path, feeds: Arrays, expected: Arrays) -> float:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     rows = 1 if isinstance(session.get_inputs()[0].shape[0], str) else None
-    feeds_of_rows = {key: array if key == "timestep" else array[:rows] for key, array in feeds.items()}
+    feeds_of_rows = {key: array[:rows] for key, array in feeds.items()}
     difference = 0.0
     for key, actual in zip(expected, session.run(list(expected), feeds_of_rows), strict=True):
         expected_rows = expected[key][:rows]

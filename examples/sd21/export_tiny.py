@@ -1,6 +1,6 @@
 """Writes a small Stable Diffusion in the layout of an ONNX export by diffusers and optimum.
 
-Each model accepts any batch size. All other axes are fixed, including the U-Net's single `timestep`, so that a batch
+Each model accepts any batch size; the U-Net takes a time step for each row. All other axes are fixed, so that a batch
 size makes all shapes of a model static, for engines that need that.
 """
 
@@ -50,7 +50,8 @@ INDEX = {
 def export_model(folder: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
     """Write the three networks with their settings, and the folder's index."""
     for name, model in {"text_encoder": text_encoder, "unet": unet, "vae_decoder": vae}.items():
-        export(make_network(name, model.eval(), unet.config, rows=2), folder / name)
+        network = make_network(name, model.eval(), unet.config, rows=2, is_timestep_per_row=True)
+        export(network, folder / name)
     text_encoder.config.save_pretrained(folder / "text_encoder")
     unet.save_config(folder / "unet")
     vae.save_config(folder / "vae_decoder")

@@ -41,7 +41,7 @@ class UNet(torch.nn.Module):
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor]:
-        """Latents (N, 4, H, W), one time step (1,) and states (N, 77, width) to (N, 4, H, W)."""
+        """Latents (N, 4, H, W), time steps (1,) or (N,) and states (N, 77, width) to (N, 4, H, W)."""
         return (self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0],)
 
 
@@ -62,7 +62,7 @@ class Network(NamedTuple):
 
     Attributes:
         module: takes the inputs in order, and returns a tuple.
-        inputs: name -> tensor; the first axis is the batch, except for the time step.
+        inputs: name -> tensor; the first axis is the batch, except for a single time step.
         outputs: the names of the outputs.
     """
 
@@ -71,7 +71,9 @@ class Network(NamedTuple):
     outputs: list[str]
 
 
-def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> Network:
+def make_network(
+    name: str, model: Any, unet: Mapping[str, Any], rows: int, *, is_timestep_per_row: bool = False
+) -> Network:
     """Wrap a model of diffusers or transformers.
 
     Args:
@@ -79,6 +81,7 @@ def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> N
         model: the CLIPTextModel, the UNet2DConditionModel or the AutoencoderKL.
         unet: the U-Net's settings, which determine the sizes of all inputs.
         rows: the batch size of the traced inputs.
+        is_timestep_per_row: whether the U-Net takes a time step for each row, or one for all.
     """
     random = torch.Generator().manual_seed(0)
     size = unet["sample_size"]
@@ -90,7 +93,8 @@ def make_network(name: str, model: Any, unet: Mapping[str, Any], rows: int) -> N
     if name == "vae_decoder":
         return Network(VaeDecoder(model), {"latent_sample": latents}, ["sample"])
     text = torch.randn(rows, LENGTH, unet["cross_attention_dim"], generator=random)
-    inputs = {"sample": latents, "timestep": torch.tensor([TRACED_TIMESTEP]), "encoder_hidden_states": text}
+    timesteps = torch.tensor([TRACED_TIMESTEP] * (rows if is_timestep_per_row else 1))
+    inputs = {"sample": latents, "timestep": timesteps, "encoder_hidden_states": text}
     return Network(UNet(model), inputs, ["out_sample"])
 
 
@@ -105,7 +109,8 @@ def write_onnx(network: Network, file: Path, *, is_batch_open: bool) -> dict[str
     Returns:
         The outputs of torch: output name -> tensor.
     """
-    batched = [name for name in (*network.inputs, *network.outputs) if name != "timestep"]
+    single = {name for name, tensor in network.inputs.items() if name == "timestep" and len(tensor) == 1}
+    batched = [name for name in (*network.inputs, *network.outputs) if name not in single]
     with warnings.catch_warnings():
         # Warnings about this old exporter, and about what a trace cannot follow; the numbers are compared afterwards.
         warnings.simplefilter("ignore")

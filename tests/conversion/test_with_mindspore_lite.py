@@ -26,7 +26,7 @@ MODELS = {
     "tiny text encoder": (lambda: TINY / "text_encoder" / "model.onnx", {"input_ids": (77,)}),
     "tiny U-Net": (
         lambda: TINY / "unet" / "model.onnx",
-        {"sample": (4, 8, 8), "timestep": None, "encoder_hidden_states": (77, 48)},
+        {"sample": (4, 8, 8), "timestep": (), "encoder_hidden_states": (77, 48)},
     ),
     "tiny decoder": (lambda: TINY / "vae_decoder" / "model.onnx", {"latent_sample": (4, 8, 8)}),
     "MLP": (models.mlp, {"x": (8,)}),
@@ -45,11 +45,9 @@ def python(here):
 def draw(shapes):
     """Return four random rows of each input."""
     random = np.random.default_rng(0)
-    numbers = {"input_ids": 500, "ids": 10, "mask": 2}
+    numbers = {"input_ids": 500, "ids": 10, "mask": 2, "timestep": 10}
     return {
-        name: np.array([7])
-        if shape is None
-        else random.integers(0, numbers[name], (ROWS, *shape))
+        name: random.integers(0, numbers[name], (ROWS, *shape))
         if name in numbers
         else random.standard_normal((ROWS, *shape), np.float32)
         for name, shape in shapes.items()
@@ -73,7 +71,7 @@ def test_converted_verified_and_run_over_two_workers(here, python, make, shapes)
     expected = models.run_onnx(make(), feeds)
     assert [line.partition(":")[0] for line in lines[1:]] == list(expected)
     with ParallelPredictUtils(file, devices="cpu:0,1", worker_python=python) as runner:
-        assert [spec.shape for spec in runner.inputs] == [(2, *s) if s else (1,) for s in shapes.values()]
+        assert [spec.shape for spec in runner.inputs] == [(2, *shape) for shape in shapes.values()]
         actual = runner.predict(feeds)
         used = [worker["tasks"] for worker in runner.stats()["workers"].values()]
     assert len(used) == 2 and sum(used) == 2

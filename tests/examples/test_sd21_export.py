@@ -268,6 +268,20 @@ def test_weights_are_in_one_file_beside_each_model(exported):
     assert [path.name for path in exported.parent.iterdir()] == [exported.name]
 
 
+def test_with_a_time_step_for_each_row_the_rows_are_those_of_torch(checkpoint, tmp_path):
+    export_folder(Checkpoint(checkpoint), tmp_path / "out", None, is_timestep_per_row=True)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "unet" / "model.onnx")
+    assert [node.shape[0] for node in session.get_inputs()] == ["batch"] * 3
+    text = torch.randn(3, 77, 24, generator=torch.Generator().manual_seed(2))
+    timesteps = torch.tensor([7, 500, 981])
+    with torch.no_grad():
+        expected = Checkpoint(checkpoint).load("unet")(noise(3), timesteps, text).sample.numpy()
+    feeds = {"sample": noise(3).numpy(), "timestep": timesteps.numpy(), "encoder_hidden_states": text.numpy()}
+    np.testing.assert_allclose(session.run(None, feeds)[0], expected, atol=1e-4 * np.ptp(expected))
+    at_one = session.run(None, {**feeds, "timestep": np.full(3, 7)})[0]
+    assert not np.allclose(at_one[1:], expected[1:], atol=1e-2 * np.ptp(expected))
+
+
 def test_weights_in_many_files_are_gathered(exported, tmp_path):
     """The exporter writes many files for weights above 2 GB."""
     source, file = exported / "unet" / "model.onnx", tmp_path / "model.onnx"
