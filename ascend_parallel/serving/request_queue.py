@@ -105,11 +105,13 @@ class RequestQueue:
         """Take the requests of one batch out of a group.
 
         If several workers are idle, each gets its share of the rows: clients that send their next requests when they
-        are answered would otherwise keep one worker busy with all of them, and leave the others idle.
+        are answered would otherwise keep one worker busy with all of them, and leave the others idle. A batch of a
+        model of fixed size is filled, as it takes as long however many rows it has.
         """
         max_rows = self._max_rows
         if idle > 1:
-            max_rows = min(max_rows, -(-group.rows // idle))
+            share = -(-group.rows // idle)
+            max_rows = min(max_rows, max(share, group.requests[0].layout.fixed_rows or 1))
         taken = group.take(max_rows)
         self._count -= len(taken)
         self._drop_if_empty(taken[0], group)

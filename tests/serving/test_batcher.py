@@ -180,6 +180,21 @@ def test_idle_workers_share_what_waits(factories):
         assert len({request.worker for _, request in sent}) == 2
 
 
+def test_a_batch_of_fixed_size_is_filled_before_it_is_shared(tmp_path):
+    """It takes as long with one row as with four, so the others of two idle workers would gain nothing."""
+    path = make_onnx(
+        tmp_path / "fixed.onnx", {"x": [4, 3]}, [helper.make_node("Add", ["x", "x"], ["y"])], {"y": [4, 3]}
+    )
+    with serving_in_loop(ParallelPredictUtils(path, devices="cpu:0,1"), Limits(16)) as (loop, client):
+
+        async def send_four():
+            sent = [client.send({"x": np.full((1, 3), number, np.float32)}) for number in range(4)]
+            await asyncio.gather(*[future for future, _ in sent])
+            return [request.batch_rows for _, request in sent]
+
+        assert loop.run(send_four()) == [4] * 4
+
+
 @pytest.mark.parametrize("delay_s", [0.02, 0.05])
 def test_the_delay_is_a_deadline_from_the_first_row(factories, delay_s):
     runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0,1")
