@@ -20,6 +20,7 @@ from .arguments import Devices, EngineName, EngineOptions, ShareWeights, WorkerP
 
 if TYPE_CHECKING:
     from ascend_parallel.serving.config import ServerConfig
+    from ascend_parallel.serving.image_config import ImageConfig
     from ascend_parallel.serving.model_config import ModelConfig
     from ascend_parallel.serving.yaml_file import Problem
 
@@ -176,11 +177,13 @@ def print_schema() -> None:
 
 
 def print_checked(config: ServerConfig) -> None:
-    """Print one line per model and pipeline of a configuration that is right."""
+    """Print one line per model, pipeline and image model of a configuration that is right."""
     for model in config.models:
         print(describe_model(model))
     for pipeline in config.pipelines:
         print(f"{pipeline.name} {pipeline.version}: ops {', '.join(pipeline.graph().ops)}")
+    for image in config.images:
+        print(describe_image_model(image))
 
 
 def draw_pipelines(config: ServerConfig, path: Path) -> None:
@@ -204,3 +207,14 @@ def describe_model(model: ModelConfig) -> str:
     times = "" if model.instances == 1 else f" ({model.instances} instances each)"
     most = model.batching.max_batch_size
     return f"{model.name} {model.version}: {model.path} on {devices}{times}, batches of at most {most} rows"
+
+
+def describe_image_model(model: ImageConfig) -> str:
+    """Return what draws pictures, and where: ``sd21: pictures by out/sd21 (mslite) on ascend:0, ascend:1, ...``."""
+    from ascend_parallel import ParallelPredictUtils
+    from ascend_parallel.serving.images.parts import read_folder, runner_arguments
+
+    folder = read_folder(model.folder, model.engine)
+    devices = ", ".join(map(str, ParallelPredictUtils(**runner_arguments(model, folder)).devices))
+    what = f"pictures by {model.folder} ({folder.engine}) on {devices}"
+    return f"{model.name}: {what}, batches of at most {model.max_batch_size} rows, {model.steps} steps"

@@ -23,6 +23,9 @@ from .scheduler import DDIMScheduler
 from .specs import Array, find_inputs, find_sizes, pick_output, timestep_shape, to_dtype
 from .tokenizer import ClipTokenizer
 
+#: The channels of the decoder's blocks, each of which but one doubles the sides; used if there is no config.json.
+DECODER_BLOCKS = (128, 256, 512, 512)
+
 Feeds = dict[str, Array]
 Latents = NDArray[np.float32]
 
@@ -33,6 +36,8 @@ class StableDiffusion:
     Attributes:
         sizes: of latents and text.
         tokenizer: the tokenizer of the folder.
+        pixels_per_latent: pixels of a picture per latent, in each direction.
+        is_size_open: whether the models take latents of any height and width.
         is_timestep_per_row: whether the U-Net takes a time step for each row, so that rows at different steps can be
             in one batch.
     """
@@ -55,7 +60,29 @@ class StableDiffusion:
         self._inputs = find_inputs(specs)
         self.sizes = find_sizes(self._inputs, folder.settings, tokenizer.length)
         tokenizer.length = self.sizes.tokens
+        channels = folder.settings["vae_decoder"].get("block_out_channels", DECODER_BLOCKS)
+        self.pixels_per_latent = 2 ** (len(channels) - 1)
+        sides = (*self._inputs.sample.shape[2:], *self._inputs.latents.shape[2:])
+        self.is_size_open = not any(isinstance(side, int) for side in sides)
         self.is_timestep_per_row = timestep_shape(self._inputs, 2) == (2,)
+
+    def batch_axes(self, model: str) -> dict[str, int | None]:
+        """Return the axis of the rows of each input of one of the three models; None for a time step of all rows."""
+        names = self._inputs
+        axes: dict[str, dict[str, int | None]] = {
+            "text_encoder": {names.ids.name: 0},
+            "unet": {
+                names.sample.name: 0,
+                names.timestep.name: 0 if self.is_timestep_per_row else None,
+                names.text.name: 0,
+            },
+            "vae_decoder": {names.latents.name: 0},
+        }
+        return axes[model]
+
+    def latent_of(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of a picture, whose sides are in pixels."""
+        return self.sizes.latent[0], height // self.pixels_per_latent, width // self.pixels_per_latent
 
     # ---- text
 
@@ -70,9 +97,11 @@ class StableDiffusion:
     # ---- denoising
 
     def noise(self, seed: int, latent: tuple[int, int, int] | None = None) -> Latents:
-        """Return the initial latents of one picture, (1, channels, height, width); by default of the models' own size."""
-        rows = np.random.default_rng(seed).standard_normal((1, *(latent or self.sizes.latent)), np.float32)
-        return rows * np.float32(DDIMScheduler.init_noise_sigma)
+        """Return the initial latents of one picture, (1, channels, height, width); by default of their own size."""
+        shape = (1, *(latent or self.sizes.latent))
+        noise: Latents = np.random.default_rng(seed).standard_normal(shape, np.float32)
+        noise *= np.float32(DDIMScheduler.init_noise_sigma)
+        return noise
 
     @property
     def sample_dtype(self) -> np.dtype[np.generic]:
@@ -90,7 +119,8 @@ class StableDiffusion:
 
     def prediction(self, outputs: Mapping[str, Array]) -> Latents:
         """Return the U-Net's prediction, as the sampler takes it."""
-        return pick_output(outputs, "out_sample", 4).astype(np.float32, copy=False)
+        predicted: Latents = pick_output(outputs, "out_sample", 4).astype(np.float32, copy=False)
+        return predicted
 
     # ---- pictures
 
@@ -130,10 +160,12 @@ def guide(predicted: Latents, pictures: int, scale: float) -> Latents:
     if len(predicted) == pictures:
         return predicted
     without_prompt, with_prompt = predicted[:pictures], predicted[pictures:]
-    return without_prompt + np.float32(scale) * (with_prompt - without_prompt)
+    guided: Latents = without_prompt + np.float32(scale) * (with_prompt - without_prompt)
+    return guided
 
 
 def to_bytes(pictures: Array) -> NDArray[np.uint8]:
     """Turn (N, 3, H, W) in -1..1 into (N, H, W, 3) in 0..255, as Pillow reads pictures."""
     scaled = (np.clip(pictures, -1, 1) + 1) * 127.5
-    return scaled.round().astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels: NDArray[np.uint8] = scaled.round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+if TYPE_CHECKING:  # the extra "sd"
+    from tokenizers import AddedToken, Tokenizer
 
 CLIP_LENGTH = 77  # tokens per prompt, including start and end; the default if the folder has no settings
 SPECIAL_TOKENS = {  # CLIP's own; the defaults if the folder has no settings
@@ -88,6 +90,8 @@ class ClipTokenizer:
 
 
 def _build_backend(folder: Path, tokens: dict[str, Any]) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     for path in (vocabulary, merges):
         if not path.is_file():
@@ -138,6 +142,8 @@ def _text(token: str | dict[str, Any]) -> str:
 
 
 def _added(token: str | dict[str, Any]) -> AddedToken:
+    from tokenizers import AddedToken
+
     if isinstance(token, str):
         return AddedToken(token, special=True, normalized=False)
     flags = {key: bool(token.get(key)) for key in ("single_word", "lstrip", "rstrip", "normalized")}

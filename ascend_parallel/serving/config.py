@@ -1,4 +1,4 @@
-"""The configuration of a server: its settings, its models and its pipelines.
+"""The configuration of a server: its settings, its models, its pipelines and its image models.
 
 The classes give the names, types, ranges and defaults. ``config_checks.py`` checks what goes beyond them, such as files
 and devices. The docstrings of the attributes are the descriptions in the JSON schema.
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from ascend_parallel.pipelines.config import PipelineConfig
 
+from .image_config import ImageConfig
 from .model_config import Count, ModelConfig, Settings, Text
 
 __all__ = ["ServerConfig", "ServerSettings"]
@@ -87,10 +88,15 @@ class ServerSettings(Settings):
 class ServerConfig(ServerSettings):
     """The configuration of ascend-parallel serve."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["models"]}, {"required": ["pipelines"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [section]} for section in ("models", "pipelines", "images")]}
+    )
 
     models: Annotated[list[ModelConfig], Field(min_length=1)] = []
     """The models that are served."""
 
     pipelines: Annotated[list[PipelineConfig], Field(min_length=1)] = []
     """The pipelines that are served: graphs of ops."""
+
+    images: Annotated[list[ImageConfig], Field(min_length=1)] = []
+    """The models that draw pictures from text."""

@@ -22,6 +22,8 @@ from ascend_parallel.pipelines.config_checks import check_graph, check_op
 
 from .config import ServerConfig, ServerSettings
 from .credentials import check_tls, read_token
+from .image_checks import ImageCheck
+from .image_config import ImageConfig
 from .model_checks import ModelCheck
 from .model_config import ModelConfig
 from .words import Path, describe_schema, describe_value, dotted, find_schema, list_keys, suggest
@@ -30,9 +32,9 @@ from .yaml_file import Problem
 __all__ = ["check_config", "check_settings", "make_schema"]
 
 #: Settings that are there after a check even where they are not in the data: they are required, or derived.
-_REQUIRED = ("models", "path", "name")
+_REQUIRED = ("models", "path", "folder", "name")
 #: The last but one part of a path to an item of a list that is never left out.
-_KEPT_LISTS = (("models",), ("pipelines",), ("ops",))
+_KEPT_LISTS = (("models",), ("pipelines",), ("ops",), ("images",))
 #: What pydantic calls these errors.
 _UNKNOWN, _NO_TEXT = "extra_forbidden", "string_type"
 
@@ -73,13 +75,21 @@ def check_config(data: Any, folder: str = "") -> tuple[ServerConfig | None, list
         problems += _check_pipeline(("pipelines", number), pipeline, folder, problems)
     named: dict[Path, ModelConfig | PipelineConfig] = {("models", number): model for number, model in models.items()}
     named |= {("pipelines", number): pipeline for number, pipeline in pipelines.items()}
-    problems += _check_names(named)
-    if not problems and not named:
-        problems.append(Problem((), "the configuration has neither models nor pipelines; expected at least one"))
+    images = dict(_valid_images(valid, folder))
+    for number, image in images.items():
+        problems += ImageCheck(("images", number), image).run()
+    problems += [*_check_names(named), *_check_image_names(named, images)]
+    if not problems and not named and not images:
+        message = "the configuration has neither models nor pipelines nor images; expected at least one"
+        problems.append(Problem((), message))
     if problems:
         return None, problems
-    found = [pipeline.relative_to(folder) for pipeline in pipelines.values()]
-    return ServerConfig.model_construct(**dict(settings), models=list(models.values()), pipelines=found), []
+    sections = {
+        "models": list(models.values()),
+        "pipelines": [pipeline.relative_to(folder) for pipeline in pipelines.values()],
+        "images": list(images.values()),
+    }
+    return ServerConfig.model_construct(**{**dict(settings), **sections}), []
 
 
 def check_settings(data: Any, folder: str = "") -> tuple[ServerSettings, list[Problem]]:
@@ -146,8 +156,8 @@ def _name(path: Path) -> str:
 def _leave_out(data: Any, paths: Iterable[Path]) -> Any:
     """Return the data without what is wrong in it.
 
-    A list is left out as a whole, but for those of models, pipelines and ops: what is none of them at all stays there,
-    and is passed over.
+    A list is left out as a whole, but for those of models, pipelines, ops and images: what is none of them at all stays
+    there, and is passed over.
     """
     data = copy.deepcopy(data)
     for path in paths:
@@ -186,6 +196,15 @@ def _valid_pipelines(data: Any) -> Iterator[tuple[int, PipelineConfig]]:
             continue
 
 
+def _valid_images(data: Any, folder: str) -> Iterator[tuple[int, ImageConfig]]:
+    images = data.get("images") if isinstance(data, dict) else None
+    for number, image in enumerate(images if isinstance(images, list) else []):
+        try:
+            yield number, ImageConfig.model_validate(image).relative_to(folder)
+        except ValidationError:  # it has been reported
+            continue
+
+
 # ---- what goes beyond
 
 
@@ -220,6 +239,20 @@ def _check_names(models: Mapping[Path, ModelConfig | PipelineConfig]) -> Iterato
         if same != path:
             message = f"{dotted(path)} has the name {model.name!r} and the version {model.version!r}, as "
             yield Problem((*path, "name"), f"{message}{dotted(same)} has; expected another name or version")
+
+
+def _check_image_names(
+    others: Mapping[Path, ModelConfig | PipelineConfig], images: Mapping[int, ImageConfig]
+) -> Iterator[Problem]:
+    """Yield image models whose name, or that of a part, is another's."""
+    taken = {model.name: path for path, model in others.items()}
+    for number, image in images.items():
+        path: Path = ("images", number)
+        same = [name for name in image.names if name in taken]
+        if same:
+            message = f"{dotted(path)} has the name {image.name!r}, and {dotted(taken[same[0]])} has {same[0]!r}"
+            yield Problem((*path, "name"), f"{message}; expected another name")
+        taken |= dict.fromkeys(image.names, path)
 
 
 def _problems(path: Path, check: Callable[[], object], prefix: str = "") -> Iterator[Problem]:

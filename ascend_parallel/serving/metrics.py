@@ -14,6 +14,9 @@ from prometheus_client.exposition import choose_encoder
 
 from ascend_parallel.errors import AscendParallelError
 
+from .images.image_metrics import ImageCollector
+from .images.image_service import ImageService
+from .metric_buckets import count_buckets
 from .model_stats import FAILURES, Histogram
 from .repository import Repository
 from .served import Served
@@ -24,10 +27,11 @@ _LABELS = ("model", "version")
 _SHOWN_TIMES = 3
 
 
-def write_metrics(repository: Repository, accept: str) -> tuple[bytes, str]:
+def write_metrics(repository: Repository, images: ImageService, accept: str) -> tuple[bytes, str]:
     """Return the metrics in the format that a client accepts, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(repository))
+    registry.register(ImageCollector(images))
     ProcessCollector(registry=registry)
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
@@ -84,7 +88,7 @@ class _Collector:
         family = HistogramMetricFamily(_PREFIX + name, text, labels=_LABELS)
         for model in self._models:
             histogram = read(model)
-            family.add_metric((model.name, model.version), _buckets(histogram, shown), histogram.total)
+            family.add_metric((model.name, model.version), count_buckets(histogram, shown), histogram.total)
         return family
 
     def _workers(self) -> Iterator[Metric]:
@@ -95,6 +99,8 @@ class _Collector:
         rows = CounterMetricFamily("ascend_parallel_worker_rows", "Rows computed", labels=labels)
         memory = GaugeMetricFamily("ascend_parallel_shared_memory_bytes", "Shared memory in use", labels=_LABELS)
         for model in self._models:
+            if not model.shows_workers:
+                continue
             stats = _stats_of(model)
             for label, worker in stats["workers"].items():
                 values = (model.name, model.version, label)
@@ -112,17 +118,6 @@ def _us(attribute: str) -> Callable[[Served], float]:
         return histogram.total * 1e6
 
     return read
-
-
-def _buckets(histogram: Histogram, shown: int) -> list[tuple[str, float]]:
-    """Return (upper end, count up to it) of the buckets that are shown."""
-    buckets = []
-    below = 0
-    for position, (bound, count) in enumerate(zip(histogram.bounds, histogram.counts, strict=False)):
-        below += count
-        if position % shown == shown - 1:
-            buckets.append((f"{bound:g}", below))
-    return [*buckets, ("+Inf", histogram.count)]
 
 
 def _stats_of(model: Served) -> dict[str, Any]:

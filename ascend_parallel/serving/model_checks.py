@@ -25,7 +25,7 @@ from ascend_parallel.runner.options import (
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.worker.engines import Engine
 
-from .model_config import ModelConfig, RunnerConfig
+from .model_config import ModelConfig, Settings
 from .words import Path, dotted
 from .yaml_file import Problem
 
@@ -38,7 +38,7 @@ _FIRST_WORD = re.compile(r"[a-z_]+(?=[ =])")
 class SettingsCheck:
     """Checks that raise UsageError, made into problems with the path of the setting that they are about."""
 
-    def __init__(self, path: Path, settings: RunnerConfig) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = type(settings).model_fields
         self._problems: list[Problem] = []

@@ -84,8 +84,10 @@ class Repository:
 
         Raises:
             NotFoundError: the configuration has no model of this name.
+            UsageError: it is a part of an image model.
             ServingError, WorkerError: it cannot be loaded; the one before stays.
         """
+        self._refuse_part(name)
         async with self._changing:
             if self.is_draining:
                 raise OverloadedError("the server is about to end")
@@ -115,12 +117,20 @@ class Repository:
         return made
 
     async def unload(self, name: str) -> None:
-        """Take a model out; the requests that it has are answered. Raises NotFoundError."""
+        """Take a model out; the requests that it has are answered. Raises NotFoundError, and UsageError for a part."""
         self.find(name)
+        self._refuse_part(name)
         async with self._changing:
             self._known.clear()
             tasks = [self._unload_later(model) for model in self._models.pop(name, {}).values()]
             await asyncio.gather(*tasks)
+
+    def _refuse_part(self, name: str) -> None:
+        for model in self._models.get(name, {}).values():
+            if model.part_of:
+                raise UsageError(
+                    f"model {name!r} is a part of {model.part_of!r}, which stays as long as the server runs"
+                )
 
     async def close(self, timeout_s: float) -> None:
         """Answer the requests that all models have, within the time for that; end all workers."""

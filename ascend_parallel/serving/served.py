@@ -28,9 +28,13 @@ class Served(ABC):
         output_names: its outputs; None where it does not tell them, or is not loaded.
         batch_axes: input or output name -> the axis of its rows, where the configuration or a manifest tells it.
         takes_text: whether inputs may be text.
+        part_of: the image model whose part it is, with which it comes and goes; "" for all others.
+        shows_workers: whether metrics and pages tell of its workers; of parts that share theirs, one does.
     """
 
     takes_text = False
+    part_of = ""
+    shows_workers = True
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name

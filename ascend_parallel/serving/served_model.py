@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from .request import LARGE_BYTES, InferRequest
 from .row_batcher import RowBatcher
 from .served import Served
 
+if TYPE_CHECKING:
+    from .images.parts import RunnerPart
+
 
 class ServedModel(Served):
     """One version of a model.
@@ -37,7 +40,7 @@ class ServedModel(Served):
         self,
         name: str,
         version: str,
-        runner: ParallelPredictUtils,
+        runner: ParallelPredictUtils | RunnerPart,
         *,
         limits: Limits,
         examples: Sequence[Mapping[str, Any]] = (),

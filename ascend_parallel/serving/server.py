@@ -14,6 +14,7 @@ from .address import listen
 from .config import ServerConfig
 from .credentials import read_token
 from .http.server import HttpServer
+from .images.image_service import ImageService
 from .log import configure_logging, logger
 from .observed_batcher import Observer
 from .otel_setup import make_provider, wants_spans
@@ -25,7 +26,10 @@ from .service import Service
 
 if TYPE_CHECKING:
     from .grpc.server import GrpcServer
+    from .images.image_model import ImageModel
 
+#: Pictures that will not be complete in time are given up so long before connections are closed.
+_LAST_ANSWERS_S = 0.25
 #: Returns the configuration as its file has it now; raises UsageError.
 ReadConfig = Callable[[], ServerConfig]
 
@@ -55,9 +59,9 @@ class Server:
         self._config = config
         self._read_config = read_config
         self._observers = make_observers(config.trace)
-        self._repository = Repository(
-            make_all_served(config, self._observers), self._make_models, config.drain_timeout_s
-        )
+        images = make_image_models(config, self._observers)
+        models = [*make_all_served(config, self._observers), *[part for image in images for part in image.models]]
+        self._repository = Repository(models, self._make_models, config.drain_timeout_s)
         self._service = Service(
             self._repository,
             token=read_token(config.token_file) if config.token_file else "",
@@ -66,6 +70,7 @@ class Server:
             allow_control=config.allow_control,
             shared_memory_prefix=config.shared_memory_prefix,
             access_log=config.access_log,
+            images=ImageService(images),
         )
         self._end = asyncio.Event()
         self._draining: asyncio.Future[None] | None = None
@@ -149,11 +154,14 @@ class Server:
         logger.info("ending: requests are answered for at most %g s", self._config.drain_timeout_s)
         self._draining = asyncio.ensure_future(self._answer_accepted(sides, end_s))
         await asyncio.wait([self._draining])
+        self._service.images.give_up()
         self._repository.give_up()
         await asyncio.gather(*[side.close(0.0) for side in sides])
         await self._repository.close(0.0)
 
     async def _answer_accepted(self, sides: Sequence[HttpServer | GrpcServer], end_s: float) -> None:
+        give_up_s = max(0.0, end_s - time.monotonic() - _LAST_ANSWERS_S)
+        asyncio.get_running_loop().call_later(give_up_s, self._service.images.give_up)
         await asyncio.gather(*[side.wait_until_quiet(self._config.drain_timeout_s / 2) for side in sides])
         await asyncio.gather(*[side.close(max(0.0, end_s - time.monotonic())) for side in sides])
         await self._repository.close(max(0.0, end_s - time.monotonic()))
@@ -189,3 +197,12 @@ def make_all_served(
 
         served += [ServedPipeline(pipeline, observers) for pipeline in pipelines]
     return served
+
+
+def make_image_models(config: ServerConfig, observers: Sequence[Observer] = ()) -> list[ImageModel]:
+    """Return the image models of a configuration; nothing is started."""
+    if not config.images:
+        return []
+    from .images.image_model import make_image_model
+
+    return [make_image_model(image, observers) for image in config.images]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError, UnauthorizedError
 
+from .images.image_service import ImageService
 from .infer_head import InferHead
 from .pending_bytes import PendingBytes
 from .repository import Repository
@@ -35,6 +36,7 @@ class Service:
         pending: counts the bytes of all bodies.
         allow_control: whether clients may load and unload models.
         access_log: whether each request is logged.
+        images: the image models.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Service:
         allow_control: bool = False,
         shared_memory_prefix: str | None = None,
         access_log: bool = False,
+        images: ImageService | None = None,
     ) -> None:
         """Take what the configuration says; without a token, everybody is allowed."""
         self.repository = repository
@@ -55,6 +58,7 @@ class Service:
         self.allow_control = allow_control
         self.access_log = access_log
         self._token = token.encode()
+        self.images = images or ImageService()
         self._shared_memory = None if shared_memory_prefix is None else SharedMemory(shared_memory_prefix)
         self._ok_lines: tuple[object, bytes] = (None, b"")
 

@@ -90,6 +90,8 @@ def describe_schema(root: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 def _describe_branch(schema: Mapping[str, Any]) -> str:
     if "patternErrorMessage" in schema:
         return str(schema["patternErrorMessage"])
+    if "const" in schema:
+        return str(schema["const"])
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
     kind = _TYPES.get(schema.get("type", ""), "something else")

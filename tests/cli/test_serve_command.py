@@ -74,7 +74,7 @@ def test_every_option_reaches_the_configuration(serve, folder):
         "--allow-control",
     )
     assert code == 0, err
-    assert config.model_dump(exclude={"models", "tls_cert", "tls_key"}) == {
+    assert config.model_dump(exclude={"models", "pipelines", "images", "tls_cert", "tls_key"}) == {
         "host": "0.0.0.0",
         "port": 0,
         "grpc_port": 0,

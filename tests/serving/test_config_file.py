@@ -202,7 +202,12 @@ def test_a_precision_is_passed_on_only_where_it_is_set():
 MODEL = "models:\n- path: models/double.onnx\n"
 #: What the schema can see, too: text -> line, column, message.
 ERRORS_OF_FORM = {
-    "no models": ("port: 1\n", 1, 1, "the configuration has neither models nor pipelines; expected at least one"),
+    "no models": (
+        "port: 1\n",
+        1,
+        1,
+        "the configuration has neither models nor pipelines nor images; expected at least one",
+    ),
     "empty models": ("models: []\n", 1, 9, "models is an empty list; expected a list that is not empty"),
     "a list": ("- a\n", 1, 1, "the configuration is a list; expected a mapping"),
     "null": ("~\n", 1, 1, "the configuration is null; expected a mapping"),

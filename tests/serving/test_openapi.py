@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import hypothesis
 import models
@@ -18,8 +19,9 @@ from ascend_parallel.serving.service import Service
 
 from .servers import serving
 
+TINY = Path(__file__).parents[2] / "examples" / "sd21" / "tiny"
 #: Files of the page, which the page names.
-FILES = {"/page.css", "/page.js"}
+FILES = {"/page.css", "/page.js", "/images.css", "/images.js"}
 METHODS = {"get", "post", "put", "delete", "patch"}
 
 
@@ -27,7 +29,9 @@ def description_for_tests():
     """Return the description with the names of the models that are there, so that requests come further than a 404."""
     description = copy.deepcopy(describe_routes(has_token=False))
     parameters = description["components"]["parameters"]
-    parameters["model"]["schema"] = {"enum": ["m", "absent"]}
+    parameters["model"]["schema"] = {"enum": ["m", "tiny", "absent"]}
+    fields = description["components"]["schemas"]["GenerationRequest"]["properties"]
+    fields["model"] = {"enum": ["tiny", "absent", None]}
     parameters["version"]["schema"] = {"enum": ["1", "9"]}
     return description
 
@@ -35,9 +39,19 @@ def description_for_tests():
 schema = schemathesis.openapi.from_dict(description_for_tests())
 
 
+#: A model, and one that draws pictures in no time.
+CONFIG = """
+models: [{{name: m, path: {model}, devices: "cpu:0", engine_options: {{threads: 1}}}}]
+images: [{{name: tiny, folder: {tiny}, devices: "cpu:0", engine_options: {{threads: 1}}, steps: 1, max_steps: 2,
+    max_pictures: 2}}]
+"""
+
+
 @pytest.fixture(scope="module")
-def server():
-    with serving(models.mlp(), "--name", "m", "--devices", "cpu:0", "--engine-option", "threads=1") as server:
+def server(tmp_path_factory):
+    config = tmp_path_factory.mktemp("openapi") / "config.yml"
+    config.write_text(CONFIG.format(model=models.mlp(), tiny=TINY))
+    with serving(config) as server:
         yield server
 
 
@@ -45,8 +59,9 @@ def server():
 @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_the_server_keeps_to_its_description(case, server):
     """Nothing that fits the description, and nothing that does not, gets an answer that is not in it; none fails."""
-    # Whether tensors fit, the model says; and 1.0 is an integer for JSON schemas, but no size for the server.
-    excluded = [positive_data_acceptance] if case.path.endswith(("infer", "register")) else []
+    # Whether tensors fit, and what pictures can be asked for, the model says; and 1.0 is an integer for JSON schemas,
+    # but no size for the server.
+    excluded = [positive_data_acceptance] if case.path.endswith(("infer", "register", "generations")) else []
     case.call_and_validate(base_url=server.url, timeout=30, excluded_checks=excluded)
 
 

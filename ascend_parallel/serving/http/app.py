@@ -27,7 +27,9 @@ from ascend_parallel.serving.service import Service
 
 from .access_log import AccessLog
 from .bodies import read_body, to_json
-from .errors import error_body, error_headers
+from .errors import HttpError, error_body, error_headers
+from .image_routes import ImageRoutes
+from .openai_errors import openai_response, wants_openai_errors
 from .openapi import describe_routes
 from .page import describe_status, page_routes
 from .shared_memory_routes import shared_memory_routes
@@ -51,6 +53,7 @@ class Routes:
             Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/v2/models/stats", self.all_stats, methods=["GET"]),
             *page_routes(),
+            *ImageRoutes(self._service.images).table(),
             Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/status", self.status, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
@@ -95,13 +98,13 @@ class Routes:
 
     async def status(self, request: Request) -> Response:
         """Return the figures that the page shows."""
-        return to_json(describe_status(self._repository))
+        return to_json(describe_status(self._repository, self._service.images))
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics for Prometheus."""
         from ascend_parallel.serving.metrics import write_metrics
 
-        text, content_type = write_metrics(self._repository, request.headers.get("accept", ""))
+        text, content_type = write_metrics(self._repository, self._service.images, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
     async def openapi(self, request: Request) -> Response:
@@ -187,9 +190,11 @@ def make_app(service: Service) -> Starlette:
     )
 
 
-async def answer_error(request: Request | None, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
     """Return the response to a request that failed with an error of ours."""
     assert isinstance(error, AscendParallelError)
+    if wants_openai_errors(request):
+        return openai_response(error)
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
     return Response(error_body(str(error)), error.http_status, headers, "application/json")
 
@@ -197,9 +202,13 @@ async def answer_error(request: Request | None, error: Exception) -> Response:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"there is no route {request.url.path}" if error.status_code == 404 else error.detail
+    if wants_openai_errors(request):
+        return openai_response(HttpError(text), error.status_code, error.headers)
     return Response(error_body(text), error.status_code, error.headers, "application/json")
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if wants_openai_errors(request):
+        return openai_response(error)
     return Response(error_body(text_of(error)), 500, media_type="application/json")

@@ -12,7 +12,11 @@ from ascend_parallel.errors import AscendParallelError, OverloadedError, Unautho
 from ascend_parallel.serving.error_text import text_of
 
 #: Characters of an error's text that are sent: a name that the client made up may be part of it.
-_MAX_TEXT_CHARS = 4096
+MAX_TEXT_CHARS = 4096
+
+
+class HttpError(AscendParallelError):
+    """What Starlette refuses: a route or a method that is not there."""
 
 
 class HeadTooLargeError(AscendParallelError):
@@ -44,8 +48,8 @@ def write_error(
 
 def error_body(text: str) -> bytes:
     """Return the protocol's body of an error."""
-    if len(text) > _MAX_TEXT_CHARS:
-        text = f"{text[:_MAX_TEXT_CHARS]}..."
+    if len(text) > MAX_TEXT_CHARS:
+        text = f"{text[:MAX_TEXT_CHARS]}..."
     return json.dumps({"error": text}).encode()
 
 

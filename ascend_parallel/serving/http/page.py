@@ -1,4 +1,4 @@
-"""The page at /, and the figures that it shows. It is plain HTML with a script, and loads nothing from elsewhere."""
+"""The pages at / and /images, and the figures of the former: plain HTML with a script, and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ascend_parallel.errors import AscendParallelError
+from ascend_parallel.serving.images.image_service import ImageService
 from ascend_parallel.serving.model_stats import TIME_BUCKETS_S
 from ascend_parallel.serving.repository import Repository
 from ascend_parallel.serving.rest.metadata import describe_model
@@ -21,6 +22,9 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/images": ("images.html", "text/html"),
+    "/images.css": ("images.css", "text/css"),
+    "/images.js": ("images.js", "text/javascript"),
 }
 #: The page runs its own script only, and sends nothing to other servers.
 _HEADERS = {
@@ -33,7 +37,7 @@ _HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    """Return the routes of the page's files."""
+    """Return the routes of the pages' files."""
     return [Route(path, _answer_file, methods=["GET"]) for path in _FILES]
 
 
@@ -42,12 +46,13 @@ async def _answer_file(request: Request) -> Response:
     return Response((_FOLDER / name).read_bytes(), media_type=media_type, headers=_HEADERS)
 
 
-def describe_status(repository: Repository) -> dict[str, Any]:
+def describe_status(repository: Repository, images: ImageService) -> dict[str, Any]:
     """Return the figures of all models since they were loaded; the page shows what has changed."""
     return {
         "time_s": time.monotonic(),
         "ready": repository.is_ready,
         "bounds_s": TIME_BUCKETS_S,
+        "draws_images": any(True for _ in images),
         "models": [_describe(model, repository) for model in repository],
     }
 
@@ -74,6 +79,8 @@ def _describe(model: Served, repository: Repository) -> dict[str, Any]:
 
 
 def _describe_workers(model: Served) -> dict[str, Any]:
+    if not model.shows_workers:
+        return {}
     try:
         workers = model.worker_stats()["workers"]
     except AscendParallelError:  # it is not loaded

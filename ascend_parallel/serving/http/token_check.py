@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ascend_parallel.errors import UnauthorizedError
 from ascend_parallel.serving.service import Service
 
+from .image_routes import PICTURES_PATH
+
 #: Routes without a token: probes have none, the page asks for it itself, and the description of the routes is public.
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = (
+    *("/", "/page.css", "/page.js", "/images", "/images.css", "/images.js", "/openapi.json"),
+    *("/v2/health/live", "/v2/health/ready"),
+)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(PICTURES_PATH)
 
 
 class TokenCheck:
@@ -20,7 +30,7 @@ class TokenCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
                 self._service.check_token(dict(scope["headers"]))
             except UnauthorizedError as error:
@@ -31,5 +41,5 @@ class TokenCheck:
     async def _refuse(self, error: UnauthorizedError, scope: Scope, receive: Receive, send: Send) -> None:
         from .app import answer_error
 
-        response = await answer_error(None, error)
+        response = await answer_error(Request(scope), error)
         await response(scope, receive, send)

@@ -61,6 +61,7 @@ function take(status) {
       cards.delete(key);
     }
   }
+  find("#images").hidden = !status.draws_images;
   fillForm(status.models);
 }
 
