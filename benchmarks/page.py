@@ -112,12 +112,12 @@ def take(page: webdriver.Chrome, port: int, output: Path) -> None:
         thread.join()
 
 
-def shrink(picture: Path) -> None:
+def shrink(picture: Path, colors: int = COLORS) -> None:
     """Keep a few colours only: the page has no more."""
     from PIL import Image
 
     with Image.open(picture) as image:
-        reduced = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+        reduced = image.convert("RGB").quantize(colors, dither=Image.Dither.NONE)
     reduced.save(picture, optimize=True)
 
 

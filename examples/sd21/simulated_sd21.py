@@ -30,13 +30,13 @@ class TextEncoder:
 class UNet:
     """Latents to a tenth of them, after the time of the rows."""
 
-    inputs = (
-        ("sample", "float32", ("batch", 4, SIDE, SIDE)),
-        ("timestep", "int64", (1,)),
-        ("encoder_hidden_states", "float32", ("batch", TOKENS, WIDTH)),
-    )
-
-    def __init__(self, ms_per_row: float) -> None:
+    def __init__(self, ms_per_row: float, timesteps: int | str = 1) -> None:
+        """Take the time of a row, and whether there is 1 time step for all rows or one for each of a "batch"."""
+        self.inputs = (
+            ("sample", "float32", ("batch", 4, SIDE, SIDE)),
+            ("timestep", "int64", (timesteps,)),
+            ("encoder_hidden_states", "float32", ("batch", TOKENS, WIDTH)),
+        )
         self._s_per_row = ms_per_row / 1e3
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -65,6 +65,11 @@ def make_unet(device: str, ms_per_row: float) -> UNet:
     return UNet(ms_per_row)
 
 
+def make_unet_of_timesteps(device: str, ms_per_row: float) -> UNet:
+    """Return a worker's U-Net that takes a time step for each row."""
+    return UNet(ms_per_row, "batch")
+
+
 def make_decoder(device: str, ms_per_row: float) -> Decoder:
     """Return a worker's decoder."""
     return Decoder()
@@ -76,3 +81,5 @@ MODELS = {
     "unet": f"{Path(__file__).resolve()}:make_unet",
     "vae_decoder": f"{Path(__file__).resolve()}:make_decoder",
 }
+#: The same with a time step for each row.
+MODELS_OF_TIMESTEPS = {**MODELS, "unet": f"{Path(__file__).resolve()}:make_unet_of_timesteps"}
