@@ -65,8 +65,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.
 
-    For one model, options say all. Several models, pipelines, and further settings are described by CONFIG.yml; options
-    of the server, from --host on, then replace those of the file. Example:
+    For one model, options say all. Several models, pipelines, models that draw pictures, and further settings are
+    described by CONFIG.yml; options of the server, from --host on, then replace those of the file. Example:
 
     ascend-parallel serve model.onnx --devices cpu:0,1 --max-batch-size 32
     """

@@ -83,9 +83,9 @@ def find_models(path: Path, engine: str | None) -> ModelFolder:
         UsageError: if the folder or one of its files is missing or invalid.
     """
     if engine not in (None, *SUFFIXES):
-        raise UsageError(f"--engine {engine} does not draw pictures; expected {' or '.join(SUFFIXES)}")
+        raise UsageError(f"the engine {engine} does not draw pictures; expected {' or '.join(SUFFIXES)}")
     if not path.is_dir():
-        raise UsageError(f"--models {path}: there is no such folder (in {Path.cwd()})")
+        raise UsageError(f"the model folder {path}: there is no such folder (in {Path.cwd()})")
     _check_tokenizer_and_scheduler(path)
     chosen, suffix = _choose(path, engine)
     return ModelFolder(
@@ -100,8 +100,8 @@ def _check_tokenizer_and_scheduler(path: Path) -> None:
     for file in ("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"):
         if not (path / file).is_file():
             raise UsageError(
-                f"--models {path} has no {file}; expected a folder in the layout of diffusers' or optimum's export, "
-                f"with {', '.join(MODELS)}, tokenizer and scheduler"
+                f"the model folder {path} has no {file}; expected the layout of diffusers' or optimum's export, with "
+                f"{', '.join(MODELS)}, tokenizer and scheduler"
             )
 
 
@@ -120,7 +120,8 @@ def _choose(path: Path, engine: str | None) -> tuple[str, str]:
     if engine == "onnxruntime" and mindir:
         missing_files = missing[".onnx"]
     raise UsageError(
-        f"--models {path} has no {missing_files[0]}; the engine {engine} needs one for each of {', '.join(MODELS)}"
+        f"the model folder {path} has no {missing_files[0]}; the engine {engine} needs one for each of "
+        f"{', '.join(MODELS)}"
     )
 
 

@@ -139,7 +139,7 @@ WRONG = {  # what is wrong -> (the test's folder -> arguments, a part of the mes
     "a file for a folder": (lambda p: ["--models", MAIN, *ONE], "there is no such folder"),
     "an empty folder": (
         lambda p: ["--models", p, *ONE],
-        "has no tokenizer/vocab.json; expected a folder in the layout of diffusers",
+        "has no tokenizer/vocab.json; expected the layout of diffusers",
     ),
     "no U-Net": (lambda p: ["--models", without(p, "unet"), *ONE], "has no unet/model.onnx; the engine onnxruntime"),
     "no scheduler": (lambda p: ["--models", without(p, "scheduler"), *ONE], "has no scheduler/scheduler_config.json"),

@@ -132,7 +132,9 @@ def test_what_the_server_refuses_is_told(page):
     assert element(page, "#draw-error").aria_role == "alert"
     page.execute_script("document.querySelector('details').open = true")
     Select(element(page, "#model")).select_by_value("small")
-    assert draw(page, steps=999, count=2, previews=900)[1] == "the request was not answered within 1.5 s"  # in the middle of the events
+    assert (
+        draw(page, steps=999, count=2, previews=900)[1] == "the request was not answered within 1.5 s"
+    )  # in the middle of the events
     page.get_log("browser")  # the status 400, which Chromium writes there itself
 
 
