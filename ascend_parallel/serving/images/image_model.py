@@ -107,7 +107,7 @@ class ImageModel:
         self._has_given_up = False
 
     def _make_part(self, name: str, max_rows: int) -> PartModel:
-        limits = Limits(max_rows, 0.0, _MAX_QUEUE, self.config.predict_timeout_s)
+        limits = Limits(max_rows, 0.0, _MAX_QUEUE, self.config.timeout_s, self.config.predict_timeout_s)
         return PartModel(self.name, name, self._shared, limits, self._observers)
 
     # ---- what it is
