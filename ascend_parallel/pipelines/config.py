@@ -102,8 +102,8 @@ class OpConfig(RunnerConfig):
     for each device."""
 
     timeout_ms: Annotated[float, Field(gt=0)] = 60_000.0
-    """How long a request may wait for the op and run in it, in ms. A worker that computes longer is killed and
-    replaced."""
+    """How long a worker may compute, in ms; then it is killed and replaced, and the requests that it had beside the one
+    that hangs are computed again, each alone. A request may wait for the op as long as the pipeline's timeout_ms."""
 
     retry: Annotated[int, Field(ge=0)] = 0
     """How often a request is tried again after the op failed with it or was not done in time."""
@@ -128,14 +128,13 @@ class OpConfig(RunnerConfig):
             found["worker_python"] = os.path.join(folder, self.worker_python)
         return self.model_copy(update=found)
 
-    def model(self, *, max_queue_size: int = 1024) -> ModelConfig:
+    def model(self) -> ModelConfig:
         """Return the model of an op that has one, as the configuration of a model."""
         settings = {name: getattr(self, name) for name in _MODEL_SETTINGS}
         own = self.batching
         batching = BatchingConfig(
             max_batch_size=own.max_batch_size,
             max_queue_delay_ms=own.max_queue_delay_ms,
-            max_queue_size=max_queue_size,
             timeout_ms=self.timeout_ms,
         )
         return ModelConfig(name=self.name, batching=batching, **settings)

@@ -39,8 +39,6 @@ _MAX_PLANS = 256
 class OpBatcher(Batcher):
     """The queue of one op with Python."""
 
-    retries_timeouts = True
-
     def __init__(
         self,
         backend: Backend,

@@ -227,6 +227,7 @@ async def _run(served: ServedPipeline, inputs: Mapping[str, Any], timeout_s: flo
         raise ShapeError(f"input {error.describe(skip=1)}") from None
     future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     request = InferRequest(tuple(inputs), list(inputs.values()), lambda request: _resolve(future, request))
+    request.wants_values = True
     if timeout_s is not None:
         request.deadline_s = request.arrived_s + timeout_s
     served.add(request)

@@ -17,6 +17,7 @@ from ascend_parallel.errors import (
     UsageError,
     WorkerError,
 )
+from ascend_parallel.serving.batcher import describe_fault
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 
@@ -56,16 +57,19 @@ class PipelineRun:
     Attributes:
         request: the request.
         is_done: whether it was answered, or given up.
+        is_logged: whether an op has logged why it failed.
     """
 
     def __init__(self, graph: Graph, steps: Mapping[str, Step], request: InferRequest, on_done: OnDone) -> None:
         """Prepare; :meth:`start` begins."""
         self.request = request
         self.is_done = False
+        self.is_logged = False
         self._graph = graph
         self._steps = steps
         self._on_done = on_done
         self._values: dict[str, Values] = {REQUEST: dict(zip(request.names, request.inputs, strict=True))}
+        request.inputs = ()  # they are let go of as soon as the ops that read them have begun
         self._missing = {op: len(sources) for op, sources in graph.sources.items()}
         self._readers = {op: len(readers) for op, readers in graph.readers.items()}
         for op in graph.answer_ops:
@@ -76,6 +80,7 @@ class PipelineRun:
 
     def start(self) -> None:
         """Begin the ops that read the request alone."""
+        self.request.sent_s = time.monotonic()
         self._note_outputs(REQUEST)
 
     def cancel(self) -> None:
@@ -91,6 +96,16 @@ class PipelineRun:
         if not self.is_done:
             self.cancel()
             self._on_done(self, None, error)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a worker has it."""
+        return any(made.sent_s for made in self._running.values())
+
+    def describe(self) -> str:
+        """Return where it is, as a sentence's end."""
+        ops = ", ".join(map(repr, self._running))
+        return f"is in op {ops}" if ops else "waits for room in the pipeline"
 
     # ---- inside
 
@@ -110,8 +125,8 @@ class PipelineRun:
         step = self._steps[op]
         try:
             self._add(step, self._inputs_of(step))
-        except AscendParallelError as error:
-            self._fail_at(op, error)
+        except Exception as error:
+            self._fail_at(op, describe_fault(error))
             return
         for source in self._graph.sources[op]:
             self._let_go(source)
@@ -146,8 +161,10 @@ class PipelineRun:
         if self.is_done:
             return
         self._running.pop(op, None)
+        self.request.id = self.request.id or made.id  # that of the log
         if made.error is not None:
             if inputs is None or not self._try_again(op, inputs, made.error):
+                self.is_logged = _is_fault(made.error)
                 self._fail_at(op, made.error)
             return
         assert made.outputs is not None
@@ -185,6 +202,11 @@ class PipelineRun:
         self.is_done = True
         self._values.clear()
         self._on_done(self, outputs, None)
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether a batcher logs an error that it fails a request with."""
+    return not isinstance(error, AscendParallelError) or error.http_status >= 500
 
 
 def _name_op(error: Exception, op: str) -> Exception:

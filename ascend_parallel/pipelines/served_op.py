@@ -56,9 +56,6 @@ class PythonOp(ServedModel):
 def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer] = ()) -> ServedModel:
     """Return an op of a pipeline; nothing is started."""
     name = f"{pipeline.name}/{op.name}"
-    if op.python is None:
-        model = op.model(max_queue_size=pipeline.max_queue_size)
-        return make_served_model(model.model_copy(update={"name": name, "version": pipeline.version}), observers)
     batching = op.batching
     limits = Limits(
         batching.max_batch_size,
@@ -67,4 +64,7 @@ def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer
         pipeline.timeout_ms / 1000,
         op.timeout_ms / 1000,
     )
+    if op.python is None:
+        model = op.model().model_copy(update={"name": name, "version": pipeline.version})
+        return make_served_model(model, observers, limits=limits)
     return PythonOp(name, pipeline.version, op, limits, observers)

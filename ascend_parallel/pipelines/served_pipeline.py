@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import AscendParallelError, DeadlineError, OverloadedError
+from ascend_parallel.errors import AscendParallelError, OverloadedError, ServingError
+from ascend_parallel.serving.batcher import describe_fault
+from ascend_parallel.serving.failure_log import FailureLog
 from ascend_parallel.serving.observed_batcher import Observer
-from ascend_parallel.serving.request import INF, LARGE_BYTES, InferRequest
+from ascend_parallel.serving.request import LARGE_BYTES, InferRequest
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.served_model import ServedModel
 from ascend_parallel.worker.engines import TensorSpec
 
 from .config import PipelineConfig
-from .graph import REQUEST, Values
+from .graph import REQUEST, Values, Wiring
 from .pipeline_run import PipelineRun, Step
+from .runs import Runs
 from .served_op import make_op
+from .tensors import make_tensors
 
 
 class ServedPipeline(Served):
@@ -37,11 +41,11 @@ class ServedPipeline(Served):
             op.name: Step(op.name, make_op(config, op, observers), retries=op.retry, by_op=_is_by_op(op.interface))
             for op in config.ops
         }
-        self._max_runs = config.max_queue_size
         self._timeout_s = config.timeout_ms / 1000
-        self._runs: dict[InferRequest, PipelineRun] = {}
-        self._idle: list[asyncio.Future[None]] = []
-        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._runs = Runs(self.graph, self._steps, config.max_queue_size, self._take)
+        self._observers = observers
+        self._failures: FailureLog | None = None
+        self.output_names = _find_names(self.graph.answer)
 
     @property
     def parts(self) -> Sequence[ServedModel]:
@@ -63,16 +67,15 @@ class ServedPipeline(Served):
             await self._unload_ops(0.0)
             self.state, self.reason = "UNAVAILABLE", str(error)
             raise
+        self._runs.set_room()
+        self._failures = FailureLog(self.name, self.version, asyncio.get_running_loop())
         self.state, self.reason = "READY", ""
 
     async def unload(self, timeout_s: float) -> None:
         """Answer the requests that it has, for at most ``timeout_s``; then end the workers."""
         self.state, self.reason = "UNLOADING", "is being unloaded"
-        if self._runs:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(done)
-            await asyncio.wait([done], timeout=timeout_s)
-            self.give_up()
+        await self._runs.drain(timeout_s)
+        self.give_up()
         await self._unload_ops(0.0)
         self.state, self.reason = "UNAVAILABLE", "unloaded"
 
@@ -81,9 +84,7 @@ class ServedPipeline(Served):
 
     def give_up(self) -> None:
         """Fail all requests that it has."""
-        error = OverloadedError(f"pipeline {self.name!r} was unloaded before the request was answered")
-        for run in list(self._runs.values()):
-            run.fail(error)
+        self._runs.fail_all(OverloadedError(f"pipeline {self.name!r} was unloaded before the request was answered"))
 
     # ---- requests
 
@@ -91,61 +92,61 @@ class ServedPipeline(Served):
         """Begin a request; raises OverloadedError where the pipeline is full or not ready."""
         if self.state != "READY":
             raise OverloadedError(f"pipeline {self.name!r} version {self.version} {self.reason}")
-        if len(self._runs) >= self._max_runs:
-            raise OverloadedError(f"the pipeline is full: it has {len(self._runs)} requests; try again later")
         request.rows = 1
-        request.sent_s = request.arrived_s
         request.deadline_s = min(request.deadline_s, request.arrived_s + self._timeout_s)
-        run = self._runs[request] = PipelineRun(self.graph, self._steps, request, self._take)
-        run.start()
-        if request in self._runs and self._deadline_timer is None:
-            self._set_deadline_timer()
+        for observer in self._observers:
+            observer.begin_request(self.name, self.version, request)
+        try:
+            self._runs.add(request)
+        except OverloadedError as error:
+            self._note_failure(request, error)
+            request.error = error
+            self._tell(request, time.monotonic())
+            raise
 
     def cancel(self, request: InferRequest) -> None:
         """Drop a request whose client is gone: ops that have not begun it will not."""
-        run = self._runs.pop(request, None)
-        if run is not None:
+        if self._runs.cancel(request):
             request.is_done = True
-            run.cancel()
+            request.error = ServingError("the client is gone")
             self.stats.count_failure("canceled")
-            self._note_idle()
+            self._tell(request, time.monotonic())
 
     def _take(self, run: PipelineRun, outputs: Values | None, error: Exception | None) -> None:
         """Answer a request that is done."""
         request = run.request
-        del self._runs[request]
-        now_s = time.monotonic()
+        found: dict[str, Any] | None = None
+        if error is None:
+            found, error = self._finish(request, outputs or {})
         if error is not None:
             self.stats.count_failure(_reason(error))
-            request.answer(None, error, now_s)
-        else:
-            request.answer(dict(outputs or {}), None, now_s)
-            self.stats.count_success(request)
-        self._note_idle()
-
-    def _note_idle(self) -> None:
-        if self._idle and not self._runs:
-            for done in self._idle:
-                if not done.done():
-                    done.set_result(None)
-            self._idle.clear()
-
-    # ---- deadlines: those of the ops' queues are checked there; this one covers what is between
-
-    def _set_deadline_timer(self) -> None:
-        next_s = min((request.deadline_s for request in self._runs), default=INF)
-        self._deadline_timer = None
-        if next_s < INF:
-            delay_s = max(0.0, next_s - time.monotonic())
-            self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
+            if not run.is_logged:
+                self._note_failure(request, error)
         now_s = time.monotonic()
-        for request, run in list(self._runs.items()):
-            if request.deadline_s <= now_s:
-                waited_ms = (now_s - request.arrived_s) * 1e3
-                run.fail(DeadlineError(f"the request was not answered in time: it has spent {waited_ms:.0f} ms"))
-        self._set_deadline_timer()
+        request.answer(found, error, now_s)
+        if error is None:
+            self.stats.count_success(request)
+        self._tell(request, now_s)
+
+    def _finish(self, request: InferRequest, outputs: Values) -> tuple[dict[str, Any] | None, Exception | None]:
+        """Return what a client gets, or why it gets nothing."""
+        if request.wants_values:
+            return dict(outputs), None
+        try:
+            return dict(make_tensors(self.graph.answer, outputs)), None
+        except Exception as error:
+            return None, describe_fault(error)
+
+    def _note_failure(self, request: InferRequest, error: Exception) -> None:
+        """Log a failure, unless it is the client's."""
+        reason = _reason(error)
+        if self._failures is not None and reason != "invalid":
+            self._failures.add(request, reason, error)
+
+    def _tell(self, request: InferRequest, now_s: float) -> None:
+        request.done_s = now_s
+        for observer in self._observers:
+            observer.note_request(self.name, self.version, request, None)
 
     # ---- memory for inputs
 
@@ -202,8 +203,8 @@ class ServedPipeline(Served):
 
     @property
     def waiting(self) -> int:
-        """How many requests it has that no worker computes just now, at least."""
-        return max(0, len(self._runs) - self.running)
+        """How many requests it has that no worker computes just now."""
+        return self._runs.waiting
 
     @property
     def running(self) -> int:
@@ -214,6 +215,12 @@ class ServedPipeline(Served):
     def max_rows(self) -> int:
         """0: rows of several requests are not joined by the pipeline, but by its ops."""
         return 0
+
+
+def _find_names(answer: Wiring) -> list[str] | None:
+    """Return the names of the outputs, where the configuration gives all of them."""
+    names = [source.name or source.output for source in answer]
+    return [name for name in names if name is not None] if None not in names else None
 
 
 def _is_by_op(interface: str) -> bool:

@@ -67,7 +67,8 @@ class Limits(NamedTuple):
         max_delay_s: how long the first request of a batch waits for others, though a worker is free.
         max_queue: requests that may wait.
         timeout_s: how long a request may wait and be computed.
-        compute_timeout_s: how long a worker may compute a batch; None: as long as ``timeout_s``.
+        compute_timeout_s: how long a worker may compute a batch, whose requests are then tried again one by one; None:
+            as long as ``timeout_s``.
     """
 
     max_rows: int
@@ -116,8 +117,6 @@ class Batcher(ABC):
     """
 
     call_class: type[BatchCall] = BatchCall
-    #: Whether the requests of a batch are tried again one by one where a worker did not compute it in time.
-    retries_timeouts = False
 
     def __init__(
         self,
@@ -256,7 +255,7 @@ class Batcher(ABC):
         try:
             call = self.call_class(*self._open(requests), self, requests)
         except Exception as error:
-            self._fail_each(requests, _describe(error))
+            self._fail_each(requests, describe_fault(error))
             return
         tasks = len(call.plan.chunks)
         self.running += tasks
@@ -271,7 +270,7 @@ class Batcher(ABC):
             if call in self._in_flight:  # else take_batch was called with what failed it
                 self._in_flight.discard(call)
                 self.running -= tasks
-                self._fail_each(requests, _describe(error))
+                self._fail_each(requests, describe_fault(error))
 
     # ---- answers
 
@@ -287,7 +286,7 @@ class Batcher(ABC):
         try:
             outputs = call.outputs()
         except Exception as error:
-            self._fail_each(call.requests, _describe(error))
+            self._fail_each(call.requests, describe_fault(error))
         else:
             self._stats.count_batch(call.rows, call.compute_ns)
             self._answer_each(call, outputs)
@@ -306,7 +305,8 @@ class Batcher(ABC):
 
     def _fail_each(self, requests: Sequence[InferRequest], error: Exception) -> None:
         """Fail the request of a batch; try those of a larger batch again, one by one."""
-        is_retried = isinstance(error, WorkerError) and (self.retries_timeouts or not isinstance(error, WorkerTimeout))
+        has_time = self.limits.compute_timeout_s is not None  # else that of the requests is over, too
+        is_retried = isinstance(error, WorkerError) and (has_time or not isinstance(error, WorkerTimeout))
         if len(requests) > 1 and is_retried:
             self._retry(requests)
             return
@@ -374,11 +374,11 @@ class Batcher(ABC):
             self._idle.clear()
 
 
-def _describe(error: Exception) -> AscendParallelError:
+def describe_fault(error: Exception) -> AscendParallelError:
     """Return an error as one of ours: a server that runs out of memory or descriptors is overloaded."""
     if isinstance(error, AscendParallelError):
         return error
-    logger.error("a batch failed", exc_info=error)
+    logger.error("a batch or a request failed", exc_info=error)
     if isinstance(error, (OSError, MemoryError)):
         return OverloadedError(f"the server has too little memory or too few descriptors for the request: {error}")
     return AscendParallelError(text_of(error))

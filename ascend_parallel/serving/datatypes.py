@@ -1,7 +1,7 @@
 """Names of element types in the Open Inference Protocol, and numpy's.
 
-Source: the Open Inference Protocol, version 2 ("Tensor Data Types"). FP16 has no JSON form. BYTES, for strings, is
-refused: no engine takes strings.
+Source: the Open Inference Protocol, version 2 ("Tensor Data Types"). FP16 has no JSON form. BYTES is for pipelines
+whose Python takes text: no engine does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 
 from ascend_parallel.errors import AscendParallelError, ShapeError
 
-#: Datatype -> numpy dtype, little-endian as on the wire.
+#: The dtype of BYTES: objects, each a ``bytes``; see bytes_tensor.py.
+BYTES = np.dtype(object)
+#: Datatype of numbers and booleans -> numpy dtype, little-endian as on the wire.
 DTYPES = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -27,16 +29,15 @@ DTYPES = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+DATATYPES = {**{dtype: name for name, dtype in DTYPES.items()}, BYTES: "BYTES"}
+_BY_NAME = {name: dtype for dtype, name in DATATYPES.items()}
 
 
 def find_dtype(input_name: str, datatype: object) -> np.dtype[Any]:
     """Return the dtype of an input's datatype; raises ShapeError where there is none."""
-    dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
+    dtype = _BY_NAME.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        if datatype == "BYTES":
-            raise ShapeError(f"input {input_name!r} has the datatype BYTES, but no engine takes strings")
-        raise ShapeError(f"input {input_name!r} has the datatype {datatype!r}; expected one of {', '.join(DTYPES)}")
+        raise ShapeError(f"input {input_name!r} has the datatype {datatype!r}; expected one of {', '.join(_BY_NAME)}")
     return dtype
 
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from ascend_parallel.errors import ShapeError, UsageError
 
+from .bytes_tensor import check_count
+from .datatypes import BYTES
+
 #: Elements along an axis, or bytes of a tensor, are less.
 _MAX_SIZE = 1 << 63
 _MAX_AXES = 32
@@ -30,7 +33,7 @@ class TensorRef(NamedTuple):
         shape: of the tensor.
         start: where its bytes begin behind the JSON (REST), or which of the raw contents it is (gRPC); -1 where they
             are elsewhere.
-        size_bytes: how many there are.
+        size_bytes: how many there are; of BYTES in JSON and in gRPC, where only the bytes tell, another number.
         data: its elements where they are in the JSON, or are typed contents; None elsewhere.
         region: (name, offset in bytes) in a shared-memory region; None elsewhere.
     """
@@ -70,6 +73,7 @@ class InferHead(NamedTuple):
         timeout_s: how long the request may take; None where the client does not say.
         names: of the inputs.
         has_regions: whether a tensor is in a shared-memory region, or goes to one.
+        has_text: whether an input is of BYTES.
     """
 
     id: str
@@ -80,6 +84,7 @@ class InferHead(NamedTuple):
     timeout_s: float | None
     names: tuple[str, ...]
     has_regions: bool
+    has_text: bool
 
 
 def read_region(what: str, parameters: Mapping[str, Any], size_bytes: int | None) -> tuple[str, int, int] | None:
@@ -122,7 +127,7 @@ def check_parameters(parameters: Mapping[str, Any], what: str) -> None:
 
 
 def check_shape(what: str, shape: Sequence[Any], dtype: np.dtype[Any]) -> int:
-    """Check the shape of a tensor; return the size of the tensor in bytes."""
+    """Check the shape of a tensor; return the size of the array in bytes."""
     if len(shape) > _MAX_AXES or not all(type(size) is int and 0 <= size < _MAX_SIZE for size in shape):
         raise ShapeError(
             f"{what}: shape is {list(shape[: _MAX_AXES + 1])!r:.200}; expected up to 32 whole numbers of at least 0"
@@ -133,4 +138,6 @@ def check_shape(what: str, shape: Sequence[Any], dtype: np.dtype[Any]) -> int:
         room *= size or 1
     if room >= _MAX_SIZE:  # numpy has no such array, not even an empty one
         raise ShapeError(f"{what}: shape is {list(shape)!r:.200}, which is too large")
+    if dtype is BYTES:
+        check_count(what, shape)
     return size_bytes

@@ -38,10 +38,10 @@ def write_metrics(repository: Repository, images: ImageService, accept: str) -> 
 
 
 class _Collector:
-    """Yields the metrics of all models."""
+    """Yields the metrics of all models, of pipelines, and of their ops as "pipeline/op"."""
 
     def __init__(self, repository: Repository) -> None:
-        self._models = list(repository)
+        self._models = [model for served in repository for model in (served, *served.parts)]
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""

@@ -54,8 +54,11 @@ class ObservedCall(BatchCall):
 class Observer(Protocol):
     """Who is told; all methods are called in the event loop's thread."""
 
+    def begin_request(self, model: str, version: str, request: InferRequest) -> None:
+        """Take a request of a pipeline, and note in it what its ops' requests are to be known by."""
+
     def note_request(self, model: str, version: str, request: InferRequest, call: ObservedCall | None) -> None:
-        """Take a request that was answered; the call computed it, None where none did."""
+        """Take a request that was answered; the call computed it, None where none did, as that of a pipeline."""
 
     def note_batch(self, model: str, version: str, call: ObservedCall) -> None:
         """Take a batch that is over."""

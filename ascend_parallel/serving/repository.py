@@ -163,6 +163,9 @@ def why_not_ready(model: Served) -> str:
     """Return why a model is not ready, as a sentence's end."""
     if model.state != "READY":
         return model.reason
+    for op in model.parts:
+        if not op.is_ready:
+            return f"has the op {op.name.rpartition('/')[2]!r}, which {why_not_ready(op)}"
     try:
         model.worker_stats()
     except AscendParallelError as error:

@@ -42,6 +42,7 @@ class InferRequest:
         outputs: the answer, name -> array.
         error: why there is none.
         trace_context: the client's ``traceparent``; "" for none.
+        wants_values: whether a pipeline answers with what its ops gave; else with tensors.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class InferRequest:
         "rows",
         "sent_s",
         "trace_context",
+        "wants_values",
         "worker",
     )
 
@@ -94,6 +96,7 @@ class InferRequest:
         self.layout = NO_ROWS
         self.key: Hashable = None
         self.is_alone = False
+        self.wants_values = False
         self.is_done = False
         self.outputs: dict[str, Array] | None = None
         self.error: Exception | None = None

@@ -216,14 +216,17 @@ def fixed_rows(inputs: Sequence[TensorSpec] | None, batch_axes: BatchAxes) -> in
     return size if isinstance(size, int) else None
 
 
-def make_served_model(config: ModelConfig, observers: Sequence[Observer] = ()) -> ServedModel:
-    """Return a model as the configuration has it; nothing is started."""
+def make_served_model(
+    config: ModelConfig, observers: Sequence[Observer] = (), *, limits: Limits | None = None
+) -> ServedModel:
+    """Return a model as the configuration has it, or with other limits; nothing is started."""
     batching = config.batching
     return ServedModel(
         config.name,
         config.version,
         ParallelPredictUtils(**config.runner_arguments()),
-        limits=Limits(
+        limits=limits
+        or Limits(
             batching.max_batch_size,
             batching.max_queue_delay_ms / 1000,
             batching.max_queue_size,

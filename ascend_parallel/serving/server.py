@@ -130,7 +130,8 @@ class Server:
     def _announce(self, sides: Sequence[HttpServer | GrpcServer]) -> None:
         scheme = "https" if self._config.tls_cert else "http"
         for model in self._repository:
-            logger.info("model %s version %s is ready on %s", model.name, model.version, ", ".join(model.devices))
+            kind = "pipeline" if model.parts else "model"
+            logger.info("%s %s version %s is ready on %s", kind, model.name, model.version, ", ".join(model.devices))
         http, *others = sides
         for grpc in others:
             logger.info("serving gRPC on %s:%d", self._config.host, grpc.port)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ascend_parallel.runner.phases import share_lanes
 from ascend_parallel.runner.trace_file import Event, name_line, write_events
 
+from .failure_log import make_request_id
 from .log import logger
 from .observed_batcher import ObservedCall, TaskTimes
 from .request import InferRequest
@@ -53,6 +54,10 @@ class ServerTrace:
         self._requests: deque[RequestRecord] = deque(maxlen=max_kept)
         self._batches: deque[BatchRecord] = deque(maxlen=max_kept)
         self._count = 0
+
+    def begin_request(self, model: str, version: str, request: InferRequest) -> None:
+        """Give a pipeline's request an id, by which those of its ops are found."""
+        request.id = request.id or make_request_id()
 
     def note_request(self, model: str, version: str, request: InferRequest, call: ObservedCall | None) -> None:
         """Take a request that was answered."""

@@ -6,8 +6,9 @@ import hmac
 from collections.abc import Mapping
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import AscendParallelError, UnauthorizedError
+from ascend_parallel.errors import AscendParallelError, ShapeError, UnauthorizedError
 
+from .datatypes import BYTES
 from .images.image_service import ImageService
 from .infer_head import InferHead
 from .pending_bytes import PendingBytes
@@ -86,10 +87,17 @@ class Service:
         Regions for outputs are checked as well, so that nothing is computed in vain.
 
         Raises:
+            ShapeError: there is text, and what is served takes none.
             UsageError: a region is not registered, or too small.
             TooLargeError: the inputs in regions are larger than a body may be.
             ForbiddenError: clients may not have regions.
         """
+        if head.has_text and not model.takes_text:
+            name = next(ref.name for ref in head.inputs if ref.dtype is BYTES)
+            raise ShapeError(
+                f"input {name!r} has the datatype BYTES, but {model.name!r} is a model, and no engine takes text; a "
+                "pipeline whose Python makes numbers of it does"
+            )
         if not head.has_regions:
             return arrays  # type: ignore[return-value]
         memory = self.shared_memory

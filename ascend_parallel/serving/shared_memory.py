@@ -20,6 +20,8 @@ import numpy as np
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import NotFoundError, ShapeError, TooLargeError, UsageError
 
+from .bytes_tensor import decode, encode
+from .datatypes import BYTES
 from .infer_head import TensorRef
 
 #: Where POSIX shared memory lies on Linux.
@@ -177,7 +179,8 @@ class SharedMemory:
         name, offset = ref.region
         what = f"input {ref.name!r}"
         region = self.find(what, name, offset, ref.size_bytes)
-        array = empty(ref.shape, ref.dtype)
+        is_text = ref.dtype is BYTES
+        array = np.empty(ref.size_bytes, np.uint8) if is_text else empty(ref.shape, ref.dtype)
         view = _bytes_of(array)
         at = region.offset + offset
         try:
@@ -190,7 +193,7 @@ class SharedMemory:
                 view, at = view[count:], at + count
         except OSError as error:
             raise UsageError(f"{what}: the shared-memory region {name!r} cannot be read: {error.strerror}") from None
-        return array
+        return decode(what, array, ref.shape) if is_text else array
 
     def write(self, output: str, place: tuple[str, int, int], array: Array) -> None:
         """Write an output to a region.
@@ -207,6 +210,8 @@ class SharedMemory:
         name, offset, byte_size = place
         what = f"output {output!r}"
         region = self.find(what, name, offset, byte_size)
+        if array.dtype is BYTES:
+            array = encode(array)
         if array.nbytes > byte_size:
             raise ShapeError(f"{what} has {array.nbytes} bytes, but its shared_memory_byte_size is {byte_size}")
         view = _bytes_of(np.ascontiguousarray(array))

@@ -30,15 +30,27 @@ class Spans:
         self._provider = provider
         self._tracer = provider.get_tracer("ascend_parallel.serving")
         self._propagator = TraceContextTextMapPropagator()
+        self._open: dict[InferRequest, trace.Span] = {}  # of pipelines
+
+    def begin_request(self, model: str, version: str, request: InferRequest) -> None:
+        """Begin the span of a pipeline's request: those of its ops are its children."""
+        span = self._open[request] = self._start(model, request, time.time_ns() - time.monotonic_ns())
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, trace.set_span_in_context(span))
+        request.trace_context = carrier.get("traceparent", request.trace_context)
+
+    def _start(self, model: str, request: InferRequest, offset_ns: int) -> trace.Span:
+        parent = None
+        if request.trace_context:
+            parent = self._propagator.extract({"traceparent": request.trace_context})
+        arrived_ns = offset_ns + int(request.arrived_s * 1e9)
+        kind = SpanKind.INTERNAL if "/" in model else SpanKind.SERVER  # an op of a pipeline has a slash in its name
+        return self._tracer.start_span(f"infer {model}", parent, kind, start_time=arrived_ns)
 
     def note_request(self, model: str, version: str, request: InferRequest, call: ObservedCall | None) -> None:
         """Make the spans of a request that was answered."""
         offset_ns = time.time_ns() - time.monotonic_ns()  # spans have the time of day
-        arrived_ns = offset_ns + int(request.arrived_s * 1e9)
-        parent = None
-        if request.trace_context:
-            parent = self._propagator.extract({"traceparent": request.trace_context})
-        span = self._tracer.start_span(f"infer {model}", parent, SpanKind.SERVER, start_time=arrived_ns)
+        span = self._open.pop(request, None) or self._start(model, request, offset_ns)
         if span.is_recording():
             span.set_attribute("model.name", model)
             span.set_attribute("model.version", version)
@@ -48,7 +60,7 @@ class Spans:
                 span.record_exception(request.error)
                 span.set_status(Status(StatusCode.ERROR, str(request.error)))
             if call is not None and call.tasks:
-                self._add_phases(span, arrived_ns, offset_ns, call)
+                self._add_phases(span, offset_ns + int(request.arrived_s * 1e9), offset_ns, call)
         span.end(offset_ns + int(request.done_s * 1e9))
 
     def _add_phases(self, span: trace.Span, arrived_ns: int, offset_ns: int, call: ObservedCall) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import UsageError
-from ascend_parallel.serving.datatypes import find_datatype
+from ascend_parallel.errors import RefusedError, UsageError
+from ascend_parallel.serving.bytes_tensor import encode, wire_bytes
+from ascend_parallel.serving.datatypes import BYTES, find_datatype
 from ascend_parallel.serving.infer_head import OutputRef
 
 from .messages import ModelInferResponse, ModelStreamInferResponse, serialize
+from .status import sentence_of
 from .wire import start_field
 
 #: The numbers of fields: in a ModelInferResponse, and in a ModelStreamInferResponse.
@@ -56,10 +58,12 @@ def write_answer(
     key = (model, version, is_stream, *[(ref, a.dtype, a.shape) for ref, a in zip(chosen, arrays, strict=True)])
     known = _kept.get(key)
     if known is None:
-        if len(_kept) >= _MAX_KEPT:
-            _kept.clear()
-        starts = [start_field(_RAW, 0 if ref.region else a.nbytes) for ref, a in zip(chosen, arrays, strict=True)]
-        known = _kept[key] = _write_head(model, version, chosen, arrays, is_stream), starts
+        starts = [start_field(_RAW, 0 if ref.region else wire_bytes(a)) for ref, a in zip(chosen, arrays, strict=True)]
+        known = _write_head(model, version, chosen, arrays, is_stream), starts
+        if not any(array.dtype is BYTES for array in arrays):
+            if len(_kept) >= _MAX_KEPT:
+                _kept.clear()
+            _kept[key] = known
     head, starts = known
     parts: Parts = [head]
     if identity:
@@ -74,9 +78,13 @@ def write_answer(
     return b"".join(parts)
 
 
-def write_stream_error(message: str, model: str, version: str, identity: str) -> bytes:
+def write_stream_error(error: Exception, model: str, version: str, identity: str) -> bytes:
     """Return what a stream has in the place of an answer that cannot be given."""
-    response = {"model_name": model, "model_version": version, "id": identity, "parameters": _FINAL}
+    parameters: dict[str, Any] = dict(_FINAL)
+    if isinstance(error, RefusedError):
+        parameters["error_code"] = {"string_param": str(error.code)}
+    response = {"model_name": model, "model_version": version, "id": identity, "parameters": parameters}
+    message = sentence_of(error)
     return serialize(ModelStreamInferResponse, {"error_message": message, "infer_response": response})
 
 
@@ -92,7 +100,7 @@ def _write_head(model: str, version: str, refs: list[OutputRef], arrays: list[Ar
         if ref.region is not None:
             entry["parameters"] = {
                 "shared_memory_region": {"string_param": ref.region[0]},
-                "shared_memory_byte_size": {"int64_param": array.nbytes},
+                "shared_memory_byte_size": {"int64_param": wire_bytes(array)},
                 "shared_memory_offset": {"int64_param": ref.region[1]},
             }
         described.append(entry)
@@ -109,6 +117,8 @@ def _find(outputs: Mapping[str, Array], name: str) -> Array:
 
 
 def _bytes_of(array: Array) -> bytes | memoryview:
+    if array.dtype is BYTES:
+        array = encode(array)
     if array.nbytes <= _SMALL_BYTES:
         return array.tobytes()  # quicker than a view
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]

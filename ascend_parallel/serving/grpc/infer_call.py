@@ -15,7 +15,6 @@ from ascend_parallel.serving.service import Service
 from .context import read_request_id
 from .infer_answer import write_answer, write_stream_error
 from .infer_request import GrpcRequest, read_request, split
-from .status import sentence_of
 
 
 class InferCall:
@@ -117,11 +116,10 @@ class InferCall:
         try:
             return await self.answer()
         except Exception as error:
-            text = sentence_of(error)
             if not isinstance(error, AscendParallelError):
                 logger.exception("a request of a stream failed")
             read = self._read
-            return write_stream_error(text, *((read.model, read.version) if read else ("", "")), self._id)
+            return write_stream_error(error, *((read.model, read.version) if read else ("", "")), self._id)
 
     def cancel(self) -> None:
         """Drop the request, as nobody waits for it."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError, UsageError
-from ascend_parallel.serving.datatypes import find_dtype
+from ascend_parallel.serving.bytes_tensor import decode, to_bytes_array
+from ascend_parallel.serving.datatypes import BYTES, find_dtype
 from ascend_parallel.serving.infer_head import (
     InferHead,
     OutputRef,
@@ -37,6 +38,7 @@ _CONTENTS = {
     "u8": "uint64_contents",
     "f4": "fp32_contents",
     "f8": "fp64_contents",
+    "O8": "bytes_contents",
 }
 
 
@@ -114,6 +116,8 @@ def _read_array(ref: TensorRef, data: bytes, raw: list[tuple[int, int]]) -> Arra
             raise UsageError(f"input {ref.name!r} has no elements: neither raw_input_contents nor contents")
         return np.empty(ref.shape, ref.dtype)
     start, size_bytes = raw[ref.start]
+    if ref.dtype is BYTES:
+        return decode(f"input {ref.name!r}", memoryview(data)[start : start + size_bytes], ref.shape)
     if size_bytes != ref.size_bytes:
         raise ShapeError(
             f"input {ref.name!r} has {size_bytes} bytes of raw_input_contents, but its shape {list(ref.shape)} and its "
@@ -123,11 +127,13 @@ def _read_array(ref: TensorRef, data: bytes, raw: list[tuple[int, int]]) -> Arra
 
 
 def _read_contents(ref: TensorRef) -> Array:
-    """Return a tensor whose elements are in the message as numbers."""
+    """Return a tensor whose elements are in the message one by one."""
     dtype = ref.dtype
     count = ref.size_bytes // dtype.itemsize
     if len(ref.data) != count:
         raise ShapeError(f"input {ref.name!r} has {len(ref.data)} elements, but its shape is {list(ref.shape)}")
+    if dtype is BYTES:
+        return to_bytes_array(ref.data, ref.shape)
     if dtype.kind in "iu" and dtype.itemsize < 4:
         info = np.iinfo(dtype)
         low, high = min(ref.data), max(ref.data)
@@ -154,7 +160,8 @@ def _read_head(text: bytes) -> GrpcHead:
         raise UsageError("an output is asked for twice")
     timeout_s = read_timeout_s(_read_parameters(message, "the request"))
     has_regions = any(ref.region for ref in inputs) or any(ref.region for ref in outputs)
-    head = InferHead("", tuple(inputs), outputs or None, True, 0, timeout_s, names, has_regions)
+    has_text = any(ref.dtype is BYTES for ref in inputs)
+    head = InferHead("", tuple(inputs), outputs or None, True, 0, timeout_s, names, has_regions, has_text)
     known = GrpcHead(message.model_name, message.model_version, head)
     if len(text) <= _MAX_KEPT_BYTES and all(ref.data is None for ref in inputs):
         if len(_kept) >= _MAX_KEPT:
@@ -171,7 +178,8 @@ def _read_input(tensor: Any, position: int, number: int) -> TensorRef:
     dtype = find_dtype(name, tensor.datatype)
     shape = tuple(tensor.shape)
     size_bytes = check_shape(what, shape, dtype)
-    region = read_region(what, _read_parameters(tensor, what), size_bytes)
+    region = read_region(what, _read_parameters(tensor, what), None if dtype is BYTES else size_bytes)
+    size_bytes = region[2] if region else size_bytes
     data = _find_contents(what, tensor, dtype)
     if region is not None and data is not None:
         raise UsageError(f"{what} has both contents and a shared-memory region; expected one of them")
@@ -180,7 +188,7 @@ def _read_input(tensor: Any, position: int, number: int) -> TensorRef:
 
 
 def _find_contents(what: str, tensor: Any, dtype: np.dtype[Any]) -> Any:
-    """Return the elements of a tensor that are in the message as numbers; None if there are none."""
+    """Return the elements of a tensor that are in the message one by one; None if there are none."""
     given = [field.name for field, _ in tensor.contents.ListFields()]
     if not given:
         return None

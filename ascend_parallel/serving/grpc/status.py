@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
-from ascend_parallel.errors import AscendParallelError, OverloadedError
+from ascend_parallel.errors import AscendParallelError, OverloadedError, RefusedError
 from ascend_parallel.serving.error_text import text_of
 
 #: The code that goes with an error, by its HTTP status. A full queue is UNAVAILABLE, on which clients try again.
@@ -23,6 +23,8 @@ CODES = {
 _MAX_CHARS = 800
 #: What tells clients of gRPC when to try again, in ms.
 _RETRY_AFTER = "grpc-retry-pushback-ms"
+#: What tells them the code of an op that refused the request.
+_ERROR_CODE = "error-code"
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -34,6 +36,8 @@ def describe_error(error: Exception) -> tuple[StatusCode, str, Metadata]:
     metadata: Metadata = ()
     if isinstance(error, OverloadedError):
         metadata = ((_RETRY_AFTER, str(error.retry_after_s * 1000)),)
+    elif isinstance(error, RefusedError):
+        metadata = ((_ERROR_CODE, str(error.code)),)
     return CODES[error.http_status], sentence_of(error), metadata
 
 

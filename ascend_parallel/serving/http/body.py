@@ -90,7 +90,8 @@ class Body:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
         if self._block is not None:
-            return body[: self._head_size], self._block, 0
+            block, self._block = self._block, None  # from here on, the inputs that lie in it hold it
+            return body[: self._head_size], block, 0
         if self._headers.get(b"content-encoding") not in (None, b"identity"):
             body = _decompress(body, self._limit)
             self.reserve(len(body))

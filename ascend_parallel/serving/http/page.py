@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,30 @@ async def _answer_file(request: Request) -> Response:
 
 
 def describe_status(repository: Repository, images: ImageService) -> dict[str, Any]:
-    """Return the figures of all models since they were loaded; the page shows what has changed."""
+    """Return the figures of all models since they were loaded; the page shows what has changed.
+
+    The ops of a pipeline follow it.
+    """
     return {
         "time_s": time.monotonic(),
         "ready": repository.is_ready,
         "bounds_s": TIME_BUCKETS_S,
         "draws_images": any(True for _ in images),
-        "models": [_describe(model, repository) for model in repository],
+        "models": [described for model in repository for described in _describe_with_parts(model, repository)],
     }
 
 
-def _describe(model: Served, repository: Repository) -> dict[str, Any]:
+def _describe_with_parts(model: Served, repository: Repository) -> Iterator[dict[str, Any]]:
+    versions = repository.versions(model.name)
+    kind = "pipeline" if model.parts else "model"
+    yield {"kind": kind, **_describe(model, versions)}
+    for op in model.parts:
+        yield {"kind": "op", **_describe(op, versions)}
+
+
+def _describe(model: Served, versions: list[str]) -> dict[str, Any]:
     stats = model.stats
-    about = describe_model(model, repository.versions(model.name))
+    about = describe_model(model, versions)
     return {
         "name": model.name,
         "version": model.version,

@@ -121,12 +121,12 @@ function showModel(model) {
   let card = cards.get(keyOf(model));
   if (!card) {
     card = find("#model-card").content.firstElementChild.cloneNode(true);
-    card.setAttribute("aria-label", `model ${model.name} version ${model.version}`);
+    card.setAttribute("aria-label", `${model.kind} ${model.name} version ${model.version}`);
     cards.set(keyOf(model), card);
     find("#models").append(card);
   }
   setText(find(".name", card), model.name);
-  setText(find(".version", card), `version ${model.version}`);
+  setText(find(".version", card), `${model.kind === "model" ? "" : `${model.kind}, `}version ${model.version}`);
   const pill = find(".pill", card);
   setText(pill, model.ready ? "ready" : model.state === "READY" ? "no worker" : model.state.toLowerCase());
   pill.className = `pill ${model.ready ? "good" : "bad"}`;
@@ -138,10 +138,10 @@ function showModel(model) {
 }
 
 function showFigures(card, model, { seconds, requests, rows, batches, counts }) {
+  const isPipeline = model.kind === "pipeline"; // its ops make batches, not itself
   const figures = {
     "requests/s": short(requests / seconds),
-    "rows/s": short(rows / seconds),
-    "rows a batch": batches ? short(rows / batches) : "–",
+    ...(isPipeline ? {} : { "rows/s": short(rows / seconds), "rows a batch": batches ? short(rows / batches) : "–" }),
     "waiting": model.waiting,
     "p50 latency": milliseconds(percentile(counts, 0.5)),
     "p90 latency": milliseconds(percentile(counts, 0.9)),
@@ -184,6 +184,7 @@ function showGraph(card, name, values, inWords, title) {
 function showDevices(card, model, { seconds, before }) {
   const body = find("tbody", card);
   const workers = Object.entries(model.workers);
+  find("table", card).hidden = model.kind === "pipeline"; // its ops have the devices
   while (body.children.length > workers.length) body.lastElementChild.remove();
   while (body.children.length < workers.length) {
     body.append(find("#device-line").content.firstElementChild.cloneNode(true));
@@ -208,7 +209,7 @@ function showDevices(card, model, { seconds, before }) {
 // ---- the form
 
 function fillForm(models) {
-  const loaded = models.filter((model) => model.state === "READY");
+  const loaded = models.filter((model) => model.state === "READY" && model.kind !== "op");
   find("#try").hidden = !loaded.length;
   const select = find("#model");
   const keys = loaded.map(keyOf);
@@ -250,7 +251,7 @@ async function infer(event) {
     const answer = await response.json();
     const took = milliseconds((performance.now() - started) / 1000);
     if (response.ok) showOutputs(answer.outputs.map(describe).join("\n\n"), "", `answered in ${took}`);
-    else showOutputs("", answer.error, `error ${response.status}`);
+    else showOutputs("", answer.error, `error ${response.status}${"code" in answer ? `, code ${answer.code}` : ""}`);
   } catch (error) {
     const text = error instanceof SyntaxError ? `The inputs are not JSON: ${error.message}` : "The server does not answer.";
     showOutputs("", text, "");
@@ -267,7 +268,8 @@ function showOutputs(outputs, error, took) {
 
 function describe(output) {
   const more = output.data.length - SHOWN_ELEMENTS;
-  const elements = output.data.slice(0, SHOWN_ELEMENTS).join(", ");
+  const shown = output.data.slice(0, SHOWN_ELEMENTS);
+  const elements = (output.datatype === "BYTES" ? shown.map((text) => JSON.stringify(text)) : shown).join(", ");
   return `${output.name} ${output.datatype} [${output.shape.join(", ")}]\n${elements}${more > 0 ? `, and ${more} more` : ""}`;
 }
 

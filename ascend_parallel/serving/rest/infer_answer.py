@@ -11,7 +11,8 @@ from pydantic_core import to_json
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError, UsageError
-from ascend_parallel.serving.datatypes import find_datatype
+from ascend_parallel.serving.bytes_tensor import encode, to_strings, wire_bytes
+from ascend_parallel.serving.datatypes import BYTES, find_datatype
 from ascend_parallel.serving.infer_head import InferHead, OutputRef
 
 #: Heads of answers that are kept: they differ in rows only.
@@ -61,12 +62,12 @@ def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str
         if ref.region is not None:
             entry["parameters"] = {
                 "shared_memory_region": ref.region[0],
-                "shared_memory_byte_size": array.nbytes,
+                "shared_memory_byte_size": wire_bytes(array),
                 "shared_memory_offset": ref.region[1],
             }
         elif ref.is_binary:
-            entry["parameters"] = {"binary_data_size": array.nbytes}
             tensors.append(_contiguous(array))
+            entry["parameters"] = {"binary_data_size": tensors[-1].nbytes}
         else:
             entry["data"] = _to_list(ref.name, array)
         described.append(entry)
@@ -78,7 +79,7 @@ def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str
 
 
 def _write_binary(model: str, version: str, outputs: Mapping[str, Array]) -> Answer:
-    """Return an answer of all outputs as bytes; its JSON is the same for equal shapes."""
+    """Return an answer of all outputs as bytes; its JSON is the same for equal shapes of numbers."""
     key = (model, version, *[(name, array.dtype, array.shape) for name, array in outputs.items()])
     head = _kept.get(key)
     if head is None:
@@ -87,14 +88,15 @@ def _write_binary(model: str, version: str, outputs: Mapping[str, Array]) -> Ans
                 "name": name,
                 "datatype": find_datatype(name, array.dtype),
                 "shape": list(array.shape),
-                "parameters": {"binary_data_size": array.nbytes},
+                "parameters": {"binary_data_size": wire_bytes(array)},
             }
             for name, array in outputs.items()
         ]
         head = json.dumps({"model_name": model, "model_version": version, "outputs": described}).encode()
-        if len(_kept) >= _MAX_KEPT:
-            _kept.clear()
-        _kept[key] = head
+        if not any(array.dtype is BYTES for array in outputs.values()):
+            if len(_kept) >= _MAX_KEPT:
+                _kept.clear()
+            _kept[key] = head
     return Answer(head, [_contiguous(array) for array in outputs.values()])
 
 
@@ -106,11 +108,15 @@ def _find(outputs: Mapping[str, Array], name: str) -> Array:
 
 def _contiguous(array: Array) -> Array:
     """Return the array with its elements as they go over the wire."""
+    if array.dtype is BYTES:
+        return encode(array)
     return np.ascontiguousarray(array)
 
 
 def _to_list(name: str, array: Array) -> list[Any]:
     if array.dtype == np.float16:
         raise ShapeError(f"output {name!r} is FP16, which has no JSON form: ask for it as binary data")
+    if array.dtype is BYTES:
+        return to_strings(name, array)
     flat: list[Any] = array.ravel().tolist()
     return flat

@@ -14,7 +14,8 @@ from pydantic_core import from_json
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError, UsageError
-from ascend_parallel.serving.datatypes import find_dtype
+from ascend_parallel.serving.bytes_tensor import decode
+from ascend_parallel.serving.datatypes import BYTES, find_dtype
 from ascend_parallel.serving.infer_head import (
     InferHead,
     OutputRef,
@@ -85,7 +86,9 @@ def read_arrays(head: InferHead, binary: bytes | Array, offset: int) -> list[Arr
 
 
 def _view(binary: bytes | Array, start: int, ref: TensorRef) -> Array:
-    """Return the tensor whose bytes begin at ``start``, without a copy where its elements are aligned."""
+    """Return the tensor whose bytes begin at ``start``, without a copy where its elements are aligned numbers."""
+    if ref.dtype is BYTES:
+        return decode(f"input {ref.name!r}", memoryview(binary)[start : start + ref.size_bytes], ref.shape)
     if isinstance(binary, bytes):
         return np.frombuffer(binary, ref.dtype, ref.size_bytes // ref.dtype.itemsize, start).reshape(ref.shape)
     part = binary[start : start + ref.size_bytes]  # its base is the block of shared memory, which a batch may use
@@ -117,7 +120,9 @@ def _read_head(text: bytes) -> InferHead:
     is_binary = _read(parameters.get("binary_data_output", False), bool, "binary_data_output", "true or false")
     outputs = _read_outputs(body.get("outputs"), is_binary)
     has_regions = any(ref.region for ref in inputs) or any(ref.region for ref in outputs or ())
-    return InferHead(identity, tuple(inputs), outputs, is_binary, at, read_timeout_s(parameters), names, has_regions)
+    has_text = any(ref.dtype is BYTES for ref in inputs)
+    timeout_s = read_timeout_s(parameters)
+    return InferHead(identity, tuple(inputs), outputs, is_binary, at, timeout_s, names, has_regions, has_text)
 
 
 def _read_input(tensor: object, position: int, at: int) -> TensorRef:
@@ -129,7 +134,7 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
     shape = tuple(_read(tensor.get("shape"), list, f"{what}: shape", "an array of whole numbers"))
     size_bytes = check_shape(what, shape, dtype)
     parameters = _read_parameters(tensor, what)
-    region = read_region(what, parameters, size_bytes)
+    region = read_region(what, parameters, None if dtype is BYTES else size_bytes)
     declared = parameters.get("binary_data_size")
     forms = [region is not None, declared is not None, "data" in tensor]
     if forms.count(True) != 1:
@@ -137,12 +142,15 @@ def _read_input(tensor: object, position: int, at: int) -> TensorRef:
     if declared is None:
         if region is None and dtype == np.float16:
             raise ShapeError(f"{what} is FP16, which has no JSON form: send it as binary data")
+        size_bytes = region[2] if region else size_bytes
         return TensorRef(name, dtype, shape, -1, size_bytes, tensor.get("data"), region and region[:2])
-    if type(declared) is not int or declared != size_bytes:
+    if dtype is not BYTES and (type(declared) is not int or declared != size_bytes):
         raise ShapeError(
             f"{what}: binary_data_size is {_shown(declared)}, but its shape and datatype make {size_bytes} bytes"
         )
-    return TensorRef(name, dtype, shape, at, size_bytes, None, None)
+    if type(declared) is not int or declared < 0:
+        raise ShapeError(f"{what}: binary_data_size is {_shown(declared)}; expected a whole number of at least 0")
+    return TensorRef(name, dtype, shape, at, declared, None, None)
 
 
 def _read_outputs(outputs: object, is_binary: bool) -> tuple[OutputRef, ...] | None:

@@ -1,4 +1,4 @@
-"""Tensors in JSON: numbers, nested by row or flat, as the protocol allows."""
+"""Tensors in JSON: numbers or strings, nested by row or flat, as the protocol allows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import ShapeError
+from ascend_parallel.serving.bytes_tensor import to_bytes_array
+from ascend_parallel.serving.datatypes import BYTES
 
 #: Types of JSON's elements -> kinds of numpy's dtypes that take them.
-_ACCEPTED = {bool: "b", int: "iuf", float: "f"}
+_ACCEPTED = {bool: "b", int: "iuf", float: "f", str: "O"}
 
 
 def read_json_tensor(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: object) -> Array:
@@ -29,6 +31,8 @@ def read_json_tensor(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], da
         raise ShapeError(f"input {name!r}: data holds what is no {_word(dtype)}")
     if len(elements) != count or (len(sizes) > 1 and sizes != shape):
         raise ShapeError(f"input {name!r}: data has {len(elements)} elements {sizes}; its shape is {list(shape)}")
+    if dtype is BYTES:
+        return to_bytes_array(map(str.encode, elements), shape)
     return _to_array(name, elements, dtype).reshape(shape)
 
 
@@ -38,7 +42,7 @@ def _flatten(name: str, data: list[Any]) -> tuple[tuple[int, ...], list[Any]]:
     while data and list in (kinds := set(map(type, data))):
         lengths = set(map(len, data)) if len(kinds) == 1 else set()
         if len(lengths) != 1:
-            raise ShapeError(f"input {name!r}: data is ragged; expected numbers, flat or nested by shape")
+            raise ShapeError(f"input {name!r}: data is ragged; expected its elements flat, or nested by shape")
         sizes.append(lengths.pop())
         data = list(itertools.chain.from_iterable(data))
     return tuple(sizes), data
@@ -56,4 +60,4 @@ def _to_array(name: str, elements: list[Any], dtype: np.dtype[Any]) -> Array:
 
 
 def _word(dtype: np.dtype[Any]) -> str:
-    return {"b": "boolean", "f": "number"}.get(dtype.kind, "whole number")
+    return {"b": "boolean", "f": "number", "O": "string"}.get(dtype.kind, "whole number")

@@ -77,8 +77,11 @@ def describe_index(repository: Repository, *, only_ready: bool = False) -> list[
 
 
 def describe_stats(models: Iterable[Served]) -> dict[str, Any]:
-    """Return the statistics of models, as Triton's statistics extension has them; times are in nanoseconds."""
-    return {"model_stats": [_describe_stats(model) for model in models]}
+    """Return the statistics of models, as Triton's statistics extension has them; times are in nanoseconds.
+
+    The ops of a pipeline follow it.
+    """
+    return {"model_stats": [_describe_stats(part) for model in models for part in (model, *model.parts)]}
 
 
 def _describe_stats(model: Served) -> dict[str, Any]:
