@@ -36,7 +36,7 @@ def fifo(folder):
 
 @pytest.fixture(scope="module")
 def server(folder, fifo):
-    moody = python("moody", "Moody", "first", batching=ONE_BATCH, timeout_ms=TIMEOUT_MS)
+    moody = python("moody", "Moody", "first", batching=ONE_BATCH, timeout_ms=TIMEOUT_MS, max_retries=1)
     gate = str(folder / "gate")
     pipelines = [
         {"name": "moody", "ops": [python("first", "Echo"), {**moody, "inputs": {"x": "first.x_out"}}]},
@@ -146,31 +146,27 @@ def test_an_op_is_tried_again(server, folder):
 
 def test_nothing_is_lost_while_workers_are_killed(server):
     end = threading.Event()
-
-    def kill():
-        kills = 0
-        while not end.wait(0.1):
-            workers = server.workers()
-            if workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(workers[kills % len(workers)], signal.SIGKILL)
-                    kills += 1
-        return kills
+    answered = threading.Semaphore(0)
 
     def ask(number):
         found = []
-        for turn in range(100):
-            value = 1 + number * 100 + turn
-            status, _, outputs = infer(server, "joined", value, rows=1 + turn % 3)
+        while not end.is_set():
+            value = 1 + number * 1000 + len(found)
+            status, _, outputs = infer(server, "joined", value, rows=1 + value % 3)
             found.append((outputs["sum"] == 6 * value).all() if status == 200 else outputs)
+            answered.release()
         return found
 
-    with concurrent.futures.ThreadPoolExecutor(17) as pool:
-        killing = pool.submit(kill)
-        answers = list(pool.map(ask, range(16)))
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        asking = [pool.submit(ask, number) for number in range(16)]
+        for kill in range(8):
+            for _ in range(20):
+                assert answered.acquire(timeout=60)
+            workers = server.workers()
+            os.kill(workers[kill % len(workers)], signal.SIGKILL)
         end.set()
-        assert killing.result() > 3
-    assert {answer for of_client in answers for answer in of_client} == {True}
+        answers = [answer for future in asking for answer in future.result()]
+    assert {*answers} == {True}
 
 
 # ---- queues, clients and deadlines
@@ -229,30 +225,29 @@ def test_the_requests_of_a_client_that_is_gone_are_dropped(server, fifo):
 
 
 def test_a_slow_op_in_the_middle_takes_no_memory(tmp_path):
-    """Hundreds of requests of a MiB: what lies between the ops is bounded, however many wait."""
+    """Hundreds of requests: what lies between the ops is bounded, however many wait."""
     small = {"max_batch_size": 2}
     ops = [
         python("large", "Large", batching=small),
-        python("slow", "Slow", "large", batching=small),
+        python("slow", "Slow", "large", batching=small, options={"seconds": 0.01}),
         python("end", "Echo", "slow", batching=small),
     ]
-    pipeline = {"name": "p", "max_queue_size": 300, "ops": ops}
-    with serving_pipelines(tmp_path, pipeline, max_pending_bytes=310 << 20) as server:
-        x = np.ones((1, 1 << 18), np.float32)
-        head, body = encode_request({"x": x})
+    pipeline = {"name": "p", "max_queue_size": 200, "ops": ops}
+    with serving_pipelines(tmp_path, pipeline) as server:
+        head, body = encode_request({"x": np.ones((1, 1 << 16), np.float32)})
         headers = {"Inference-Header-Content-Length": str(head)}
-        peak = [0.0]
+        peak_mib = 0.0
 
         def ask(_):
             return server.request("POST", "/v2/models/p/infer", body, headers)[0]
 
-        with concurrent.futures.ThreadPoolExecutor(300) as pool:
-            asked = [pool.submit(ask, number) for number in range(300)]
+        with concurrent.futures.ThreadPoolExecutor(200) as pool:
+            asked = [pool.submit(ask, number) for number in range(200)]
             while not all(future.done() for future in asked):
-                peak[0] = max(peak[0], held_mib(server, "p/large") + held_mib(server, "p/slow"))
-            assert [future.result() for future in asked] == [200] * 300
-        # 300 MiB of inputs, and of at most 12 requests also what "large" gave; blocks are of a MiB and a bit, so 2 MiB
-        assert peak[0] < 700, peak
+                peak_mib = max(peak_mib, sum(held_mib(server, f"p/{op['name']}") for op in ops))
+            assert [future.result() for future in asked] == [200] * 200
+        # 50 MiB of inputs, and of at most 12 requests what "large" gave; all of them would be 800 MiB
+        assert peak_mib < 400
         assert ask(0) == 200
 
 
@@ -312,7 +307,7 @@ def test_a_pipeline_is_loaded_anew_and_unloaded_without_dropping_a_request(tmp_p
 
 def test_sigterm_under_load_loses_nothing(tmp_path):
     ops = [python("moody", "Moody"), model("twice", {"x": "moody.y"})]
-    with serving_pipelines(tmp_path, {"name": "p", "ops": ops}) as server:
+    with serving_pipelines(tmp_path, {"name": "p", "ops": ops}, drain_timeout_s=4) as server:
         first = threading.Barrier(9)
 
         def ask(number):
@@ -332,6 +327,6 @@ def test_sigterm_under_load_loses_nothing(tmp_path):
             workers = server.workers()
             server.process.send_signal(signal.SIGTERM)
             found = [answer for future in asking for answer in future.result()]
-        assert server.end() == 0
+        assert server.process.wait(60) == 0
         assert {*found} == {True}
         assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
