@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 from faults import procs
-from wire_ops import model, python, wait_until, write_ops
 
 from ascend_parallel import Pipeline
 from ascend_parallel.errors import (
@@ -24,6 +23,8 @@ from ascend_parallel.errors import (
     UsageError,
     WorkerTimeout,
 )
+
+from .wire_ops import model, python, wait_until, write_ops
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,30 @@ def gated(folder, fifo):
     op = python("gate", "Gate", options={"fifo": str(folder / "gate")}, batching={"max_batch_size": 1})
     with Pipeline([in_folder(folder, op)], max_queue_size=3) as pipeline:
         yield pipeline
+
+
+# These two come first: the others share pipelines.
+
+
+def test_closed_pipelines_leave_nothing(folder, leaves_nothing):
+    pipeline = Pipeline([in_folder(folder, python("thrice", "Moody"))])
+    with pytest.raises(RunnerClosedError, match="not built"):
+        pipeline.predict({"x": np.ones(1)})
+    for _ in range(2):
+        with pipeline:
+            found = pipeline.predict({"x": np.ones((1, 3), np.float32)})["y"]
+            hanging = pipeline.submit({"x": np.array([-3.0])})
+        assert isinstance(hanging.exception(30), OverloadedError | RunnerClosedError)
+        assert (found == 3).all()
+    with pytest.raises(RunnerClosedError, match="not built"):
+        pipeline.predict({"x": np.ones(1)})
+    pipeline.close()
+
+
+def test_a_build_that_fails_leaves_nothing(folder, leaves_nothing):
+    ops = [python("gate", "Gate"), python("thrice", "Moody", "gate")]  # Gate needs an option
+    with pytest.raises(EngineError, match="op 'gate'.*fifo"):
+        Pipeline([in_folder(folder, op) for op in ops]).build()
 
 
 def test_16_threads_submit_at_once(pipeline):
@@ -166,27 +191,6 @@ def test_predict_in_a_callback_is_told_what_to_do(pipeline):
     assert not seen or isinstance(seen[0], UsageError)
 
 
-def test_closed_pipelines_leave_nothing(folder, leaves_nothing):
-    pipeline = Pipeline([in_folder(folder, python("thrice", "Moody"))])
-    with pytest.raises(RunnerClosedError, match="not built"):
-        pipeline.predict({"x": np.ones(1)})
-    for _ in range(2):
-        with pipeline:
-            found = pipeline.predict({"x": np.ones((1, 3), np.float32)})["y"]
-            hanging = pipeline.submit({"x": np.array([-3.0])})
-        assert isinstance(hanging.exception(30), OverloadedError | RunnerClosedError)
-        assert (found == 3).all()
-    with pytest.raises(RunnerClosedError, match="not built"):
-        pipeline.predict({"x": np.ones(1)})
-    pipeline.close()
-
-
-def test_a_build_that_fails_leaves_nothing(folder, leaves_nothing):
-    ops = [python("gate", "Gate"), python("thrice", "Moody", "gate")]  # Gate needs an option
-    with pytest.raises(EngineError, match="op 'gate'.*fifo"):
-        Pipeline([in_folder(folder, op) for op in ops]).build()
-
-
 SCRIPT = """
 import os, sys
 import numpy as np
@@ -194,8 +198,9 @@ from ascend_parallel import Pipeline
 
 pipeline = Pipeline([{{"name": "thrice", "python": {ops!r} + ":Moody"}}])
 pipeline.build()
-pids = [int(pid) for thread in os.listdir("/proc/self/task") for pid in open(f"/proc/self/task/{{thread}}/children").read().split()]
-print(*pids, flush=True)
+for thread in os.listdir("/proc/self/task"):
+    print(open(f"/proc/self/task/{{thread}}/children").read(), end="")
+print(flush=True)
 assert (pipeline.predict({{"x": np.ones((1, 2), np.float32)}})["y"] == 3).all()
 {end}
 """

@@ -15,15 +15,16 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 import tritonclient.utils.shared_memory as shm
-import wire_ops
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
-from wire_ops import model, python
 
 from ascend_parallel.errors import ShapeError
 from ascend_parallel.serving.bytes_tensor import MAX_ELEMENTS, decode, encode, to_bytes_array
+
+from . import wire_ops
+from .wire_ops import model, python
 
 TEXTS = np.array([b"hello", b"", "gr\u00fcn".encode(), b"a\x00b"], object)
 CLIENTS = {"http": triton_http, "grpc": triton_grpc}

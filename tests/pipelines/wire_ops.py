@@ -112,6 +112,19 @@ class Moody:
         return {"y": x * 3}
 
 
+class MoodyAround(Moody):
+    """The same around the model: its requests are computed together."""
+
+    predict = None
+
+    def preprocess(self, inputs):
+        self.answer = Moody.predict(self, inputs)
+        return {"x": inputs["x"]}
+
+    def postprocess(self, outputs, inputs):
+        return self.answer
+
+
 class Rows:
     """Python around a model: gives it inputs that do not fit, for some values."""
 

@@ -67,8 +67,11 @@ class ServerProcess:
 
     def workers(self) -> list[int]:
         """Return the processes of the workers."""
-        task = Path(f"/proc/{self.process.pid}/task")
-        return [int(pid) for thread in task.iterdir() for pid in (thread / "children").read_text().split()]
+        found = []
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread has ended
+                found += [int(pid) for pid in (thread / "children").read_text().split()]
+        return found
 
     def request(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None):
         """Return (status, headers, body) of one request on a connection of its own."""

@@ -201,7 +201,7 @@ BAD = [
     (request(3), "inputs[0] is 3; expected an object"),
     (request({"datatype": "FP32"}), "inputs[0].name is missing"),
     (request(tensor(datatype="FP31", data=[1, 2])), "datatype 'FP31'; expected one of BOOL"),
-    (request(tensor(datatype="BYTES", data=["a", "b"])), "no engine takes strings"),
+    (request(tensor(datatype="BYTES", data=["a", "b"])), "'echo' is a model, and no engine takes text"),
     (request(tensor(datatype="FP16", data=[1, 2])), "FP16, which has no JSON form"),
     (request(tensor(shape="x", data=[1, 2])), "shape"),
     (request(tensor(shape=[-1, 2], data=[1, 2])), "shape is [-1, 2]"),

@@ -1,8 +1,8 @@
 """Failures of single requests: who is to blame, and the sentence that says so.
 
 A failure travels in the reply as ``[kind, code, text, traceback]``. Kinds are :data:`PRODUCT` (the op refused the
-request by a :class:`.interface.ProductError`), :data:`ENGINE` (the Python of the op, or its model, raised) and
-:data:`INPUT` (the op got or returned something wrong; the text says which). ``code`` is the op's own with
+request by a :class:`.interface.ProductError`), :data:`ENGINE` (the Python of the op, or its model, raised, or returned
+something that cannot be used) and :data:`INPUT` (what the op got does not fit). ``code`` is the op's own with
 :data:`PRODUCT`, else None. ``traceback`` is "" where there is none to show.
 """
 
@@ -32,7 +32,11 @@ class RequestFailure(Exception):
 
 
 class WrongValue(ValueError):
-    """What an op got or returned cannot be used; the message is the rest of a sentence that names the op."""
+    """What an op got cannot be used; the message is the rest of a sentence that names the op."""
+
+
+class WrongAnswer(WrongValue):
+    """What the Python of an op returned cannot be used: no client is to blame for that."""
 
 
 def blame(where: str, doing: str, error: Exception) -> RequestFailure:
@@ -48,6 +52,6 @@ def blame(where: str, doing: str, error: Exception) -> RequestFailure:
     if isinstance(error, ProductError):
         return RequestFailure(PRODUCT, error.text, error.code)
     if isinstance(error, WrongValue):
-        return RequestFailure(INPUT, "%s: %s" % (where, error))
+        return RequestFailure(ENGINE if isinstance(error, WrongAnswer) else INPUT, "%s: %s" % (where, error))
     kind, text, trace = describe_error(error)
     return RequestFailure(ENGINE, "%s: %s raised %s: %s" % (where, doing, kind, text), traceback=trace)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..engines.callable import load_module
 from .adapter import OpAdapter, Prepared
-from .failures import PRODUCT, RequestFailure, WrongValue
+from .failures import PRODUCT, RequestFailure, WrongAnswer
 from .interface import Skip
 from .model_runner import ModelRunner
 from .paddle_graph import find_attribute, find_graph, is_subclass, load_file
@@ -81,7 +81,7 @@ class PaddleOp(OpAdapter):
         """Return the feeds of a request."""
         returned = _call(self._op.preprocess, entry["inputs"], entry["data_id"], entry["log_id"])
         if not isinstance(returned, (tuple, list)) or len(returned) != 4:
-            raise WrongValue("preprocess returned %s; expected %s" % (describe(returned), _PREPROCESSED))
+            raise WrongAnswer("preprocess returned %s; expected %s" % (describe(returned), _PREPROCESSED))
         feeds, is_skip, code, text = returned
         _refuse(code, text)
         if is_skip is True or self._model is None:
@@ -99,7 +99,7 @@ class PaddleOp(OpAdapter):
             fetched = self._process(fetched.feeds, entry["data_id"])  # which Paddle Serving passes there, too
         returned = _call(self._op.postprocess, entry["inputs"], fetched, entry["data_id"], entry["log_id"])
         if not isinstance(returned, (tuple, list)) or len(returned) != 3:
-            raise WrongValue(
+            raise WrongAnswer(
                 "postprocess returned %s; expected a tuple (dict, prod_errcode, prod_errinfo)" % describe(returned)
             )
         answer, code, text = returned
@@ -112,7 +112,7 @@ class PaddleOp(OpAdapter):
         for feed in prepared.feeds:
             returned = _call(self._op.process, [feed], typical_logid)
             if not isinstance(returned, (tuple, list)) or len(returned) != 3:
-                raise WrongValue(
+                raise WrongAnswer(
                     "process returned %s; expected a tuple (outputs, errcode, errinfo)" % describe(returned)
                 )
             outputs, code, text = returned
@@ -134,7 +134,7 @@ class PaddleOp(OpAdapter):
             return outputs
         missing = [name for name in self._fetch_list if name not in outputs]
         if missing:
-            raise WrongValue(
+            raise WrongAnswer(
                 "fetch_list names %r, which is no output of the model; it has: %s" % (missing[0], ", ".join(outputs))
             )
         return {name: outputs[name] for name in self._fetch_list}
@@ -170,5 +170,5 @@ def _refuse(code: Any, text: Any) -> None:
         return
     number = getattr(code, "value", code)  # of an enum
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
-        raise WrongValue("it returned the error code %r; expected an int, or None for no error" % (code,))
+        raise WrongAnswer("it returned the error code %r; expected an int, or None for no error" % (code,))
     raise RequestFailure(PRODUCT, str(text), int(number))

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 
 from ..engines.base import EngineBroken
 from .adapter import OpAdapter, Prepared
-from .failures import INPUT, RequestFailure, WrongValue, blame
+from .failures import ENGINE, RequestFailure, WrongValue, blame
 from .feeds import Feed
 from .interface import Skip
 from .model_runner import ModelRunner
@@ -78,7 +78,7 @@ class RequestRunner:
             Packed([answer])
         except NotPackable as error:
             text = "%s: %s returned something that cannot be sent: %s"
-            failure = RequestFailure(INPUT, text % (self._where, self._op.last_step, error.describe(skip=2)))
+            failure = RequestFailure(ENGINE, text % (self._where, self._op.last_step, error.describe(skip=2)))
             return {"error": failure.encode()}
         return answer
 

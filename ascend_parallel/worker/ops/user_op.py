@@ -20,7 +20,7 @@ import numpy as np
 
 from ..engines.callable import find_predict, load_object
 from .adapter import OpAdapter, Prepared
-from .failures import WrongValue
+from .failures import WrongAnswer, WrongValue
 from .interface import Skip
 from .model_runner import ModelRunner, join_outputs
 
@@ -108,35 +108,35 @@ def build_object(python: str, keywords: Dict[str, Any]) -> Any:
 
 
 def read_prepared(feeds: Any, method: str, expected: str) -> Prepared:
-    """Return the feeds that a method returned, checked; raises WrongValue."""
+    """Return the feeds that a method returned, checked; raises WrongAnswer."""
     if isinstance(feeds, (dict, Skip)):
         return Prepared([feeds], False)
     if not isinstance(feeds, list):
-        raise WrongValue("%s returned %s; expected %s" % (method, describe(feeds), expected))
+        raise WrongAnswer("%s returned %s; expected %s" % (method, describe(feeds), expected))
     for position, feed in enumerate(feeds):
         if not isinstance(feed, (dict, Skip)):
-            raise WrongValue(
+            raise WrongAnswer(
                 "%s returned a list with %s at %d; expected %s" % (method, describe(feed), position, expected)
             )
     return Prepared(feeds, True)
 
 
 def join(outputs: List[Any]) -> Dict[str, Any]:
-    """Return the outputs of mini-batches as one answer, where there is no postprocess; raises WrongValue."""
+    """Return the outputs of mini-batches as one answer, where there is no postprocess; raises WrongAnswer."""
     if not outputs:
-        raise WrongValue("preprocess returned an empty list, and there is no postprocess to make an answer of it")
+        raise WrongAnswer("preprocess returned an empty list, and there is no postprocess to make an answer of it")
     reason, joined = join_outputs(outputs)
     if reason:
-        raise WrongValue(
+        raise WrongAnswer(
             "the outputs of the mini-batches cannot be put together (%s): add a postprocess(outputs, inputs)" % reason
         )
     return joined
 
 
 def check_answer(method: str, answer: Any) -> Dict[str, Any]:
-    """Return the answer if it is a dict; else raise WrongValue."""
+    """Return the answer if it is a dict; else raise WrongAnswer."""
     if not isinstance(answer, dict):
-        raise WrongValue("%s returned %s; expected a dict of name -> value" % (method, describe(answer)))
+        raise WrongAnswer("%s returned %s; expected a dict of name -> value" % (method, describe(answer)))
     return answer
 
 

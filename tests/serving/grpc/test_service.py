@@ -327,7 +327,11 @@ MISTAKES = [
     (_request(name="z"), INVALID, "'z'"),
     (_request(name=""), INVALID, "inputs[0] has no name"),
     (_request(datatype="FP31"), INVALID, "input 'x' has the datatype 'FP31'; expected one of BOOL"),
-    (_request(datatype="BYTES"), INVALID, "input 'x' has the datatype BYTES, but no engine takes strings"),
+    (
+        _request(datatype="BYTES"),
+        INVALID,
+        "input 'x' has the datatype BYTES, but 'linear' is a model, and no engine",
+    ),
     (_request(datatype="INT32"), INVALID, "input 'x' is int32, the model takes float32"),
     (_with_shape(1, 7), INVALID, "input 'x' has 32 bytes of raw_input_contents, but its shape [1, 7]"),
     (_with_shape(8), INVALID, "input 'x'"),

@@ -82,15 +82,19 @@ def test_without_a_postprocess_the_outputs_of_mini_batches_are_put_together():
 
 
 @pytest.mark.parametrize(
-    ("items", "message"),
+    ("items", "kind", "message"),
     [
-        ([], "preprocess returned an empty list, and there is no postprocess"),
-        ([x(1)["x"], np.zeros((1, 4))], "op 'det', mini-batch 1: what preprocess returned does not fit the model"),
+        ([], "engine", "preprocess returned an empty list, and there is no postprocess"),
+        (
+            [x(1)["x"], np.zeros((1, 4))],
+            "input",
+            "op 'det', mini-batch 1: what preprocess returned does not fit the model",
+        ),
     ],
 )
-def test_mini_batches_that_cannot_be_put_together(items, message):
+def test_mini_batches_that_cannot_be_put_together(items, kind, message):
     bad, good = ask(op("BatchesOnly", model="Model"), {"items": items}, {"items": [x(1)["x"]]})
-    assert bad["error"][0] == "input" and message in bad["error"][2]
+    assert bad["error"][0] == kind and message in bad["error"][2]
     assert good["outputs"]["y"].tolist() == [[2, 2, 2]]
 
 
@@ -101,13 +105,18 @@ FITS = "op 'det': what preprocess returned does not fit the model: "
 FAILURES = [  # what the middle one of three requests does -> kind, code, text
     (
         {"say": "none"},
-        "input",
+        "engine",
         None,
         "op 'det': preprocess returned None; expected a dict of input name -> array, or a li",
     ),
-    ({"say": "array"}, "input", None, "op 'det': preprocess returned an array of shape (2, 3); expected a dict"),
-    ({"say": "tuple"}, "input", None, "op 'det': preprocess returned a tuple of 1; expected a dict"),
-    ({"say": "list of arrays"}, "input", None, "preprocess returned a list with an array of shape (3,) at 1; expected"),
+    ({"say": "array"}, "engine", None, "op 'det': preprocess returned an array of shape (2, 3); expected a dict"),
+    ({"say": "tuple"}, "engine", None, "op 'det': preprocess returned a tuple of 1; expected a dict"),
+    (
+        {"say": "list of arrays"},
+        "engine",
+        None,
+        "preprocess returned a list with an array of shape (3,) at 1; expected",
+    ),
     ({"say": "unknown"}, "input", None, FITS + "'xx' is no input of the model, which has: x; did you mean x?"),
     ({"say": "missing"}, "input", None, FITS + "the model's input 'x' is missing; there is: nothing"),
     ({"say": "ragged"}, "input", None, FITS + "input 'x' is a list that makes no array"),
@@ -131,15 +140,20 @@ FAILURES = [  # what the middle one of three requests does -> kind, code, text
     ({"say": "raise"}, "engine", None, "op 'det': preprocess raised KeyError: 'key'"),
     ({"say": "refuse"}, "product", 51, "no cats"),
     (x(13), "engine", None, "op 'det': the model raised ArithmeticError: 13 in a row"),
-    (x(1, post="none"), "input", None, "op 'det': postprocess returned None; expected a dict of name -> value"),
-    (x(1, post="list"), "input", None, "op 'det': postprocess returned a list of 1; expected a dict of name -> value"),
+    (x(1, post="none"), "engine", None, "op 'det': postprocess returned None; expected a dict of name -> value"),
+    (x(1, post="list"), "engine", None, "op 'det': postprocess returned a list of 1; expected a dict of name -> value"),
     (
         x(1, post="set"),
-        "input",
+        "engine",
         None,
         "op 'det': postprocess returned something that cannot be sent: 'boxes'[1] is a set",
     ),
-    (x(1, post="circle"), "input", None, "postprocess returned something that cannot be sent: it is nested too deeply"),
+    (
+        x(1, post="circle"),
+        "engine",
+        None,
+        "postprocess returned something that cannot be sent: it is nested too deeply",
+    ),
     (x(1, post="raise"), "engine", None, "op 'det': postprocess raised KeyError: 'post'"),
     (x(1, post="refuse"), "product", 50, "too late"),
 ]
@@ -151,7 +165,7 @@ def test_what_is_wrong_fails_its_own_request_only(inputs, kind, code, text):
     first, bad, last = ask(engine, x(1), inputs, x(3))
     assert bad["error"][:2] == [kind, code]
     assert text in bad["error"][2]
-    assert ("Traceback" in bad["error"][3]) == (kind == "engine")
+    assert ("Traceback" in bad["error"][3]) == ("raised" in text)
     assert first["outputs"]["y"].tolist() == [[2, 2, 2]] and last["outputs"]["y"].tolist() == [[6, 6, 6]]
     assert ask(engine, x(4))[0]["outputs"]["y"].tolist() == [[8, 8, 8]]
 
@@ -159,7 +173,7 @@ def test_what_is_wrong_fails_its_own_request_only(inputs, kind, code, text):
 ALONE = [
     ({"say": "refuse"}, "product", 77, "not today"),
     ({"say": "raise"}, "engine", None, "op 'det': predict raised ValueError: odd"),
-    ({"say": "none"}, "input", None, "op 'det': predict returned None; expected a dict of name -> value"),
+    ({"say": "none"}, "engine", None, "op 'det': predict returned None; expected a dict of name -> value"),
 ]
 
 

@@ -115,8 +115,13 @@ def test_fetch_list_chooses_outputs():
 
 
 FAILURES = [
-    (request(say="three"), "input", None, "preprocess returned a tuple of 3; expected a tuple (feeds, is_skip_process"),
-    (request(say="text"), "input", None, "preprocess returned a str; expected feeds that are a dict of"),
+    (
+        request(say="three"),
+        "engine",
+        None,
+        "preprocess returned a tuple of 3; expected a tuple (feeds, is_skip_process",
+    ),
+    (request(say="text"), "engine", None, "preprocess returned a str; expected feeds that are a dict of"),
     (request(say="refuse"), "product", 51, "no numbers"),
     (request(say="custom"), "product", 5000, "not like this"),
     (request(say="raise"), "engine", None, "op 'det': preprocess raised ValueError: odd"),
