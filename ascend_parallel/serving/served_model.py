@@ -62,6 +62,7 @@ class ServedModel(Served):
         self._examples = examples
         self._observers = observers
         self._batcher: Batcher | None = None
+        self._is_closed = False
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"ascend-parallel {name}")  # one builds, one closes
 
     # ---- life
@@ -70,7 +71,7 @@ class ServedModel(Served):
         """Build the model on all devices, and run the examples; raises what the runner raises."""
         self.state, self.reason = "LOADING", "is being loaded"
         try:
-            await self._run_in_thread(self.runner.build_model)
+            await self._run_in_thread(self._build)
             self._batcher = self._make_batcher()
             outputs = self.runner.outputs
             self.output_names = None if outputs is None else [spec.name for spec in outputs]
@@ -79,13 +80,26 @@ class ServedModel(Served):
         except BaseException as error:
             self.state, self.reason = "UNAVAILABLE", str(error)
             with contextlib.suppress(AscendParallelError):
-                await self._run_in_thread(self.runner.close)
+                await self._close()
             raise
         self.state, self.reason = "READY", ""
 
     async def _run_in_thread(self, function: Callable[[], None]) -> None:
         """Run a function in a thread of this model's: nobody's end waits for the builds of others."""
         await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _build(self) -> None:
+        """Build the model; called in a thread."""
+        self.runner.build_model()
+        if self._is_closed:  # before there was anything to close
+            self.runner.close()
+
+    async def _close(self) -> None:
+        """End the workers, and the threads of this model."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._run_in_thread(self.runner.close)
+            self._threads.shutdown(wait=False)
 
     def _make_batcher(self) -> Batcher:
         runner = self.runner
@@ -110,7 +124,7 @@ class ServedModel(Served):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._batcher.drain(), timeout_s)
             self.give_up()
-        await self._run_in_thread(self.runner.close)
+        await self._close()
         self._batcher = None
         self.state, self.reason = "UNAVAILABLE", "unloaded"
 

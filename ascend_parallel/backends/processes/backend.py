@@ -74,7 +74,8 @@ class ProcessBackend(Backend):
         """Build all workers at the same time; raise the first failure, for the caller to close the others."""
         self._thread.start()
         while not self._pool.built.wait(SIGNAL_LATENCY_S):
-            pass
+            if not self._thread.is_alive():
+                raise RunnerClosedError("the runner was closed while it was being built")
         if self._state.error is not None:
             raise self._state.error
         self.descriptions = self._pool.descriptions
