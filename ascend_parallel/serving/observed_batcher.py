@@ -72,8 +72,8 @@ class Observed(Batcher):
 
     call_class = ObservedCall
 
-    def __init__(self, *args: Any, observers: Sequence[Observer]) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, observers: Sequence[Observer], **more: Any) -> None:
+        super().__init__(*args, **more)
         self._observers = observers
         self._name = self._stats.name, self._stats.version
 

@@ -37,7 +37,9 @@ def fifo(folder):
 
 @pytest.fixture(scope="module")
 def server(folder, fifo):
-    moody = python("moody", "MoodyAround", path="wire_test_ops.py:twice", batching=ONE_BATCH, timeout_ms=TIMEOUT_MS, max_retries=1)
+    moody = python(
+        "moody", "MoodyAround", path="wire_test_ops.py:twice", batching=ONE_BATCH, timeout_ms=TIMEOUT_MS, max_retries=1
+    )
     gate = str(folder / "gate")
     pipelines = [
         {"name": "moody", "ops": [python("first", "Echo"), {**moody, "inputs": {"x": "first.x_out"}}]},
