@@ -1,16 +1,17 @@
 """A server under fire: workers killed at random, a hang, the end under load, slow clients, and its memory.
 
-Each scenario starts ``ascend-parallel serve`` with a model on two CPU workers, and clients that check each answer: its
-id, its status and every number. A line per scenario says what was seen; the exit code is 1 if anything was lost, wrong
-or answered twice.
+Each scenario starts ``ascend-parallel serve`` with a model on two CPU workers, or a pipeline of three ops on five, and
+clients that check each answer: its id, its status and every number. A line per scenario says what was seen; the exit
+code is 1 if anything was lost, wrong or answered twice.
 
-    python benchmarks/serving_under_fire.py [--scenarios kills,hang,end,crowd,memory] [--scale 0.1]
+    python benchmarks/serving_under_fire.py [--scenarios kills,hang,end,crowd,memory,pipeline-kills] [--scale 0.1]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import multiprocessing
 import os
 import random
@@ -25,7 +26,7 @@ from pathlib import Path
 import uvloop
 from fire.clients import Client, Tally, ask_on
 from fire.crowd import Crowd
-from fire.process import ServedProcess, resident_mib, serve, write_model
+from fire.process import HANGS, ServedProcess, resident_mib, serve, write_model
 
 #: Clients of the load, each on a connection of its own.
 CLIENTS = 64
@@ -72,7 +73,7 @@ def read_arguments() -> argparse.Namespace:
 Seen = tuple[str, list[str]]
 
 
-def kill_workers(model: str, scale: float) -> Seen:
+def kill_workers(model: str, scale: float, *, pipeline: bool = False) -> Seen:
     """Load for 60 s, while workers are killed at random."""
 
     async def fire(server: ServedProcess) -> tuple[Tally, int]:
@@ -87,36 +88,41 @@ def kill_workers(model: str, scale: float) -> Seen:
         await load
         return tally, kills
 
-    with serve(model) as server:
+    with serve(model, pipeline=pipeline) as server:
         tally, kills = uvloop.run(fire(server))
         found = tally.problems() + server.compare_counts(tally)
     return f"{kills} workers killed; {tally}", found
 
 
-def cut_a_hang(model: str, scale: float) -> Seen:
-    """Load beside requests that hang: each of these is cut at the timeout, and all others are answered."""
+def cut_a_hang(model: str, scale: float, *, pipeline: bool = False) -> Seen:
+    """Load beside requests that hang: each of these is cut at the timeout, and all others are answered.
+
+    In the pipeline they hang in an op beside the others, which are computed once more, and it alone.
+    """
+    which = ("doubles", HANGS) if pipeline else ("hangs", 1.0)
+    longest_s = (3 if pipeline else 2) * HANG_TIMEOUT_S
 
     async def fire(server: ServedProcess) -> tuple[Tally, list[float]]:
         tally, end_s, cut = Tally(), time.monotonic() + max(10 * scale, 2 * HANG_TIMEOUT_S), []
         load = asyncio.gather(*[Client(server.port, tally).run_until(end_s) for _ in range(CLIENTS)])
         while time.monotonic() < end_s - HANG_TIMEOUT_S:
             before_s = time.monotonic()
-            status = await ask_on(server.port, model="hangs")
+            status = await ask_on(server.port, *which)
             cut.append(time.monotonic() - before_s)
             if status != 504:
                 tally.wrong.append(f"the request that hangs was answered with {status}")
         await load
         return tally, cut
 
-    with serve(model, hangs_timeout_s=HANG_TIMEOUT_S) as server:
+    with serve(model, pipeline=pipeline, hangs_timeout_s=HANG_TIMEOUT_S) as server:
         tally, cut = uvloop.run(fire(server))
     found = tally.problems()
-    if max(cut) > 2 * HANG_TIMEOUT_S:
+    if max(cut) > longest_s:
         found.append(f"a hang was cut after {max(cut):.1f} s")
     return f"{len(cut)} hangs cut after {statistics.median(cut):.2f} s (timeout {HANG_TIMEOUT_S} s); {tally}", found
 
 
-def end_under_load(model: str, scale: float) -> Seen:
+def end_under_load(model: str, scale: float, *, pipeline: bool = False) -> Seen:
     """SIGTERM under load, with new connections all the time: what was sent on a connection is answered."""
     total, exits = Tally(), []
 
@@ -133,7 +139,7 @@ def end_under_load(model: str, scale: float) -> Seen:
 
     rounds = max(1, round(10 * scale))
     for _ in range(rounds):
-        with serve(model, drain_timeout_s=4) as server:
+        with serve(model, pipeline=pipeline, drain_timeout_s=4) as server:
             uvloop.run(fire(server))
             if server.process.wait(60):
                 total.wrong.append(f"the server ended with exit code {server.process.returncode}")
@@ -163,7 +169,7 @@ def stand_a_crowd(model: str, scale: float) -> Seen:
     return f"{what}; {tally}", tally.problems()
 
 
-def watch_memory(model: str, scale: float) -> Seen:
+def watch_memory(model: str, scale: float, *, pipeline: bool = False) -> Seen:
     """200,000 requests; the memory of the server and its workers after a tenth of them, and at the end."""
     wanted = round(200_000 * scale)
 
@@ -177,7 +183,7 @@ def watch_memory(model: str, scale: float) -> Seen:
         early = await load(wanted // 10)
         return tally, early, await load(wanted - wanted // 10)
 
-    with serve(model) as server:
+    with serve(model, pipeline=pipeline) as server:
         tally, early, late = uvloop.run(fire(server))
         found = tally.problems() + server.compare_counts(tally)
     shown = ", ".join(f"{a:.1f} -> {b:.1f}" for a, b in zip(early, late, strict=True))
@@ -193,6 +199,10 @@ SCENARIOS: dict[str, Callable[[str, float], Seen]] = {
     "end": end_under_load,
     "crowd": stand_a_crowd,
     "memory": watch_memory,
+    "pipeline-kills": functools.partial(kill_workers, pipeline=True),
+    "pipeline-hang": functools.partial(cut_a_hang, pipeline=True),
+    "pipeline-end": functools.partial(end_under_load, pipeline=True),
+    "pipeline-memory": functools.partial(watch_memory, pipeline=True),
 }
 
 if __name__ == "__main__":

@@ -135,10 +135,10 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     return head, await reader.readexactly(int(found[1]) if found else 0)
 
 
-async def ask_on(port: int, model: str) -> int:
+async def ask_on(port: int, model: str, value: float = 1.0) -> int:
     """Send one request on a connection of its own; return its status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(encode(np.ones((1, 1), np.float32), "1", model))
+    writer.write(encode(np.full((1, 1), value, np.float32), "1", model))
     head, _ = await read_answer(reader)
     writer.close()
     return int(head[9:12])

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .clients import Tally
 
+#: The first element of a request that hangs in an op of the pipeline.
+HANGS = -1.0
 _SOURCE = '''
 import time
 
@@ -32,6 +34,28 @@ def hangs(device=None):
         time.sleep(3600)
 
     return run
+
+
+class Same:
+    """Passes x on."""
+
+    def __init__(self, device):
+        pass
+
+    def predict(self, inputs):
+        return {"x": inputs["x"]}
+
+
+class Join:
+    """Makes y of what two ops gave; hangs where x begins with -1."""
+
+    def __init__(self, device):
+        pass
+
+    def predict(self, inputs):
+        if inputs["x"].flat[0] == -1:
+            time.sleep(3600)
+        return {"y": inputs["x"] + (inputs["y"] - inputs["x"])}
 '''
 
 
@@ -69,15 +93,35 @@ class ServedProcess:
         return [f"the server counts {succeeded} answers and {failed} failures, the clients {tally.answered} answers"]
 
 
-@contextlib.contextmanager
-def serve(model: str, *, drain_timeout_s: float = 30.0, hangs_timeout_s: float = 0.0) -> Iterator[ServedProcess]:
-    """Serve the model on two workers, and with a timeout also the one that hangs."""
-    models = [{"path": f"{model}:doubles", "name": "doubles", "devices": "cpu:0,1"}]
+def describe_models(model: str, hangs_timeout_s: float) -> dict[str, object]:
+    """Return the settings of the model on two workers, and with a timeout also of the one that hangs."""
+    models: list[dict[str, object]] = [{"path": f"{model}:doubles", "name": "doubles", "devices": "cpu:0,1"}]
     if hangs_timeout_s:
         batching = {"timeout_ms": hangs_timeout_s * 1000}
         models.append({"path": f"{model}:hangs", "name": "hangs", "devices": "cpu:0", "batching": batching})
+    return {"models": models}
+
+
+def describe_pipeline(model: str, hangs_timeout_s: float) -> dict[str, object]:
+    """Return the settings of a pipeline that doubles, too: the model beside Python, joined by Python; five workers."""
+    ops: list[dict[str, object]] = [
+        {"name": "doubles", "path": f"{model}:doubles", "devices": "cpu:0,1", "inputs": {"x": "request.x"}},
+        {"name": "same", "python": f"{model}:Same"},
+        {"name": "join", "python": f"{model}:Join", "concurrency": 2, "inputs": {"x": "same.x", "y": "doubles.y"}},
+    ]
+    if hangs_timeout_s:
+        ops[2]["timeout_ms"] = hangs_timeout_s * 1000
+    return {"pipelines": [{"name": "doubles", "ops": ops}]}
+
+
+@contextlib.contextmanager
+def serve(
+    model: str, *, pipeline: bool = False, drain_timeout_s: float = 30.0, hangs_timeout_s: float = 0.0
+) -> Iterator[ServedProcess]:
+    """Serve the model, or the pipeline that has it; with a timeout, something that hangs, too."""
+    served = (describe_pipeline if pipeline else describe_models)(model, hangs_timeout_s)
     config = Path(model).with_suffix(".yml")
-    config.write_text(json.dumps({"port": 0, "drain_timeout_s": drain_timeout_s, "models": models}))
+    config.write_text(json.dumps({"port": 0, "drain_timeout_s": drain_timeout_s, **served}))
     command = [sys.executable, "-m", "ascend_parallel", "serve", str(config)]
     log = config.with_suffix(".log")
     with log.open("w") as file:

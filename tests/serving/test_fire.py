@@ -18,7 +18,18 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "scale"), [("kills", 0.07), ("hang", 0.1), ("end", 0.1), ("crowd", 0.01), ("memory", 0.01)]
+    ("name", "scale"),
+    [
+        ("kills", 0.07),
+        ("hang", 0.1),
+        ("end", 0.1),
+        ("crowd", 0.01),
+        ("memory", 0.01),
+        ("pipeline-kills", 0.07),
+        ("pipeline-hang", 0.1),
+        ("pipeline-end", 0.1),
+        ("pipeline-memory", 0.01),
+    ],
 )
 def test_nothing_is_lost(model, name, scale):
     seen, problems = fire.SCENARIOS[name](model, scale)
