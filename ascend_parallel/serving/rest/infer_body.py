@@ -88,7 +88,8 @@ def read_arrays(head: InferHead, binary: bytes | Array, offset: int) -> list[Arr
 def _view(binary: bytes | Array, start: int, ref: TensorRef) -> Array:
     """Return the tensor whose bytes begin at ``start``, without a copy where its elements are aligned numbers."""
     if ref.dtype is BYTES:
-        return decode(f"input {ref.name!r}", binary[start : start + ref.size_bytes], ref.shape)
+        view = memoryview(binary)  # type: ignore[arg-type]
+        return decode(f"input {ref.name!r}", view[start : start + ref.size_bytes], ref.shape)
     if isinstance(binary, bytes):
         return np.frombuffer(binary, ref.dtype, ref.size_bytes // ref.dtype.itemsize, start).reshape(ref.shape)
     part = binary[start : start + ref.size_bytes]  # its base is the block of shared memory, which a batch may use
