@@ -197,7 +197,7 @@ def test_a_batch_of_fixed_size_is_filled_before_it_is_shared(tmp_path):
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.05])
 def test_the_delay_is_a_deadline_from_the_first_row(factories, delay_s):
-    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0,1")
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0")
     with serving_in_loop(runner, Limits(1000, max_delay_s=delay_s)) as (loop, client):
 
         async def send():
