@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,21 +10,16 @@ from urllib.parse import unquote
 import numpy as np
 from uvicorn.protocols.utils import get_client_addr
 
-from ascend_parallel.errors import (
-    AscendParallelError,
-    NotFoundError,
-    TooLargeError,
-    UsageError,
-)
+from ascend_parallel.errors import AscendParallelError, TooLargeError, UsageError
 from ascend_parallel.serving.infer_head import InferHead
 from ascend_parallel.serving.log import log_access, logger
 from ascend_parallel.serving.request import InferRequest
-from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
-from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
+from ascend_parallel.serving.rest.infer_answer import Answer
 from ascend_parallel.serving.served import Served
 
-from .body import ENCODINGS, Body, too_large
+from .body import Body
 from .errors import write_error
+from .infer_steps import UNCOUNTED_DIGITS, make_answer, prepare_body, read_request
 from .request_id import read_request_id
 
 if TYPE_CHECKING:
@@ -66,8 +60,6 @@ def find_infer_route(url: bytes) -> tuple[str, str] | None:
     return route
 
 
-#: Bodies whose length has no more digits need little memory, and are not counted.
-_UNCOUNTED_DIGITS = 4
 #: What a cycle begins with.
 _INITIAL: dict[str, Any] = {
     "response_complete": False,
@@ -137,7 +129,7 @@ class InferCycle:
         if self._error is not None or not self.keep_alive or b"expect" in self._headers:
             return 0
         length = self._headers.get(b"content-length", b"")
-        return int(length) if 0 < len(length) <= _UNCOUNTED_DIGITS else 0
+        return int(length) if 0 < len(length) <= UNCOUNTED_DIGITS else 0
 
     def initial_attributes(self) -> dict[str, Any]:
         """Return what a cycle with the same head begins with."""
@@ -169,26 +161,13 @@ class InferCycle:
         if self._protocol.parser.should_upgrade():  # the parser reads no body of such a request
             self.keep_alive = False
             return UsageError("this server does not upgrade connections; send the request without the header Upgrade")
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > service.max_body_bytes:  # the parser has checked that it is a number
-            return too_large(service.max_body_bytes)
-        encoding = headers.get(b"content-encoding")
-        if encoding not in ENCODINGS:
-            return UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
-        if length is not None and len(length) > _UNCOUNTED_DIGITS:
-            self._body.reserve(int(length))
-            self._receive_in_place()
+        prepare_body(service, headers, self._body, self._model_name, self._version)
         return None
 
     @property
     def can_be_interim(self) -> bool:
         """Whether the client may get an interim response (1xx): it has sent a whole request of HTTP/1.1."""
         return self._is_complete and self._is_started and self._protocol.parser.get_http_version() == "1.1"
-
-    def _receive_in_place(self) -> None:
-        """Have the tensors of a large body arrive where the workers read them."""
-        with contextlib.suppress(NotFoundError):  # which the client will be told
-            self._body.receive_in_place(self._protocol.service.repository.find(self._model_name, self._version))
 
     def start(self) -> None:
         """Begin: all requests before on this connection are answered."""
@@ -257,21 +236,9 @@ class InferCycle:
             self._respond_error(error)
 
     def _add(self, model: Served) -> None:
-        text, binary, start = self._body.finish()
-        head = read_head(text)
-        arrays = self._protocol.service.fill_regions(model, head, read_arrays(head, binary, start))
-        self._head = head if head.binary_bytes else head._replace(inputs=())  # lists take more memory than arrays
-        if head.outputs is not None:
-            model.check_outputs([ref.name for ref in head.outputs])
-        request = self._request = InferRequest(head.names, arrays, self._take_answer, id=head.id)
-        if b"x-request-id" in self._headers and not head.id:
-            request.id = read_request_id(self._headers)
-        if head.timeout_s is not None:
-            request.deadline_s = request.arrived_s + head.timeout_s
-        context = self._headers.get(b"traceparent")
-        if context is not None:
-            request.trace_context = context.decode("latin-1")
-        model.add(request)
+        service = self._protocol.service
+        self._head, self._request = read_request(service, model, self._headers, self._body, self._take_answer)
+        model.add(self._request)
 
     def disconnect(self) -> None:
         """Drop the request, as the client is gone."""
@@ -293,10 +260,7 @@ class InferCycle:
             return
         assert self._head is not None and self._model is not None and request.outputs is not None
         try:
-            outputs = request.outputs
-            if self._head.has_regions:
-                self._protocol.service.fill_output_regions(self._head, outputs)
-            answer = write_answer(self._model.name, self._model.version, self._head, outputs)
+            answer = make_answer(self._protocol.service, self._model, self._head, request.outputs)
         except Exception as error:
             if not isinstance(error, AscendParallelError):
                 logger.exception("the answer of model %s cannot be written", self._model_name)
