@@ -104,8 +104,8 @@ class HostActor:
         sys.path.extend(path for path in spec.import_path if path not in sys.path)
         os.environ[HOST_VARIABLE] = host_name(_node_id())
         self._has_threads = spec.options["workers"] == "threads"
-        ids = _assigned_ids(spec.device_type)
-        self._runner = _make_runner(spec, _local_ids(spec, ids))
+        ids = assigned_ids(spec.device_type)
+        self._runner = _make_runner(spec, local_ids(spec.device_type, spec.devices, ids))
         self._runner.build_model()
         backend = self._runner._built()
         return {
@@ -172,27 +172,33 @@ def _make_runner(spec: HostSpec, ids: Sequence[int]) -> HostRunner:
     models = unpack_models(spec.shipped) if spec.shipped else spec.models
     engine = choose_engine(models.values(), spec.options["engine"])
     options = dict(spec.options)
-    threads = max(1, usable_cores() // (_devices_of_host(spec) * options["instances"]))
+    devices_of_host = max(spec.devices, count_of_host(spec.resource))  # other actors use its cores, too
+    threads = max(1, usable_cores() // (devices_of_host * options["instances"]))
     if engine.spreads_over_cores:
         options["engine_options"] = {"threads": threads, **options["engine_options"]}
-    for variable in THREAD_VARIABLES:
-        # Ray has set the first of them to 1: an actor is no user's choice, and its devices share the host's cores.
-        if variable == THREAD_VARIABLES[0] or variable not in os.environ:
-            os.environ[variable] = str(threads)
+    set_thread_variables(threads)
     devices = [Device(spec.device_type, number) for number in ids]
     model: Any = models[""] if list(models) == [""] else models
     return HostRunner(model, devices=devices, is_outer_budget=spec.is_outer_budget, **options)
 
 
-def _devices_of_host(spec: HostSpec) -> int:
-    """Return how many devices the host has: other actors use its cores, too."""
+def set_thread_variables(threads: int) -> None:
+    """Tell the libraries of this process, and of the worker processes that it starts, how many threads to use."""
+    for variable in THREAD_VARIABLES:
+        # Ray has set the first of them to 1: an actor is no user's choice, and its devices share the host's cores.
+        if variable == THREAD_VARIABLES[0] or variable not in os.environ:
+            os.environ[variable] = str(threads)
+
+
+def count_of_host(resource: str) -> int:
+    """Return how much of a resource of Ray's this host has."""
     import ray
 
-    totals = [node["Resources"].get(spec.resource, 0) for node in ray.nodes() if node["NodeID"] == _node_id()]
-    return max([spec.devices, *map(int, totals)])
+    totals = [node["Resources"].get(resource, 0) for node in ray.nodes() if node["NodeID"] == _node_id()]
+    return max(map(int, totals), default=0)
 
 
-def _assigned_ids(device_type: str) -> list[str]:
+def assigned_ids(device_type: str) -> list[str]:
     """Return the ids of the accelerators that Ray assigned to this actor; none for CPUs."""
     import ray
 
@@ -201,16 +207,16 @@ def _assigned_ids(device_type: str) -> list[str]:
     return list(ray.get_runtime_context().get_accelerator_ids().get(RESOURCES[device_type], []))
 
 
-def _local_ids(spec: HostSpec, assigned: Sequence[str]) -> list[int]:
+def local_ids(device_type: str, count: int, assigned: Sequence[str]) -> list[int]:
     """Return the devices' ids in this process.
 
     Ray has set ``ASCEND_RT_VISIBLE_DEVICES`` or ``CUDA_VISIBLE_DEVICES`` to the assigned devices, so that they count
     from 0 here. Where Ray was told not to set it (``RAY_EXPERIMENTAL_NOSET_...``), the ids are those that it assigned.
     """
-    variable = VARIABLES.get(spec.device_type)
+    variable = VARIABLES.get(device_type)
     if variable and assigned and os.environ.get(variable) != ",".join(assigned):
         return [int(number) for number in assigned]
-    return list(range(spec.devices))
+    return list(range(count))
 
 
 def _node_id() -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "FoundDevice",
     "check_devices_exist",
     "default_devices",
+    "limit_cores",
     "parse_devices",
     "parse_visible_ascend",
     "usable_cores",
@@ -38,6 +39,8 @@ DEVICE_TYPES = ("ascend", "gpu", "tensorrt", "cpu", "openvino", "simulated", *PA
 HARDWARE = {"tensorrt": "gpu", "openvino": "cpu"}
 #: Types whose ids are labels: any number of such devices shares the hardware.
 LABELLED = ("cpu", "openvino", "simulated")
+#: What :func:`limit_cores` was told.
+_core_limits: list[int] = []
 ALIASES = {"npu": "ascend", "cuda": "gpu"}
 
 MAX_RANGE_DEVICES = 1024  # far beyond any machine: a longer range is a typing error
@@ -256,7 +259,12 @@ def usable_cores(
     else:
         cores = os.cpu_count() or 1
     quotas = (_quota_cores(folder) for folder in _cgroup_folders(cgroup_root, own_cgroups))
-    return min([cores, *(math.ceil(quota) for quota in quotas if quota is not None)])
+    return min([cores, *_core_limits, *(math.ceil(quota) for quota in quotas if quota is not None)])
+
+
+def limit_cores(cores: int) -> None:
+    """Let :func:`usable_cores` return at most so many from now on: this process shares its host with others."""
+    _core_limits.append(cores)
 
 
 def _cgroup_folders(root: Path, own_cgroups: Path) -> Iterator[Path]:

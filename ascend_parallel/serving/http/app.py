@@ -211,4 +211,9 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     if wants_openai_errors(request):
         return openai_response(error)
+    return answer_fault(error)
+
+
+def answer_fault(error: Exception) -> Response:
+    """Return the response to a request that failed with an error that is none of ours."""
     return Response(error_body(text_of(error)), 500, media_type="application/json")
