@@ -1,6 +1,6 @@
 """The cluster runner compared with plain Ray: calls, files, and how many simulated devices one driver drives.
 
-    python benchmarks/cluster.py [calls] [files] [scaling] [--rounds 5]
+    python benchmarks/cluster.py [calls] [files] [scaling] [serve [--haproxy]] [--rounds 5]
 
 All run on a local Ray cluster, on the cores of this machine.
 
@@ -13,6 +13,8 @@ files: 10,000 files through a trivial pipeline on two workers, from the start of
 
 scaling: 1 to 8 actors with 8 simulated devices each, which sleep 20 ms per row. The efficiency is relative to devices
 that never wait.
+
+serve: requests a second through Ray Serve, as it comes, or with HAProxy (cluster_serve.py); needs wrk.
 """
 
 from __future__ import annotations
@@ -48,6 +50,13 @@ ROUND_S = 0.6
 IN_FLIGHT = 4
 DEVICES_OF_HOST, MS_PER_ROW = 8, 20
 FILES = 10_000
+#: What ``--haproxy`` sets, before Ray is started.
+HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+}
 
 
 # ---- calls
@@ -286,14 +295,18 @@ def timed(work: Callable[[], Any], rows: int) -> tuple[float, float]:
 def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("parts", nargs="*", help="calls, files, scaling (default: all)")
+    parser.add_argument("parts", nargs="*", help="calls, files, scaling, serve (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of calls and files (default: 5)")
+    parser.add_argument("--haproxy", action="store_true", help="Ray Serve tuned for throughput, with HAProxy")
     parser.add_argument("--actors", default="1,2,4,8", help="numbers of actors of scaling (default: 1,2,4,8)")
     arguments = parser.parse_args()
-    parts = arguments.parts or ["calls", "files", "scaling"]
+    parts = arguments.parts or ["calls", "files", "scaling", "serve"]
     console = Console(width=150)
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # no telemetry, no files left
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as text:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # for Ray's workers
+        if "serve" in parts and arguments.haproxy:
+            os.environ.update(HAPROXY)
         options = {"num_cpus": 4, "resources": {"SIM": 64}, "object_store_memory": 2 << 30, "_temp_dir": f"{text}/r"}
         ray.init(include_dashboard=False, log_to_driver=False, **options)
         load = os.getloadavg()[0]
@@ -305,6 +318,10 @@ def main() -> None:
                 measure_files(console, arguments.rounds, Path(text))
             if "scaling" in parts:
                 measure_scaling(console, [int(word) for word in arguments.actors.split(",")])
+            if "serve" in parts:
+                from cluster_serve import measure_serve
+
+                measure_serve(console, arguments.rounds, Path(text))
         finally:
             ray.shutdown()
 
