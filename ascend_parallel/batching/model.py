@@ -98,6 +98,7 @@ class Model:
         batch = find_batch(self.inputs, names, arrays, self.batch_axes)
         if self._chunk_size and batch.fixed_rows and self._chunk_size != batch.fixed_rows:
             raise ShapeError(f"chunk_size is {self._chunk_size}, but the model takes {batch.fixed_rows} rows at a time")
+        is_fixed = batch.fixed_rows is not None  # the hosts of a cluster, not its driver, cut to the model's size
         batch, chunks = self._cut(batch)
         plan = Plan(
             self.name,
@@ -111,7 +112,7 @@ class Model:
             tell_names=not as_list,
         )
         plan.must_have = self.must_have
-        if batch.fixed_rows is None:
+        if not is_fixed:
             plan.fixed_outputs = [s.name for s in self.outputs or () if s.shape and isinstance(s.shape[0], int)]
         plan.seen = self._seen.setdefault(plan.signature, {})
         if plan.seen:
