@@ -62,6 +62,12 @@ class HostRunner(ParallelPredictUtils):
         backend.enqueue(call)
         return call
 
+    def note_last(self, is_last: bool) -> None:
+        """Say whether the next piece is the last of a bundle: its outputs are sent before another is computed."""
+        backend = self._built()
+        if isinstance(backend, InlineBackend):
+            backend.is_last = is_last
+
     def finish(self, call: Call) -> dict[str, Array]:
         """Wait for a piece; return its outputs by name."""
         outputs = self._built().wait(call)
@@ -122,6 +128,7 @@ class HostActor:
         arrived_ns = perf_counter_ns()
         assert self._runner is not None
         requests, objects = unpack_requests(head, following)
+        self._runner.note_last(len(requests) == 1)
         begun = [self._begin(self._runner, request, arrived_ns) for request in requests]
         replies = [self._finish(self._runner, start, call, arrived_ns) for start, call in begun]
         return pack_replies(replies, perf_counter_ns() - arrived_ns, objects)

@@ -28,6 +28,10 @@ class InlineBackend(Backend):
 
     Engines belong to one thread, and Ray calls the actor in one: the second bundle of a host waits in Ray's queue. A
     task that hangs is noticed by the driver.
+
+    Attributes:
+        is_last: whether the outputs of the next call are used before another. Then those of its only task are not
+            copied.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -35,6 +39,7 @@ class InlineBackend(Backend):
         super().__init__()
         self._spec = spec
         self._engines: dict[str, Engine] = {}
+        self.is_last = False
         self._allocator = Allocator()
         self._counts = {"tasks": 0, "rows": 0, "busy_s": 0.0}
 
@@ -49,8 +54,8 @@ class InlineBackend(Backend):
         """Do nothing: there is no thread that would wait for itself."""
 
     def place(self, plan: Plan, arrays: Sequence[Array], *, in_place: bool) -> LocalPlacement:
-        """Take memory for the outputs; inputs stay where they are."""
-        return LocalPlacement(plan, arrays, self._allocator)
+        """Take memory for the outputs of several tasks; inputs stay where they are."""
+        return _InlinePlacement(plan, arrays, self._allocator)
 
     def place_rows(self, plan: Plan) -> tuple[LocalPlacement, list[Array]]:
         """Take memory for inputs and outputs."""
@@ -77,7 +82,7 @@ class InlineBackend(Backend):
             destinations = placement.destinations_of(task.index)
             results = engine.predict(call.plan.names, placement.inputs_of(task.index), destinations)
             is_written = bool(destinations) and write_to_destinations(results, destinations)
-            outputs = None if is_written else {name: np.array(array) for name, array in results.items()}
+            outputs = None if is_written else self._keep(call, results)
         except EngineBroken:
             text = f"the engine of {self._spec.label} is broken"
             self._state.error = error = WorkerError(text, device=self._spec.device)
@@ -88,6 +93,11 @@ class InlineBackend(Backend):
         self._counts["rows"] += task.rows
         self._counts["busy_s"] += (perf_counter_ns() - started_ns) / 1e9
         call.complete(task, outputs)
+
+    def _keep(self, call: Call, results: dict[str, Array]) -> dict[str, Array]:
+        """Return results that the engine does not overwrite before they are used."""
+        is_used_first = self.is_last and len(call.plan.chunks) == 1
+        return results if is_used_first else {name: np.array(array) for name, array in results.items()}
 
     def cancel(self, call: Call) -> None:
         """Do nothing: a call is computed by the thread that waits for it."""
@@ -116,3 +126,14 @@ class InlineBackend(Backend):
         close_all(self._engines)
         self._engines = {}
         self._allocator.close()
+
+
+class _InlinePlacement(LocalPlacement):
+    """Outputs of one task are what the engine returns: its own memory is quicker than a place of ours."""
+
+    def place_outputs(self) -> None:
+        """Take memory for the outputs, if there are several tasks, and their shapes are known by now."""
+        if len(self._plan.chunks) > 1:
+            super().place_outputs()
+        else:
+            self.needs_shapes = False
