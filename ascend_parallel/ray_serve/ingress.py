@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ascend_parallel.errors import AscendParallelError, DeadlineError, OverloadedError, WorkerDied
-from ascend_parallel.serving.http.app import answer_error, answer_fault
+from ascend_parallel.serving.http.app import error_response
 from ascend_parallel.serving.http.body import too_large
 from ascend_parallel.serving.http.infer_app import own_path
 from ascend_parallel.serving.http.infer_cycle import find_infer_route
@@ -49,10 +49,10 @@ class Ingress:
             call = await self._read(request, counted)
             reply = await self._forward(call, self._timeout_s(request))
         except AscendParallelError as error:
-            return await answer_error(None, error)
+            return error_response(error)
         except Exception as error:  # a fault of ours, or of Ray's
             logger.exception("a request could not be forwarded")
-            return answer_fault(error)
+            return error_response(error)
         finally:
             self._pending.remove(counted[0])
         response = Response(reply.body, reply.status)

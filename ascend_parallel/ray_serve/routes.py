@@ -7,13 +7,14 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ascend_parallel.errors import NotFoundError
-from ascend_parallel.serving.http.app import answer_error
+from ascend_parallel.serving.http.app import error_response
 from ascend_parallel.serving.http.infer_app import own_path
 from ascend_parallel.serving.service import Service
 
 #: What tells the figures of one server, or changes what it serves.
 _OF_ONE_SERVER = re.compile(
-    rb"/|/page\.(?:css|js)|/status|/metrics|/v2/models/(?:.*/)?stats|/v2/repository/models/.*|/v2/systemsharedmemory.*"
+    rb"/|/page\.(?:css|js)|/images.*|/v1/.*|/status|/metrics|/v2/models/(?:.*/)?stats"
+    rb"|/v2/repository/models/.*|/v2/systemsharedmemory.*"
 )
 
 
@@ -45,5 +46,4 @@ class ReplicaRoutes:
             f"there is no route {path.decode('latin-1')} with Ray Serve: each replica has its own figures and models; "
             "Ray's dashboard and metrics show those of all"
         )
-        response = await answer_error(None, error)
-        await response(scope, receive, send)
+        await error_response(error)(scope, receive, send)

@@ -23,7 +23,7 @@ from .devices import candidate_devices
 
 _LISTENS = "its proxies listen; set {} in its http_options"
 _LOGS = "it logs requests itself; set {} in the logging_config of the deployment"
-#: Settings of a server that a replica does not have, and why.
+#: Settings that a replica does not have, and why.
 REFUSED = {
     "host": _LISTENS.format("host"),
     "port": _LISTENS.format("port"),
@@ -35,6 +35,7 @@ REFUSED = {
     "log_format": _LOGS.format("encoding"),
     "trace": "all replicas would write the same file",
     "drain_timeout_s": "set graceful_shutdown_timeout_s of the deployment",
+    "images": "pictures are drawn, and kept for their URLs, by one server: use ascend-parallel serve",
     "allow_control": "a client would load and unload a model in one replica of many",
 }
 

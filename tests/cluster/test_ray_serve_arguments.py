@@ -10,7 +10,7 @@ from ascend_parallel.errors import DeviceSpecError
 from ascend_parallel.ray_serve import build
 from ascend_parallel.ray_serve.devices import add_resources
 from ascend_parallel.ray_serve.settings import REFUSED, read_settings
-from ascend_parallel.serving.config import ServerSettings
+from ascend_parallel.serving.config import ServerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve's own modules
 
@@ -58,7 +58,8 @@ def test_settings_that_ray_serve_has_are_refused_with_their_lines(model, tmp_pat
 
 
 def test_each_setting_of_a_server_is_refused_or_kept():
-    assert set(ServerSettings.model_fields) - set(REFUSED) == {"max_body_bytes", "max_pending_bytes", "token_file"}
+    kept = {"max_body_bytes", "max_pending_bytes", "token_file", "models", "pipelines"}
+    assert set(ServerConfig.model_fields) - set(REFUSED) == kept
 
 
 def test_mistakes_in_a_model_are_told_as_by_serve(tmp_path):

@@ -195,8 +195,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AscendParallelError)
     if wants_openai_errors(request):
         return openai_response(error)
-    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error_body(str(error)), error.http_status, headers, "application/json")
+    return error_response(error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -211,9 +210,11 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     if wants_openai_errors(request):
         return openai_response(error)
-    return answer_fault(error)
+    return error_response(error)
 
 
-def answer_fault(error: Exception) -> Response:
-    """Return the response to a request that failed with an error that is none of ours."""
-    return Response(error_body(text_of(error)), 500, media_type="application/json")
+def error_response(error: Exception) -> Response:
+    """Return the response to a request that failed, in the protocol's form; of a fault of ours, only its kind."""
+    status = error.http_status if isinstance(error, AscendParallelError) else 500
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(text_of(error)), status, headers, "application/json")

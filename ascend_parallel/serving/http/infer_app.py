@@ -15,7 +15,7 @@ from ascend_parallel.serving.rest.infer_answer import Answer
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
-from .app import answer_error, answer_fault
+from .app import error_response
 from .body import Body
 from .infer_cycle import find_infer_route
 from .infer_steps import make_answer, prepare_body, read_request
@@ -52,10 +52,10 @@ class InferApp:
             model = self._service.repository.find(name, version)
             return _to_response(await self._infer(model, headers, body))
         except AscendParallelError as error:
-            return await answer_error(None, error)
+            return error_response(error)
         except Exception as error:  # a fault of ours
             logger.exception("a request for model %s failed", name)
-            return answer_fault(error)
+            return error_response(error)
         finally:
             body.clear()
 
