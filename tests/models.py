@@ -251,6 +251,17 @@ def loss(batch="batch") -> Path:
 
 
 @functools.cache
+def wide(batch="batch") -> Path:
+    """x (batch, width) -> y (batch, width): x * x + x, whatever its width."""
+    return _save(
+        f"wide_{batch}",
+        [helper.make_node("Mul", ["x", "x"], ["square"]), helper.make_node("Add", ["square", "x"], ["y"])],
+        [_tensor("x", "float32", [batch, "width"])],
+        [_tensor("y", "float32", [batch, "width"])],
+    )
+
+
+@functools.cache
 def mean_loss(batch="batch") -> Path:
     """x (batch, 4) -> loss (), the mean of x: no way to put it together."""
     return _save(
