@@ -31,12 +31,12 @@ from .yaml_file import Problem
 
 __all__ = ["check_config", "check_settings", "make_schema"]
 
-#: Settings that are there after a check even where they are not in the data: they are required, or derived.
-_REQUIRED = ("models", "path", "folder", "name")
+#: Settings that are there after a check even where they are not in the data: they are derived.
+_DERIVED = ("name",)
 #: The last but one part of a path to an item of a list that is never left out.
 _KEPT_LISTS = (("models",), ("pipelines",), ("ops",), ("images",))
 #: What pydantic calls these errors.
-_UNKNOWN, _NO_TEXT = "extra_forbidden", "string_type"
+_UNKNOWN, _MISSING, _NO_TEXT = "extra_forbidden", "missing", "string_type"
 
 
 @cache
@@ -108,7 +108,7 @@ def _check_form(data: Any, kind: type[ServerSettings] = ServerConfig) -> Iterato
     try:
         kind.model_validate(data)
     except ValidationError as error:
-        found = [(_path_in(data, details["loc"]), details) for details in error.errors(include_url=False)]
+        found = [(_path_in(data, details), details) for details in error.errors(include_url=False)]
         seen = set()
         for path, details in found:
             is_branch = len(path) < len(details["loc"])
@@ -119,16 +119,18 @@ def _check_form(data: Any, kind: type[ServerSettings] = ServerConfig) -> Iterato
                 yield Problem(path, _describe(path, details), at_key=details["type"] == _UNKNOWN)
 
 
-def _path_in(data: Any, loc: tuple[str | int, ...]) -> Path:
+def _path_in(data: Any, details: ErrorDetails) -> Path:
     """Return an error's place as a path: without the names of types that pydantic adds."""
     path: list[str | int] = []
-    for part in loc:
+    loc = details["loc"]
+    missing = loc[-1:] if details["type"] == _MISSING else ()
+    for part in loc[: len(loc) - len(missing)]:
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
             data = data[part]
             path.append(part)
-        elif part in _REQUIRED:
+        elif part in _DERIVED:
             path.append(part)
-    return tuple(path)
+    return (*path, *missing)
 
 
 def _describe(path: Path, details: ErrorDetails) -> str:
@@ -137,7 +139,7 @@ def _describe(path: Path, details: ErrorDetails) -> str:
         known = list_keys(root, path[:-1])
         return f"{_name(path[:-1])} has the unknown key {path[-1]!r}; {suggest(str(path[-1]), known)}"
     schema = find_schema(root, path)
-    if details["type"] == "missing":
+    if details["type"] == _MISSING:
         what = schema["description"].partition(". ")[0].rstrip(".")
         return f"{_name(path[:-1])} has no {path[-1]}; expected {what[0].lower()}{what[1:]}"
     expected = describe_schema(root, schema)
