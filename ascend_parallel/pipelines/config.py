@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from ascend_parallel.serving.model_config import (
     BatchingConfig,
@@ -37,8 +37,15 @@ OpName = Annotated[
     ),
 ]
 #: "detect", ["request", "detect"], or {image: request.image, boxes: detect.boxes}.
-Sources = Text | list[Text] | dict[str, Text]
-Number = Annotated[float, Field()] | Annotated[int, Field()]
+Sources = Annotated[
+    Text | list[Text] | dict[str, Text],
+    Field(
+        json_schema_extra={
+            "patternErrorMessage": "the name of an op, a list of names, or a mapping such as {boxes: detect.boxes}"
+        }
+    ),
+]
+Number = Annotated[float | int, WithJsonSchema({"type": "number"})]
 #: The settings of an op that are those of a model.
 _MODEL_SETTINGS = ("path", *RunnerConfig.model_fields)
 #: What only one kind of op has.
@@ -51,7 +58,7 @@ class PadConfig(Settings):
     """How an input is made longer along one axis, so that inputs of different sizes make one batch."""
 
     axis: Annotated[int, Field(ge=1)]
-    """The axis; 0 is that of the rows."""
+    """The axis that is padded, at least 1: axis 0 is that of the rows."""
 
     buckets: list[Count] = []
     """The sizes to pad to, the next larger one. A larger input keeps its own. Default: the largest of the batch."""

@@ -12,9 +12,9 @@ from ascend_parallel.serving.model_checks import ModelCheck, SettingsCheck
 from ascend_parallel.serving.words import Path, dotted
 from ascend_parallel.serving.yaml_file import Problem
 
-from .config import OpConfig, PipelineConfig
+from .config import PYTHON_ONLY, WITH_MODEL, OpConfig, PipelineConfig
 from .graph import find_problems
-from .op_runner import OpRunner
+from .op_runner import OpRunner, op_devices
 
 #: Settings that an op with Python does not have, and what to do instead.
 _MODEL_ONLY = {
@@ -25,8 +25,6 @@ _MODEL_ONLY = {
     "warmup": "leave it out",
     "warmup_examples": "leave it out",
 }
-_PYTHON_ONLY = ("options", "interface", "concurrency")
-_WITH_MODEL = ("engine", "engine_options", "precision")
 
 
 def check_graph(path: Path, pipeline: PipelineConfig) -> Iterator[Problem]:
@@ -34,8 +32,7 @@ def check_graph(path: Path, pipeline: PipelineConfig) -> Iterator[Problem]:
     ops = [(op.name, op.inputs) for op in pipeline.ops]
     for problem in find_problems(ops, pipeline.outputs):
         where: Path = path if problem.op is None else (*path, "ops", problem.op)
-        if problem.setting:
-            where = (*where, problem.setting)
+        where = (*where, *problem.setting)
         yield Problem(where, f"{dotted(where)} {problem.message}")
 
 
@@ -67,12 +64,12 @@ def _wrong_for_kind(op: OpConfig) -> dict[str, str]:
     """Return the settings that an op of this kind must not have, and why."""
     wrong: dict[str, str] = {}
     if op.python is None:
-        wrong |= dict.fromkeys(_PYTHON_ONLY, "is for ops with python, and this one has none")
+        wrong |= dict.fromkeys(PYTHON_ONLY, "is for ops with python, and this one has none")
         wrong["concurrency"] += "; a model has instances"
     else:
         wrong |= {setting: f"is for ops without python: {instead}" for setting, instead in _MODEL_ONLY.items()}
     if op.path is None:
-        wrong |= dict.fromkeys(_WITH_MODEL, "is for ops with a model, and this one has no path")
+        wrong |= dict.fromkeys(WITH_MODEL, "is for ops with a model, and this one has no path")
     return wrong
 
 
@@ -95,6 +92,8 @@ class _PythonOpCheck(SettingsCheck):
         self._try("options", self._check_options)
         if op.path is not None:
             self._check_model(op.path)
+        else:
+            self._try("devices", lambda: op_devices(op))
         if not self._problems:  # whatever else the runner checks
             self._try("python", lambda: OpRunner(op))
         return self._problems
@@ -112,5 +111,6 @@ class _PythonOpCheck(SettingsCheck):
         if engine is None:
             return
         self._try("path", lambda: check_files([path], engine))
+        self._try("devices", lambda: op_devices(op))
         for name, value in op.engine_options.items():
             self._try("engine_options", partial(check_options, engine, {name: value}), name)

@@ -51,12 +51,12 @@ class GraphProblem(NamedTuple):
 
     Attributes:
         op: the position of the op; None: the pipeline's ``outputs``.
-        setting: "name", "inputs", or "" for the whole op.
+        setting: the path from the op to the setting, such as ("inputs", 1); () for the whole op.
         message: a sentence without its subject, such as "names the op 'detct'; did you mean 'detect'?".
     """
 
     op: int | None
-    setting: str
+    setting: tuple[str | int, ...]
     message: str
 
 
@@ -143,7 +143,7 @@ def find_problems(ops: Sequence[tuple[str, Sources]], outputs: Sources | None) -
     if cycle:
         position = next(number for number, (name, _) in enumerate(ops) if name == cycle[0])
         way = " -> ".join([*reversed(cycle), cycle[-1]])
-        yield GraphProblem(position, "inputs", f"make a cycle: {way}; an op cannot wait for its own outputs")
+        yield GraphProblem(position, ("inputs",), f"make a cycle: {way}; an op cannot wait for its own outputs")
         return
     yield from _check_unread(ops, sources, outputs)
 
@@ -153,10 +153,12 @@ def _check_names(ops: Sequence[tuple[str, Sources]]) -> Iterator[GraphProblem]:
     for position, (name, _) in enumerate(ops):
         if name == REQUEST:
             yield GraphProblem(
-                position, "name", f"is {REQUEST!r}, which names the request's own inputs; choose another"
+                position, ("name",), f"is {REQUEST!r}, which names the request's own inputs; choose another name"
             )
         elif first.setdefault(name, position) != position:
-            yield GraphProblem(position, "name", f"is {name!r}, as that of ops[{first[name]}] is; choose another")
+            yield GraphProblem(
+                position, ("name",), f"is {name!r}, like that of ops[{first[name]}]; choose another name"
+            )
 
 
 def _check_wirings(ops: Sequence[tuple[str, Sources]], outputs: Sources | None) -> Iterator[GraphProblem]:
@@ -170,16 +172,47 @@ def _check_wirings(ops: Sequence[tuple[str, Sources]], outputs: Sources | None) 
 def _check_wiring(op: int | None, setting: str, sources: Sources, known: Sequence[str]) -> Iterator[GraphProblem]:
     wiring = read_sources(sources)
     if not wiring:
-        yield GraphProblem(op, setting, f"is empty; expected {_one_of(known)}")
-    for source in wiring:
-        if source.op not in known:
-            matches = difflib.get_close_matches(source.op, known, n=1)
-            hint = f"did you mean {matches[0]!r}?" if matches else f"expected {_one_of(known)}"
-            yield GraphProblem(op, setting, f"names the op {source.op!r}, which is not there; {hint}")
-        elif source.output == "" or (source.name is not None and source.output is None):
-            yield GraphProblem(
-                op, setting, f"names {source.op!r} without an output; expected {source.op}.NAME_OF_AN_OUTPUT"
-            )
+        yield GraphProblem(op, (setting,), f"is empty; expected {_one_of(known)}")
+    for place, source in zip(_places_of(sources), wiring, strict=True):
+        reason = _why_not_read(source, known)
+        if reason:
+            yield GraphProblem(op, (setting, *place), reason)
+    if not isinstance(sources, str | Mapping):
+        yield from _check_twice(op, setting, wiring)
+
+
+def _places_of(sources: Sources) -> Iterable[tuple[str | int, ...]]:
+    """Return where each thing that is read stands."""
+    if isinstance(sources, str):
+        return [()]
+    return [(key,) for key in (sources if isinstance(sources, Mapping) else range(len(sources)))]
+
+
+def _why_not_read(source: Source, known: Sequence[str]) -> str:
+    if source.op == REQUEST and REQUEST not in known:
+        return f"names {REQUEST!r}, which is no op; expected {_one_of(known)}"
+    if source.op not in known:
+        matches = difflib.get_close_matches(source.op, known, n=1)
+        hint = f"did you mean {matches[0]!r}?" if matches else f"expected {_one_of(known)}"
+        return f"names the op {source.op!r}, which is not there; {hint}"
+    if source.output == "" or (source.name is not None and source.output is None):
+        return f"names {source.op!r} without an output; expected {source.op}.NAME_OF_AN_OUTPUT"
+    return ""
+
+
+def _check_twice(op: int | None, setting: str, wiring: Wiring) -> Iterator[GraphProblem]:
+    """Yield what a list reads a second time: an op of which it has all, or an output of the same name."""
+    for number, source in enumerate(wiring):
+        for before in wiring[:number]:
+            is_whole = None in (source.output, before.output)
+            if source.op == before.op and (is_whole or source.output == before.output):
+                yield GraphProblem(op, (setting, number), f"reads {source.op!r} a second time; leave it out")
+            elif not is_whole and source.output == before.output:
+                hint = f"expected a mapping, such as {{one: {before.op}.{before.output}, two: ...}}"
+                yield GraphProblem(op, (setting, number), f"reads a second {source.output!r}; {hint}")
+            else:
+                continue
+            break
 
 
 def _one_of(names: Sequence[str]) -> str:
@@ -195,11 +228,11 @@ def _check_unread(
     if outputs is None and len(unread) > 1:
         names = _one_of([ops[position][0] for position in unread]).replace(" or ", " and ")
         yield GraphProblem(
-            None, "", f"has {len(unread)} ops that no other op reads: {names}; say in outputs which is the answer"
+            None, (), f"has {len(unread)} ops that no other op reads: {names}; say in outputs which is the answer"
         )
     elif outputs is not None:
         for position in unread:
-            yield GraphProblem(position, "", "is read by no other op, and is not in outputs; leave it out, or use it")
+            yield GraphProblem(position, (), "is read by no other op, and is not in outputs; leave it out, or use it")
 
 
 # ---- the order

@@ -7,6 +7,7 @@ not valid are left out, and the rest is checked on.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path as FilePath
@@ -143,12 +144,16 @@ def _describe(path: Path, details: ErrorDetails) -> str:
         what = schema["description"].partition(". ")[0].rstrip(".")
         return f"{_name(path[:-1])} has no {path[-1]}; expected {what[0].lower()}{what[1:]}"
     expected = describe_schema(root, schema)
-    hint = "; put it into quotes" if details["type"] == _NO_TEXT and _is_number(details["input"]) else ""
+    hint = "; put it into quotes" if details["type"] == _NO_TEXT and _is_in_quotes(details["input"], schema) else ""
     return f"{_name(path)} is {describe_value(details['input'])}; expected {expected}{hint}"
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+def _is_in_quotes(value: object, schema: Mapping[str, Any]) -> bool:
+    """Whether a value is a number that would be right as text."""
+    is_number = isinstance(value, int | float)
+    if "anyOf" in schema:
+        return is_number and "patternErrorMessage" not in schema
+    return is_number and re.search(schema.get("pattern", ""), str(value)) is not None
 
 
 def _name(path: Path) -> str:
@@ -211,9 +216,13 @@ def _valid_images(data: Any, folder: str) -> Iterator[tuple[int, ImageConfig]]:
 
 
 def _check_pipeline(path: Path, pipeline: PipelineConfig, folder: str, known: Iterable[Problem]) -> Iterator[Problem]:
+    wrong = [problem.path for problem in known]
     for number, op in enumerate(pipeline.ops):
-        yield from check_op((*path, "ops", number), op, folder)
-    if not any(problem.path[: len(path)] == path for problem in known):  # else what it says of names may be no news
+        inner = (*path, "ops", number)
+        is_whole = not any(each[: len(inner)] == inner for each in wrong)
+        # What is missing in an op may be what is wrong in it.
+        yield from (problem for problem in check_op(inner, op, folder) if is_whole or problem.path != inner)
+    if not any(each[: len(path)] == path for each in wrong):  # else what it says of names may be no news
         yield from check_graph(path, pipeline)
 
 

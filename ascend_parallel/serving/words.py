@@ -82,9 +82,11 @@ def _branches(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Ma
 
 def describe_schema(root: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Return what a schema takes, in words: ``a whole number, at least 1, or null``."""
+    if "patternErrorMessage" in schema:
+        return str(schema["patternErrorMessage"])
     words = [_describe_branch(branch) for branch in _branches(root, schema)]
-    joined = ", or ".join(words) if any("," in word for word in words) else " or ".join(words)
-    return joined or "something else"
+    is_long = any("," in word or " that " in word for word in words)
+    return (", or " if is_long else " or ").join(words) or "something else"
 
 
 def _describe_branch(schema: Mapping[str, Any]) -> str:
@@ -93,7 +95,8 @@ def _describe_branch(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
-        return " or ".join(map(str, schema["enum"]))
+        *others, last = map(str, schema["enum"])
+        return f"{', '.join(others)} or {last}" if others else last
     kind = _TYPES.get(schema.get("type", ""), "something else")
     low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     if low is not None and high is not None:
