@@ -36,6 +36,7 @@ _FAILURES_SHOWN = 20
 def map_command(
     pipeline: opt.Pipeline,
     output_dir: opt.OutputDir,
+    name: opt.Name = None,
     input_dir: opt.InputDir = None,
     input_list: opt.InputList = None,
     input_glob_pattern: opt.Pattern = None,
@@ -195,8 +196,11 @@ class _Job:
         if not run.devices:
             self._print(f"{run.total:,} files, {len(run.files):,} to process, on a cluster")
             return
-        threads, other_values = run.threads
         self._print(f"{run.total:,} files, {len(run.files):,} to process, on {', '.join(map(str, run.devices))}")
+        if run.threads is None:
+            self._print(f"{_count(run.workers, 'worker')} of the pipeline's ops")
+            return
+        threads, other_values = run.threads
         note = "".join(f"; {name}={value} is set" for name, value in other_values.items())
         self._print(f"{_count(run.workers, 'worker')}, {_count(threads, 'thread')} each{note}")
 

@@ -11,9 +11,13 @@ Pipeline = Annotated[
     str,
     typer.Argument(
         metavar="PIPELINE",
-        help="module:factory (or file.py:factory), paddlex:NAME_OR_CONFIG.yaml, paddleocr:ClassName, or an .onnx, "
-        ".mindir or .om file.",
+        help="module:factory (or file.py:factory), paddlex:NAME_OR_CONFIG.yaml, paddleocr:ClassName, "
+        "pipeline:CONFIG.yml, or an .onnx, .mindir or .om file.",
     ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="Which pipeline of pipeline:CONFIG.yml. [default: the only one]"),
 ]
 OutputDir = Annotated[Path, typer.Option(metavar="OUT", help="Folder for the outputs and manifest.jsonl.")]
 InputDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of input files.")]
@@ -74,7 +78,9 @@ Save = Annotated[
 Preprocess = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE:FUNCTION", help="For a model file: function that converts a path to one row of the inputs."
+        metavar="MODULE:FUNCTION",
+        help="For a model file: function that converts a path to one row of the inputs. For pipeline:CONFIG.yml: to "
+        "the inputs of a request.",
     ),
 ]
 MapWorkers = Annotated[
@@ -87,7 +93,9 @@ MapWorkers = Annotated[
 Postprocess = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE:FUNCTION", help="For a model file: function that converts the outputs of one row to a result."
+        metavar="MODULE:FUNCTION",
+        help="For a model file: function that converts the outputs of one row to a result. For pipeline:CONFIG.yml: "
+        "those of a request.",
     ),
 ]
 OutputFormat = Annotated[

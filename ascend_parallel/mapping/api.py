@@ -50,6 +50,7 @@ def parallel_map(
     worker_python: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
     num_devices: int | None = None,
+    name: str | None = None,
 ) -> Iterator[Outcome]:
     """Run files through a pipeline on all devices; yield an :class:`Outcome` for each file.
 
@@ -64,7 +65,8 @@ def parallel_map(
     Args:
         pipeline: ``"module:factory"`` (called in each worker with ``device="gpu:0"`` and the options; returns an object
             with ``predict(list_of_paths)``, or a callable), ``"paddlex:NAME_OR_CONFIG.yaml"``,
-            ``"paddleocr:ClassName"``, or an .onnx, .mindir or .om file.
+            ``"paddleocr:ClassName"``, ``"pipeline:CONFIG.yml"`` (a pipeline of ops; each file is a request), or an
+            .onnx, .mindir or .om file.
         inputs: a folder, or paths (or any strings that the pipeline takes).
         engine: of a model file: "mslite", "onnxruntime", or ``"package.module:EngineClass"``; None: by its suffix.
         devices: such as ``"gpu:0,1,2,3"`` or ``"cpu:0,1"`` (two workers); None: all of the machine's best type.
@@ -79,9 +81,10 @@ def parallel_map(
         pattern: which files of the folder.
         recursive: those in its sub-folders, too.
         preprocess: for a model file, ``"module:function"``: path -> an array, or a dict of input name -> array, without
-            the batch axis; None: the files are .npy or .npz.
+            the batch axis; None: the files are .npy or .npz. For a pipeline of ops: path -> the inputs of its request;
+            None: the arrays of an .npz file, else ``path`` and ``data`` (bytes, or the array of an .npy file).
         postprocess: for a model file, ``"module:function"``: a dict of output name -> array (one row) -> the result;
-            None: the dict is the result.
+            None: the dict is the result. For a pipeline of ops: its outputs -> the result.
         output_dir: the folder for results and ``manifest.jsonl``; None: results are returned in ``outcome.results``,
             with the types of JSON, and arrays and images as numpy arrays.
         output_format: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
@@ -98,6 +101,7 @@ def parallel_map(
         cluster: "ray" or "ray=ADDRESS": run on the hosts of a Ray cluster, with files on storage that all of them
             share; ``devices`` is a type then, such as ``"ascend:*"``. None: on this machine.
         num_devices: how many devices of the cluster; None: all, those of hosts that join later included.
+        name: which pipeline of ``"pipeline:CONFIG.yml"``; None: the only one.
 
     Yields:
         An :class:`Outcome` for each file.

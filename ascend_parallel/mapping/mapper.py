@@ -38,7 +38,7 @@ from .doubts import Doubts
 from .files import File
 from .outcome import Outcome
 
-__all__ = ["BundleResult", "Mapper"]
+__all__ = ["MAX_DEATHS_IN_A_ROW", "BundleResult", "Mapper"]
 
 #: The target time of a bundle: long enough that a message costs less than 1 % of it, short enough to show progress.
 _BUNDLE_S = 0.05
@@ -51,7 +51,7 @@ _MAX_DEATHS = 2
 #: A file has failed after so many failures in workers that were broken from their start.
 _MAX_SUSPICIONS = 3
 #: After this many deaths in a row, without a bundle completed in between, the run fails: the files are not the cause.
-_MAX_DEATHS_IN_A_ROW = 40
+MAX_DEATHS_IN_A_ROW = 40
 
 
 class BundleResult(NamedTuple):
@@ -265,7 +265,7 @@ class Mapper:
             return BundleResult([])
         self._runner.stats()  # raises if no device is left: then the files are not the cause
         self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= _MAX_DEATHS_IN_A_ROW:
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
             raise WorkerDied(
                 f"the last {self._deaths_in_a_row} workers ended while they processed files, and none finished a "
                 f"bundle: the cause is more likely the pipeline or its devices; the last error: {error}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from ascend_parallel.backends.processes.start import StartedAhead
@@ -18,8 +18,10 @@ from ascend_parallel.worker.pipelines.payload import FILES, RECORDS
 from .files import File
 from .manifest import MANIFEST, RESULTS, SETTINGS, RunManifest
 from .mapper import Mapper
+from .ops_mapper import OpsMapper
+from .ops_runner import OpsRunner
 from .outcome import Outcome
-from .settings import MapSettings
+from .settings import MapSettings, is_of_ops
 from .spec import PipelineSpec, read_pipeline
 
 __all__ = ["MapRun"]
@@ -50,12 +52,8 @@ class MapRun:
         Raises:
             UsageError: if an argument is invalid.
         """
-        spec = _add_precision(read_pipeline(settings), settings)
         self._settings = settings
-        self._runner = _make_runner(spec, settings, started)
-        engine = load_engine(spec.options.get("engine", spec.engine))
-        check_devices(self.devices, engine)
-        check_workers(settings.workers, engine, settings.worker_python, settings.share_weights)
+        self._runner, settings_of_results = _make_runner(settings, started)
         self.total = len(files)
         if settings.cluster is not None:
             from .on_cluster import whole_file
@@ -67,9 +65,7 @@ class MapRun:
         self.manifest: RunManifest | None = None
         if settings.output_dir is not None:
             check_output_names(files, settings)
-            self.manifest = RunManifest(
-                settings.output_dir, _settings_of_results(spec, settings), with_results=settings.keep == "lines"
-            )
+            self.manifest = RunManifest(settings.output_dir, settings_of_results, with_results=settings.keep == "lines")
             self.manifest.read(resume=settings.resume, retry_failed=settings.retry_failed)
             done = self.manifest.done
             self.files = [file for file in files if file.name not in done]
@@ -77,18 +73,25 @@ class MapRun:
             self.failures = {file.name: failed[file.name] for file in files if file.name in failed}
 
     @property
-    def devices(self) -> Sequence[Device]:
+    def devices(self) -> Sequence[Device | str]:
         """The devices of the workers; on a cluster, empty before the run."""
         return self._runner.devices
 
     @property
     def workers(self) -> int:
         """The number of workers; on a cluster, 0 before the run, and then it changes as hosts come and go."""
+        if isinstance(self._runner, OpsRunner):
+            return self._runner.workers
         return len(self.devices) * self._settings.instances_per_device
 
     @property
-    def threads(self) -> tuple[int, dict[str, str]]:
-        """Threads per worker, and the variables of the environment that set another number: variable -> value."""
+    def threads(self) -> tuple[int, dict[str, str]] | None:
+        """Threads per worker, and the variables of the environment that set another number: variable -> value.
+
+        None for a pipeline of ops, each of which has threads of its own.
+        """
+        if isinstance(self._runner, OpsRunner):
+            return None
         threads = threads_of_each(self.workers)
         environ = environment(threads)
         return threads, {name: environ[name] for name in THREAD_VARIABLES if environ[name] != str(threads)}
@@ -109,16 +112,7 @@ class MapRun:
             with self._runner as runner:
                 if self.manifest is not None and settings.cluster is None:
                     self.manifest.open()
-                mapper = Mapper(
-                    runner,
-                    self.files,
-                    workers=lambda: max(1, self.workers),
-                    batch_size=settings.batch_size,
-                    timeout_s=settings.timeout_s,
-                    keep=settings.keep,
-                    max_ahead=settings.max_ahead,
-                )
-                for done in mapper.run():
+                for done in self._make_mapper(runner).run():
                     self.notes.update(dict.fromkeys(done.notes))
                     if self.manifest is not None:
                         self.manifest.add(done.outcomes, done.lines)
@@ -126,6 +120,20 @@ class MapRun:
         finally:
             if self.manifest is not None:
                 self.manifest.close()
+
+    def _make_mapper(self, runner: ParallelPredictUtils | OpsRunner) -> Mapper | OpsMapper:
+        settings = self._settings
+        if isinstance(runner, OpsRunner):
+            return OpsMapper(runner, self.files, writer_options=_writer_options(settings), max_ahead=settings.max_ahead)
+        return Mapper(
+            runner,
+            self.files,
+            workers=lambda: max(1, self.workers),
+            batch_size=settings.batch_size,
+            timeout_s=settings.timeout_s,
+            keep=settings.keep,
+            max_ahead=settings.max_ahead,
+        )
 
 
 class _Runner(ParallelPredictUtils):
@@ -155,10 +163,33 @@ def _add_precision(spec: PipelineSpec, settings: MapSettings) -> PipelineSpec:
     return spec._replace(options={**spec.options, "pipeline_options": options})
 
 
-def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhead | None) -> ParallelPredictUtils:
-    engine_options = {**spec.options, "batch_size": settings.batch_size, "keep": settings.keep}
+def _make_runner(
+    settings: MapSettings, started: StartedAhead | None
+) -> tuple[ParallelPredictUtils | OpsRunner, dict[str, object]]:
+    """Return what runs the pipeline, and the settings that results depend on; raises UsageError."""
+    if is_of_ops(settings.pipeline):
+        ops_runner = OpsRunner(settings)
+        return ops_runner, _settings_of_results(ops_runner.told, settings)
+    spec = _add_precision(read_pipeline(settings), settings)
+    runner = _make_worker_runner(spec, settings, started)
+    engine = load_engine(spec.options.get("engine", spec.engine))
+    check_devices(runner.devices, engine)
+    check_workers(settings.workers, engine, settings.worker_python, settings.share_weights)
+    return runner, _settings_of_results({"pipeline": spec.model, **spec.options}, settings)
+
+
+def _writer_options(settings: MapSettings) -> dict[str, Any]:
+    """Return how results are kept, as writers are told."""
+    told: dict[str, Any] = {"keep": settings.keep}
     if settings.output_dir is not None:
-        engine_options["output_dir"] = os.path.abspath(settings.output_dir)
+        told["output_dir"] = os.path.abspath(settings.output_dir)
+    return told
+
+
+def _make_worker_runner(
+    spec: PipelineSpec, settings: MapSettings, started: StartedAhead | None
+) -> ParallelPredictUtils:
+    engine_options = {**spec.options, "batch_size": settings.batch_size, **_writer_options(settings)}
     options = {
         "engine": spec.engine,
         "engine_options": engine_options,
@@ -178,11 +209,11 @@ def _make_runner(spec: PipelineSpec, settings: MapSettings, started: StartedAhea
     return _Runner(spec.model, started=started, devices=settings.devices, **options)
 
 
-def _settings_of_results(spec: PipelineSpec, settings: MapSettings) -> dict[str, object]:
-    """Return the settings that results depend on."""
-    options = {name: value for name, value in spec.options.items() if value}
+def _settings_of_results(told: Mapping[str, Any], settings: MapSettings) -> dict[str, object]:
+    """Return the settings that results depend on: those of the pipeline, and those of the run."""
+    given = {name: value for name, value in told.items() if value}
     folder = {} if settings.input_dir is None else {"input_dir": os.path.abspath(settings.input_dir)}
-    return {"pipeline": spec.model, **options, **folder, "output_format": settings.output_format}
+    return {**given, **folder, "output_format": settings.output_format}
 
 
 def check_output_names(files: Sequence[File], settings: MapSettings) -> None:

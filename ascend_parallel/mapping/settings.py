@@ -14,7 +14,7 @@ from ascend_parallel.worker.pipelines.choices import ALL, PAGES, RESULT_FORMATS,
 if TYPE_CHECKING:
     from ascend_parallel.devices import Device
 
-__all__ = ["OUTPUT_FORMATS", "MapSettings", "read_formats"]
+__all__ = ["OUTPUT_FORMATS", "MapSettings", "is_of_ops", "read_formats"]
 
 #: "files": one file per result; "jsonl": one line of ``results.jsonl`` per input file.
 OUTPUT_FORMATS = ("files", "jsonl")
@@ -25,6 +25,7 @@ class MapSettings:
     """The settings of a run, without its files; see :func:`ascend_parallel.parallel_map`.
 
     Attributes:
+        name: which pipeline of a configuration file that has several; None: the only one.
         engine: the engine of a model file; None: chosen by its suffix.
         precision: what a model file is computed in; None: what the file and the engine make it.
         cluster: None: this machine; "ray" or "ray=ADDRESS": the hosts of a Ray cluster.
@@ -58,6 +59,7 @@ class MapSettings:
     share_weights: bool = False
     cluster: str | None = None
     num_devices: int | None = None
+    name: str | None = None
 
     @classmethod
     def pick(cls, arguments: Mapping[str, Any], **others: Any) -> MapSettings:
@@ -78,6 +80,8 @@ class MapSettings:
             raise UsageError("resume and output_format need an output_dir: without one, results are returned")
         if self.num_devices is not None and self.cluster is None:
             raise UsageError("num_devices is for a cluster: without one, name the devices")
+        if self.name is not None and not is_of_ops(self.pipeline):
+            raise UsageError("name says which pipeline of pipeline:CONFIG.yml is run: for others, leave name out")
         if self.retry_failed and not self.resume:
             raise UsageError("retry_failed needs resume: it applies to files that failed in an earlier run")
 
@@ -87,6 +91,11 @@ class MapSettings:
         if self.output_dir is None:
             return "values"
         return "files" if self.output_format == "files" else "lines"
+
+
+def is_of_ops(pipeline: object) -> bool:
+    """Whether a pipeline is one of ops, described by a server's configuration file."""
+    return isinstance(pipeline, str) and pipeline.startswith("pipeline:") and pipeline.endswith((".yml", ".yaml"))
 
 
 def read_formats(save: str | Iterable[str] | None) -> list[str]:

@@ -17,8 +17,8 @@ from .settings import MapSettings, read_formats
 __all__ = ["PipelineSpec", "read_pipeline"]
 
 _EXPECTED = (
-    "'module:factory', 'file.py:factory', 'paddlex:NAME_OR_CONFIG.yaml', 'paddleocr:ClassName', or an .onnx, "
-    ".mindir or .om file"
+    "'module:factory', 'file.py:factory', 'paddlex:NAME_OR_CONFIG.yaml', 'paddleocr:ClassName', 'pipeline:CONFIG.yml', "
+    "or an .onnx, .mindir or .om file"
 )
 
 

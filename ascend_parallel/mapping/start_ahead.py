@@ -12,7 +12,7 @@ from ascend_parallel.checks import find_python
 from ascend_parallel.devices import Device, parse_devices
 from ascend_parallel.devices.vendor_tools import VENDOR_TOOLS
 
-from .settings import MapSettings
+from .settings import MapSettings, is_of_ops
 
 __all__ = ["start_ahead"]
 
@@ -26,7 +26,7 @@ def start_ahead(settings: MapSettings) -> StartedAhead:
     Raises:
         UsageError: the devices or the interpreter are wrong.
     """
-    if settings.cluster is not None:  # its workers are on other hosts
+    if settings.cluster is not None or is_of_ops(settings.pipeline):  # on other hosts; of the ops
         return StartedAhead(sys.executable, {}, [])
     python = find_python(settings.worker_python)
     devices = parse_devices(settings.devices) if settings.devices is not None else _sure_default()
