@@ -19,6 +19,7 @@ from . import serve_options as opt
 from .arguments import Devices, EngineName, EngineOptions, ShareWeights, WorkerPython, read_batch_axes, read_options
 
 if TYPE_CHECKING:
+    from ascend_parallel.pipelines.config import OpConfig
     from ascend_parallel.serving.config import ServerConfig
     from ascend_parallel.serving.image_config import ImageConfig
     from ascend_parallel.serving.model_config import ModelConfig
@@ -177,11 +178,14 @@ def print_schema() -> None:
 
 
 def print_checked(config: ServerConfig) -> None:
-    """Print one line per model, pipeline and image model of a configuration that is right."""
+    """Print one line per model, pipeline, op and image model of a configuration that is right."""
     for model in config.models:
         print(describe_model(model))
     for pipeline in config.pipelines:
-        print(f"{pipeline.name} {pipeline.version}: ops {', '.join(pipeline.graph().ops)}")
+        ops = {op.name: op for op in pipeline.ops}
+        print(f"{pipeline.name} {pipeline.version}: {len(ops)} {'op' if len(ops) == 1 else 'ops'}")
+        for name in pipeline.graph().ops:
+            print(f"  {name}: {describe_op(ops[name])}")
     for image in config.images:
         print(describe_image_model(image))
 
@@ -201,12 +205,30 @@ def draw_pipelines(config: ServerConfig, path: Path) -> None:
 
 def describe_model(model: ModelConfig) -> str:
     """Return what is served, and where: ``mlp 1: mlp.onnx on cpu:0, cpu:1, batches of at most 16 rows``."""
+    return f"{model.name} {model.version}: {_describe_places(model)}"
+
+
+def describe_op(op: OpConfig) -> str:
+    """Return what an op is, and where: ``ops.py:Cut in 2 processes on cpu:0, batches of at most 16 requests``."""
+    from ascend_parallel.pipelines.op_runner import op_devices
+
+    if op.python is None:
+        return _describe_places(op.model())
+    devices = op_devices(op)
+    count = op.concurrency or len(devices)
+    around = "" if op.path is None else f" around {op.path}"
+    processes = "" if count == 1 else f" in {count} processes"
+    places = ", ".join(map(str, devices[:count]))
+    return f"{op.python}{around}{processes} on {places}, batches of at most {op.batching.max_batch_size} requests"
+
+
+def _describe_places(model: ModelConfig) -> str:
     from ascend_parallel import ParallelPredictUtils
 
     devices = ", ".join(map(str, ParallelPredictUtils(**model.runner_arguments()).devices))
     times = "" if model.instances == 1 else f" ({model.instances} instances each)"
     most = model.batching.max_batch_size
-    return f"{model.name} {model.version}: {model.path} on {devices}{times}, batches of at most {most} rows"
+    return f"{model.path} on {devices}{times}, batches of at most {most} rows"
 
 
 def describe_image_model(model: ImageConfig) -> str:

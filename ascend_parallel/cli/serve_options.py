@@ -79,7 +79,7 @@ Draw = Annotated[
         help="Only draw the pipelines, by graphviz (.svg, .png, .pdf), or as its text (.dot).",
     ),
 ]
-Check = Annotated[bool, typer.Option("--check", help="Only check: print one line per model, and start nothing.")]
+Check = Annotated[bool, typer.Option("--check", help="Only check: print a line per model and op, and start nothing.")]
 Schema = Annotated[
     bool, typer.Option("--schema", help="Print the JSON schema of CONFIG.yml, for editors, and start nothing.")
 ]

@@ -110,7 +110,7 @@ def _places(op: OpConfig) -> str:
     devices = op.devices if isinstance(op.devices, str) else ", ".join(op.devices or ())
     count = op.concurrency or 1
     processes = "" if count == 1 else f"{count} processes"
-    return " on ".join(filter(None, [processes, devices])) if devices else processes
+    return " ".join(filter(None, [processes, devices and f"on {devices}"]))
 
 
 def _node(prefix: str, op: str) -> str:
