@@ -23,8 +23,12 @@ _DEVICES_OF_PYTHON = "cpu:0"
 class OpRunner(ParallelPredictUtils):
     """Runs an op with Python in ``concurrency`` worker processes."""
 
-    def __init__(self, op: OpConfig) -> None:
+    def __init__(self, op: OpConfig, threads: int | None = None) -> None:
         """Take an op; nothing is started.
+
+        Args:
+            op: its settings.
+            threads: of each process; None: its share of the cores among those of the op.
 
         Raises:
             UsageError: a setting is wrong; the message says which.
@@ -32,11 +36,12 @@ class OpRunner(ParallelPredictUtils):
         inner = inner_engine(op)
         devices = op_devices(op)
         concurrency = op.concurrency or len(devices)
+        threads = threads or threads_of_each(concurrency)
         super().__init__(
             _model_of(op, inner),
             devices=devices[:concurrency],
             engine="op",
-            engine_options=_engine_options(op, inner, devices, threads_of_each(concurrency)),
+            engine_options=_engine_options(op, inner, devices, threads),
             worker_python=op.worker_python,
             build_timeout_s=op.build_timeout_s,
             predict_timeout_s=op.timeout_ms / 1000,
@@ -44,8 +49,15 @@ class OpRunner(ParallelPredictUtils):
             max_restarts=sys.maxsize if op.max_restarts is None else op.max_restarts,
             warmup=0,
         )
-        self._specs = _in_turn(self._specs, concurrency)
+        self._specs = _in_turn(self._specs, concurrency, threads)
         self.capacity = concurrency
+
+
+def count_workers(op: OpConfig) -> int:
+    """Return how many workers an op has. Raises UsageError."""
+    if op.python is not None and op.concurrency is not None:
+        return op.concurrency
+    return len(op_devices(op)) * op.instances
 
 
 def inner_engine(op: OpConfig) -> type[Engine] | None:
@@ -86,9 +98,9 @@ def _engine_options(
     }
 
 
-def _in_turn(specs: list[WorkerSpec], concurrency: int) -> list[WorkerSpec]:
+def _in_turn(specs: list[WorkerSpec], concurrency: int, threads: int) -> list[WorkerSpec]:
     """Return a spec for each process: process i has device i modulo the number of devices."""
-    environ = environment(threads_of_each(concurrency))
+    environ = environment(threads)
     made = []
     for number in range(concurrency):
         spec = specs[number % len(specs)]

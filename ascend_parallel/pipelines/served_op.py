@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from ascend_parallel.backends.worker_environment import threads_of_each
+from ascend_parallel.runner.options import choose_engine
 from ascend_parallel.serving.batcher import Batcher, Limits
 from ascend_parallel.serving.observed_batcher import Observer
 from ascend_parallel.serving.served_model import ServedModel, make_served_model
 
 from .config import OpConfig, PipelineConfig
 from .op_batcher import ObservedOpBatcher, OpBatcher
-from .op_runner import OpRunner
+from .op_runner import OpRunner, count_workers
 
 
 class PythonOp(ServedModel):
@@ -20,7 +22,9 @@ class PythonOp(ServedModel):
 
     takes_text = True
 
-    def __init__(self, name: str, version: str, op: OpConfig, limits: Limits, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, name: str, version: str, op: OpConfig, limits: Limits, threads: int, observers: Sequence[Observer]
+    ) -> None:
         """Prepare; nothing is started.
 
         Args:
@@ -28,9 +32,10 @@ class PythonOp(ServedModel):
             version: of the pipeline.
             op: its settings.
             limits: what its queue keeps to.
+            threads: of each worker process.
             observers: who is told of each request.
         """
-        super().__init__(name, version, OpRunner(op), limits=limits, observers=observers)
+        super().__init__(name, version, OpRunner(op, threads), limits=limits, observers=observers)
         self._by_op = op.interface == "paddle_serving"
         self._has_model = op.path is not None
 
@@ -54,7 +59,11 @@ class PythonOp(ServedModel):
 
 
 def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer] = ()) -> ServedModel:
-    """Return an op of a pipeline; nothing is started."""
+    """Return an op of a pipeline; nothing is started.
+
+    All ops of a pipeline are busy at the same time, so each worker has its share of the cores among all of them.
+    """
+    threads = threads_of_each(sum(count_workers(each) for each in pipeline.ops))
     name = f"{pipeline.name}/{op.name}"
     batching = op.batching
     limits = Limits(
@@ -65,6 +74,9 @@ def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer
         op.timeout_ms / 1000,
     )
     if op.python is None:
-        model = op.model().model_copy(update={"name": name, "version": pipeline.version})
+        own = {"threads": threads} if choose_engine([str(op.path)], op.engine).spreads_over_cores else {}
+        model = op.model().model_copy(
+            update={"name": name, "version": pipeline.version, "engine_options": {**own, **op.engine_options}}
+        )
         return make_served_model(model, observers, limits=limits)
-    return PythonOp(name, pipeline.version, op, limits, observers)
+    return PythonOp(name, pipeline.version, op, limits, threads, observers)

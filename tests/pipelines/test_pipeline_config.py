@@ -999,6 +999,17 @@ def test_what_is_accepted_is_built(filled):
         assert answer["texts"].shape == (1, 16), "padded to the bucket"
 
 
+def test_all_workers_of_a_pipeline_share_the_cores(read, monkeypatch):
+    """All ops are busy at once: with more threads than cores, they would wait for each other."""
+    monkeypatch.setattr("ascend_parallel.backends.worker_environment.usable_cores", lambda: 18)
+    (pipeline,) = read(FULL.replace("        engine_options: {threads: 1}\n", "")).pipelines
+    detect, cut, recognise = (part.runner._specs for part in ServedPipeline(pipeline).parts)
+    assert len(cut) + len(recognise) == 5, "and detect has two instances on two devices: nine workers"
+    assert [spec.request["options"]["threads"] for spec in detect] == [2, 2]
+    assert {spec.environ["OMP_NUM_THREADS"] for spec in (*cut, *recognise)} == {"2"}
+    assert {spec.request["options"]["engine_options"]["threads"] for spec in recognise} == {2}
+
+
 # ---- without a file
 
 

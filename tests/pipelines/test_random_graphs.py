@@ -191,11 +191,16 @@ def workers():
         yield pipeline, Sequential(ops, build_python)
 
 
+def set_graph(pipeline, graph):
+    """Replace the graph of a pipeline that has no requests."""
+    pipeline._served._runs._graph = Graph(*graph)
+
+
 @settings(deadline=None, max_examples=300, suppress_health_check=CHECKS)
 @given(graphs(make_ops()), st.lists(st.integers(0, 1 << 20), min_size=1, max_size=24))
 def test_requests_in_flight_get_what_each_gets_alone(workers, graph, seeds):
     pipeline, sequential = workers
-    pipeline._served.graph = Graph(*graph)
+    set_graph(pipeline, graph)
     check_requests(pipeline, sequential, graph, seeds)
 
 
@@ -213,7 +218,7 @@ def test_ops_do_everything_that_they_can(workers):
         },
         ["p2", "a2"],
     )
-    pipeline._served.graph = Graph(*graph)
+    set_graph(pipeline, graph)
     kinds = check_requests(pipeline, sequential, graph, range(600))
     assert kinds["answered"] > 200
     assert min(kinds["refused"], kinds["failed"]) > 40
