@@ -20,7 +20,7 @@ from pages import SCALES, draw_page, draw_text
 FOLDER = Path(__file__).resolve().parent / "models"
 #: Side of the detector's window, in pixels, and columns of the recogniser's, which moves by so many.
 DETECT_WINDOW, LINE_WINDOW, LINE_STEP = 12, 12, 2
-DETECT_HIDDEN, LINE_HIDDEN = 16, 48
+DETECT_HIDDEN, LINE_HIDDEN = 48, 48
 BLANK = 10
 Layers = list[np.ndarray]
 
