@@ -37,7 +37,7 @@ VENDORS = MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
 	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" \
 	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))"
 
-.PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving clean
+.PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving bench-pipeline clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -102,6 +102,10 @@ SERVING = $(VENVS)/serving
 PEER_SERVERS = mosec triton uvicorn ray litserve paddle
 bench-serving: $(SERVING)/.ready $(PEER_SERVERS:%=$(VENVS)/serve-%/.ready)
 	VENVS=$(VENVS) $(SERVING)/bin/python benchmarks/serving.py --save
+
+# The OCR example as a pipeline, by us, by Paddle Serving and by Ray Serve; writes a section of benchmarks/README.md.
+bench-pipeline: $(SERVING)/.ready $(VENVS)/serve-paddle/.ready $(VENVS)/serve-ray/.ready
+	VENVS=$(VENVS) $(SERVING)/bin/python benchmarks/pipeline.py --save
 
 $(SERVING)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SERVING)

@@ -16,6 +16,9 @@ from ascend_parallel.worker.engines import Engine
 
 from .config import OpConfig
 
+#: For the arrays that Python makes for each request: glibc would give their pages back to the kernel, and get them anew,
+#: which takes longer than to fill them. The first is the most that glibc takes, in bytes.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 #: Python alone needs no device of the machine's.
 _DEVICES_OF_PYTHON = "cpu:0"
 
@@ -100,7 +103,7 @@ def _engine_options(
 
 def _in_turn(specs: list[WorkerSpec], concurrency: int, threads: int) -> list[WorkerSpec]:
     """Return a spec for each process: process i has device i modulo the number of devices."""
-    environ = environment(threads)
+    environ = {**_MALLOC, **environment(threads)}
     made = []
     for number in range(concurrency):
         spec = specs[number % len(specs)]

@@ -1002,11 +1002,13 @@ def test_what_is_accepted_is_built(filled):
 def test_all_workers_of_a_pipeline_share_the_cores(read, monkeypatch):
     """All ops are busy at once: with more threads than cores, they would wait for each other."""
     monkeypatch.setattr("ascend_parallel.backends.worker_environment.usable_cores", lambda: 18)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (pipeline,) = read(FULL.replace("        engine_options: {threads: 1}\n", "")).pipelines
     detect, cut, recognise = (part.runner._specs for part in ServedPipeline(pipeline).parts)
     assert len(cut) + len(recognise) == 5, "and detect has two instances on two devices: nine workers"
     assert [spec.request["options"]["threads"] for spec in detect] == [2, 2]
     assert {spec.environ["OMP_NUM_THREADS"] for spec in (*cut, *recognise)} == {"2"}
+    assert all("MALLOC_TRIM_THRESHOLD_" in spec.environ for spec in (*cut, *recognise)), "what requests need is kept"
     assert {spec.request["options"]["engine_options"]["threads"] for spec in recognise} == {2}
 
 

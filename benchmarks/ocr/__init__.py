@@ -1,0 +1,1 @@
+"""The OCR example behind ascend_parallel and behind other servers, for ``benchmarks/pipeline.py``."""
