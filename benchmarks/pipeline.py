@@ -99,6 +99,8 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.servers = arguments.servers.split(",")
     arguments.venvs = arguments.venvs.absolute()
+    if min(arguments.rounds, arguments.seconds) < 1:
+        parser.error("--rounds and --seconds must be at least 1")
     for name in arguments.servers:
         if name not in SERVERS:
             parser.error(f"--servers names {name!r}; expected some of {known}")
@@ -107,8 +109,6 @@ def read_arguments() -> argparse.Namespace:
                 f"{SERVERS[name].title} is not installed, {python} does not exist: run make bench-pipeline, name the "
                 f"folder with --venvs, or leave {name} out with --servers"
             )
-    if min(arguments.rounds, arguments.seconds) < 1:
-        parser.error("--rounds and --seconds must be at least 1")
     if shutil.which("wrk") is None:
         parser.error("wrk, which sends the requests, is not installed: apt-get install wrk")
     if len(os.sched_getaffinity(0)) < CORES:
