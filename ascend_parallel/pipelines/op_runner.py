@@ -16,8 +16,8 @@ from ascend_parallel.worker.engines import Engine
 
 from .config import OpConfig
 
-#: For the arrays that Python makes for each request: glibc would give their pages back to the kernel, and get them anew,
-#: which takes longer than to fill them. The first is the most that glibc takes, in bytes.
+#: For the arrays that Python makes for each request: glibc would give their memory back to the kernel and get it anew,
+#: page by page, which takes longer than to fill it. In bytes; the first is the most that glibc takes.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 #: Python alone needs no device of the machine's.
 _DEVICES_OF_PYTHON = "cpu:0"
