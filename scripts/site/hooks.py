@@ -21,8 +21,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the site that lie outside docs/, and the pictures of such pages.
 PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
-PAGES += ("examples/sd21/README.md", "examples/cluster/README.md")
-PICTURES = ("benchmarks/*.png", "examples/sd21/*.png")
+PAGES += ("examples/sd21/README.md", "examples/cluster/README.md", "examples/ocr_pipeline/README.md")
+PICTURES = ("benchmarks/*.png", "examples/sd21/*.png", "examples/ocr_pipeline/*.png", "examples/ocr_pipeline/*.svg")
 HELP_TIMEOUT_S = 60.0  # a second, on a machine that is not busy
 
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<path>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")

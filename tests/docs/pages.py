@@ -9,7 +9,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Pages whose links are checked, too.
 OTHERS = [ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-OTHERS += [ROOT / folder / "README.md" for folder in ("benchmarks", "examples/sd21", "examples/cluster")]
+OTHERS += [
+    ROOT / folder / "README.md"
+    for folder in ("benchmarks", "examples/sd21", "examples/cluster", "examples/ocr_pipeline")
+]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+)(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")? *$")
 _COMMENT = re.compile(r"^ *<!-- (?P<text>.*) -->$")
