@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ocr.alone import OpsAlone, run_loop
+from ocr.alone import list_ops, measure_op, run_loop
 from ocr.job import OcrJob
 from ocr.load import write_script
 from ocr.ours import Ours
@@ -118,13 +118,12 @@ def read_arguments() -> argparse.Namespace:
 
 def measure_all(job: OcrJob, arguments: argparse.Namespace, folder: Path) -> Results:
     """Return what was measured in each round; a round in which a server failed is left out."""
-    ops = OpsAlone(job)
     turns: dict[str, Callable[[], Sample]] = {}
     for name in arguments.servers:
         turns[name] = lambda name=name: measure_server(SERVERS[name], job, arguments, folder)
     turns[LOOP] = lambda: measure_loop(job, arguments.seconds)
-    for op in ops.ops:
-        turns[f"op {op}"] = lambda op=op: Sample(ops.measure(op, arguments.seconds), 0, 0, 0)
+    for op in list_ops():
+        turns[f"op {op}"] = lambda op=op: Sample(measure_op(op, arguments.seconds), 0, 0, 0)
     results: Results = {name: {} for name in turns}
     for number in range(arguments.rounds):
         for name in turns if number % 2 == 0 else reversed(turns):

@@ -1,8 +1,14 @@
-"""What there is to be had: each op's worker code alone, and the same work in a plain Python loop."""
+"""What there is to be had: each op's worker code alone, and the same work in a plain Python loop.
+
+``python -m ocr.alone OP SECONDS`` prints the requests a second of an op.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 from typing import NamedTuple
 
@@ -13,7 +19,12 @@ from ascend_parallel.pipelines.reading import read_pipeline
 from ascend_parallel.worker.engines.op import REPLY, OpEngine
 from ascend_parallel.worker.ops.packing import Packed, unpack
 
+from servers.server import BENCHMARKS, ServerError
+
 from .job import EXAMPLE, Detector, OcrJob, Recogniser
+
+
+WARM_UP_S = 0.3
 
 
 class Speed(NamedTuple):
@@ -71,7 +82,25 @@ class OpsAlone:
             count += self._sizes[op]
         return count / (time.perf_counter() - begun_s)
 
-    @property
-    def ops(self) -> list[str]:
-        """The names of the ops."""
-        return list(self._engines)
+
+def list_ops() -> list[str]:
+    """Return the names of the ops."""
+    return [op.name for op in read_pipeline(EXAMPLE / "config.yml").ops]
+
+
+def measure_op(name: str, seconds: float) -> float:
+    """Return requests a second of an op, in a process with the environment of its worker; raises ServerError."""
+    (op,) = [op for op in read_pipeline(EXAMPLE / "config.yml").ops if op.name == name]
+    (spec,) = OpRunner(op, threads=1)._specs
+    path = os.pathsep.join([str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", __name__, name, str(seconds)]
+    done = subprocess.run(command, env={**spec.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    if done.returncode:
+        raise ServerError(f"the op {name} alone failed: {done.stderr}")
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    ops = OpsAlone(OcrJob())
+    ops.measure(sys.argv[1], WARM_UP_S)
+    print(ops.measure(sys.argv[1], float(sys.argv[2])))

@@ -12,8 +12,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "ocr_pipeline"
-#: The largest batch that any server may form.
-MAX_BATCH_SIZE = 16
+#: The largest batches that any server may form: more pages do not fit into a core's cache.
+DETECT_BATCH_SIZE, RECOGNISE_BATCH_SIZE = 4, 16
 #: Different pages that are sent, from 0 to 7 texts on each.
 PAGES = 32
 

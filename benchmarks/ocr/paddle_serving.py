@@ -13,7 +13,7 @@ from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
 
 import numpy as np
 
-from .job import MAX_BATCH_SIZE, OcrJob, load_ops, open_session
+from .job import DETECT_BATCH_SIZE, OcrJob, load_ops, open_session
 from .server import OcrServer
 
 #: The shortest there is; a batch waits that long for more pages. Without a timeout it waits for a full batch.
@@ -31,9 +31,10 @@ class PaddleServing(OcrServer):
     package = "paddle-serving-server"
     path = "/ocr/prediction"
     tuning = (
-        f"`worker_num: {WORKER_NUM}`, `is_thread_op: False` (with `True` answers are wrong), `concurrency: 1` for each "
-        f"op, detect with `batch_size: {MAX_BATCH_SIZE}` and `auto_batching_timeout: {AUTO_BATCHING_TIMEOUT_MS}` (ms, "
-        "the shortest), recognise with mini-batches and without batching; base64 in JSON"
+        f"`worker_num: {WORKER_NUM}`, `is_thread_op: False` (threads share an op's attributes, and answers get mixed "
+        f"up), `concurrency: 1` for each op, detect with `batch_size: {DETECT_BATCH_SIZE}` and "
+        f"`auto_batching_timeout: {AUTO_BATCHING_TIMEOUT_MS}` (ms, the shortest), recognise with mini-batches and "
+        "without batching; base64 in JSON"
     )
 
     def headers(self) -> dict[str, str]:
@@ -124,7 +125,7 @@ def main() -> None:
         "op": {
             "detect": {
                 "concurrency": 1,
-                "batch_size": MAX_BATCH_SIZE,
+                "batch_size": DETECT_BATCH_SIZE,
                 "auto_batching_timeout": AUTO_BATCHING_TIMEOUT_MS,
                 "local_service_conf": local,
             },

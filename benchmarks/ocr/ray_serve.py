@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .job import MAX_BATCH_SIZE
+from .job import DETECT_BATCH_SIZE, RECOGNISE_BATCH_SIZE
 from .server import OcrServer
 
 WAIT_S = 0.0
@@ -29,7 +29,8 @@ class RayServe(OcrServer):
     tuning = (
         "`RAY_SERVE_ENABLE_HA_PROXY=1`, `RAY_SERVE_HAPROXY_NBTHREAD=1`, `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`; a "
         "deployment for each op and one for HTTP, a replica each; the second op is given the response of the first, "
-        f"not its value; `max_batch_size={MAX_BATCH_SIZE}`, `batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
+        f"not its value; `max_batch_size={DETECT_BATCH_SIZE}` and `{RECOGNISE_BATCH_SIZE}`, "
+        f"`batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
     )
     leftovers = ("/tmp/haproxy-serve", "/tmp/haproxy-serve/*")
     environ: ClassVar[dict[str, str]] = {
@@ -67,7 +68,7 @@ def main() -> None:
         def __init__(self) -> None:
             self._detector = Detector()
 
-        @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=WAIT_S)
+        @serve.batch(max_batch_size=DETECT_BATCH_SIZE, batch_wait_timeout_s=WAIT_S)
         async def run(self, bodies: list[bytes]) -> list[dict[str, Any]]:
             return self._detector.run([np.frombuffer(body, np.uint8).reshape(shape) for body in bodies])
 
@@ -79,7 +80,7 @@ def main() -> None:
         def __init__(self) -> None:
             self._recogniser = Recogniser()
 
-        @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=WAIT_S)
+        @serve.batch(max_batch_size=RECOGNISE_BATCH_SIZE, batch_wait_timeout_s=WAIT_S)
         async def run(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             texts = self._recogniser.run(found)
             return [{"texts": own, "boxes": each["boxes"].tolist()} for own, each in zip(texts, found, strict=True)]
