@@ -13,16 +13,14 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+from servers.server import BENCHMARKS, ServerError
 
 from ascend_parallel.pipelines.op_runner import OpRunner
 from ascend_parallel.pipelines.reading import read_pipeline
 from ascend_parallel.worker.engines.op import REPLY, OpEngine
 from ascend_parallel.worker.ops.packing import Packed, unpack
 
-from servers.server import BENCHMARKS, ServerError
-
 from .job import EXAMPLE, Detector, OcrJob, Recogniser
-
 
 WARM_UP_S = 0.3
 
