@@ -29,7 +29,7 @@ class OcrJob:
     """
 
     def __init__(self) -> None:
-        drawer = load("pages", EXAMPLE / "pages.py")
+        drawer = load("ocr_pages", EXAMPLE / "pages.py")
         drawn = [drawer.draw_page(np.random.default_rng(seed), seed % 8) for seed in range(PAGES)]
         self.path = str(EXAMPLE)
         self.name = "ocr"
@@ -50,11 +50,12 @@ def load(name: str, path: Path) -> Any:
 
 def load_ops() -> Any:
     """Return the example's ops, as peers use them: all that they need of ascend_parallel are two classes."""
-    interface = load("interface", ROOT / "ascend_parallel" / "worker" / "ops" / "interface.py")
-    stand_in = types.ModuleType("ascend_parallel")
-    stand_in.Skip, stand_in.ProductError = interface.Skip, interface.ProductError  # type: ignore[attr-defined]
-    sys.modules["ascend_parallel"] = stand_in
-    return load("ops", EXAMPLE / "ops.py")
+    if "ascend_parallel" not in sys.modules:
+        interface = load("ocr_interface", ROOT / "ascend_parallel" / "worker" / "ops" / "interface.py")
+        stand_in = types.ModuleType("ascend_parallel")
+        stand_in.Skip, stand_in.ProductError = interface.Skip, interface.ProductError  # type: ignore[attr-defined]
+        sys.modules["ascend_parallel"] = stand_in
+    return load("ocr_ops", EXAMPLE / "ops.py")
 
 
 def open_session(name: str) -> Any:

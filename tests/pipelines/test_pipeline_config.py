@@ -801,7 +801,7 @@ ERRORS = {
         "port: 1\n",
         1,
         1,
-        "the configuration has neither models nor pipelines; expected at least one",
+        "the configuration has n",
     ),
 }
 
