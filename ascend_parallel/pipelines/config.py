@@ -27,7 +27,7 @@ from ascend_parallel.serving.model_config import (
 
 from .graph import REQUEST, Graph
 
-__all__ = ["OpBatchingConfig", "OpConfig", "PadConfig", "PipelineConfig"]
+__all__ = ["RESERVED_SERVICES", "OpBatchingConfig", "OpConfig", "PadConfig", "PipelineConfig"]
 
 OpName = Annotated[
     str,
@@ -49,9 +49,10 @@ Number = Annotated[float | int, WithJsonSchema({"type": "number"})]
 #: The settings of an op that are those of a model.
 _MODEL_SETTINGS = ("path", *RunnerConfig.model_fields)
 #: What only one kind of op has.
-PYTHON_ONLY = ("options", "interface", "concurrency")
-MODEL_ONLY = ("instances", "workers", "share_weights", "batch_axes", "warmup", "warmup_examples")
-WITH_MODEL = ("engine", "engine_options", "precision")
+PYTHON_ONLY = ("options", "interface", "concurrency", "rename", "fetch_list")
+WITH_MODEL = ("engine", "engine_options", "precision", "rename", "fetch_list")
+#: The first parts of the server's own routes, which are no services of Paddle Serving.
+RESERVED_SERVICES = ("v1", "v2")
 
 
 class PadConfig(Settings):
@@ -104,6 +105,13 @@ class OpConfig(RunnerConfig):
     """A .mindir, .onnx or .om file, module:factory, or file.py:factory. A file is relative to the configuration
     file."""
 
+    rename: dict[str, Text] = {}
+    """What the Python calls inputs and outputs of the model, where the model has other names: the Python's name -> the
+    model's."""
+
+    fetch_list: Annotated[list[Text], Field(min_length=1)] | None = None
+    """With interface paddle_serving: the outputs of the model that the op gets, by the Python's names. Default: all."""
+
     concurrency: Count | None = None
     """Worker processes of an op with Python. Process i is bound to device i modulo the number of devices. Default: one
     for each device."""
@@ -117,6 +125,11 @@ class OpConfig(RunnerConfig):
 
     batching: OpBatchingConfig = OpBatchingConfig()
     """How requests are computed together."""
+
+    @property
+    def is_by_op(self) -> bool:
+        """Whether it gets its inputs by the ops that they come from, as Paddle Serving's ops do."""
+        return self.interface == "paddle_serving"
 
     @property
     def source_file(self) -> str:
@@ -169,9 +182,18 @@ class PipelineConfig(Settings):
     timeout_ms: Annotated[float, Field(gt=0)] = 60_000.0
     """How long a request may take through the whole pipeline, in ms."""
 
+    paddle_service: Name | None = None
+    """The name of the service for clients of Paddle Serving, who call it by POST /NAME/prediction, and by their gRPC.
+    Default: they cannot."""
+
     def graph(self) -> Graph:
         """Return how the ops read each other; raises UsageError if that is wrong."""
-        return Graph({op.name: op.inputs for op in self.ops}, self.outputs)
+        return Graph({op.name: op.inputs for op in self.ops}, self.outputs, self.by_op)
+
+    @property
+    def by_op(self) -> list[str]:
+        """The names of the ops that get their inputs by op."""
+        return [op.name for op in self.ops if op.is_by_op]
 
     def relative_to(self, folder: str) -> PipelineConfig:
         """Return the same pipeline with its files found from ``folder``."""

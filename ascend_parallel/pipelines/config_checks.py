@@ -30,7 +30,7 @@ _MODEL_ONLY = {
 def check_graph(path: Path, pipeline: PipelineConfig) -> Iterator[Problem]:
     """Yield what is wrong in how the ops of a pipeline read each other."""
     ops = [(op.name, op.inputs) for op in pipeline.ops]
-    for problem in find_problems(ops, pipeline.outputs):
+    for problem in find_problems(ops, pipeline.outputs, pipeline.by_op):
         where: Path = path if problem.op is None else (*path, "ops", problem.op)
         where = (*where, *problem.setting)
         yield Problem(where, f"{dotted(where)} {problem.message}")
@@ -70,6 +70,8 @@ def _wrong_for_kind(op: OpConfig) -> dict[str, str]:
         wrong |= {setting: f"is for ops without python: {instead}" for setting, instead in _MODEL_ONLY.items()}
     if op.path is None:
         wrong |= dict.fromkeys(WITH_MODEL, "is for ops with a model, and this one has no path")
+    if not op.is_by_op:
+        wrong.setdefault("fetch_list", "is for ops whose interface is paddle_serving")
     return wrong
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ascend_parallel.errors import UsageError
+from ascend_parallel.worker.ops.paddle_stand_ins import REQUEST_NAME
 
 #: What an op names as its input to get the request's own inputs.
 REQUEST = "request"
+#: What Paddle Serving's ops call it.
+PADDLE_REQUEST = REQUEST_NAME
 #: As in YAML: "detect", ["request", "detect"], or {"image": "request.image", "boxes": "detect.boxes"}.
 Sources = str | Sequence[str] | Mapping[str, str]
 Values = Mapping[str, Any]
@@ -72,9 +75,9 @@ class Graph:
         answer_ops: the ops that the answer waits for.
     """
 
-    def __init__(self, inputs: Mapping[str, Sources], outputs: Sources | None) -> None:
+    def __init__(self, inputs: Mapping[str, Sources], outputs: Sources | None, by_op: Collection[str] = ()) -> None:
         """Take what each op reads, and what the answer is; raises UsageError if :func:`find_problems` finds any."""
-        problems = list(find_problems(list(inputs.items()), outputs))
+        problems = list(find_problems(list(inputs.items()), outputs, by_op))
         if problems:
             raise UsageError("\n".join(problem.message for problem in problems))
         self.wirings = {op: read_sources(sources) for op, sources in inputs.items()}
@@ -120,21 +123,25 @@ def collect(reader: str, wiring: Wiring, values: Mapping[str, Values]) -> dict[s
 
 
 def collect_by_op(wiring: Wiring, values: Mapping[str, Values]) -> dict[str, Values]:
-    """Return what an op reads, by the ops that it comes from."""
-    return {source.op: values[source.op] for source in wiring}
+    """Return what an op of Paddle Serving reads, by the ops that it comes from; the request has its name there."""
+    names = [source.name or (PADDLE_REQUEST if source.op == REQUEST else source.op) for source in wiring]
+    return {name: values[source.op] for name, source in zip(names, wiring, strict=True)}
 
 
 # ---- what may be wrong
 
 
-def find_problems(ops: Sequence[tuple[str, Sources]], outputs: Sources | None) -> Iterator[GraphProblem]:
+def find_problems(
+    ops: Sequence[tuple[str, Sources]], outputs: Sources | None, by_op: Collection[str] = ()
+) -> Iterator[GraphProblem]:
     """Yield all that is wrong in a graph: names, cycles, and what nobody reads.
 
     Args:
         ops: the name and the inputs of each op.
         outputs: what the answer is; None: the outputs of the only op that no other reads.
+        by_op: the ops that get their inputs by op, and all that each gives.
     """
-    problems = [*_check_names(ops), *_check_wirings(ops, outputs)]
+    problems = [*_check_names(ops), *_check_wirings(ops, outputs, by_op)]
     yield from problems
     if problems:
         return  # what follows from them is no news
@@ -161,20 +168,24 @@ def _check_names(ops: Sequence[tuple[str, Sources]]) -> Iterator[GraphProblem]:
             )
 
 
-def _check_wirings(ops: Sequence[tuple[str, Sources]], outputs: Sources | None) -> Iterator[GraphProblem]:
+def _check_wirings(
+    ops: Sequence[tuple[str, Sources]], outputs: Sources | None, by_op: Collection[str]
+) -> Iterator[GraphProblem]:
     known = [REQUEST, *(name for name, _ in ops)]
-    for position, (_, sources) in enumerate(ops):
-        yield from _check_wiring(position, "inputs", sources, known)
+    for position, (name, sources) in enumerate(ops):
+        yield from _check_wiring(position, "inputs", sources, known, is_by_op=name in by_op)
     if outputs is not None:
         yield from _check_wiring(None, "outputs", outputs, known[1:])
 
 
-def _check_wiring(op: int | None, setting: str, sources: Sources, known: Sequence[str]) -> Iterator[GraphProblem]:
+def _check_wiring(
+    op: int | None, setting: str, sources: Sources, known: Sequence[str], *, is_by_op: bool = False
+) -> Iterator[GraphProblem]:
     wiring = read_sources(sources)
     if not wiring:
         yield GraphProblem(op, (setting,), f"is empty; expected {_one_of(known)}")
     for place, source in zip(_places_of(sources), wiring, strict=True):
-        reason = _why_not_read(source, known)
+        reason = _why_not_read(source, known, is_by_op=is_by_op)
         if reason:
             yield GraphProblem(op, (setting, *place), reason)
     if not isinstance(sources, str | Mapping):
@@ -188,14 +199,17 @@ def _places_of(sources: Sources) -> Iterable[tuple[str | int, ...]]:
     return [(key,) for key in (sources if isinstance(sources, Mapping) else range(len(sources)))]
 
 
-def _why_not_read(source: Source, known: Sequence[str]) -> str:
+def _why_not_read(source: Source, known: Sequence[str], *, is_by_op: bool) -> str:
     if source.op == REQUEST and REQUEST not in known:
         return f"names {REQUEST!r}, which is no op; expected {_one_of(known)}"
     if source.op not in known:
         matches = difflib.get_close_matches(source.op, known, n=1)
         hint = f"did you mean {matches[0]!r}?" if matches else f"expected {_one_of(known)}"
         return f"names the op {source.op!r}, which is not there; {hint}"
-    if source.output == "" or (source.name is not None and source.output is None):
+    if is_by_op and source.output is not None:
+        what = f"names {source.op}.{source.output}; an op of Paddle Serving gets all that an op gives"
+        return f"{what}: write {source.op}"
+    if source.output == "" or (source.name is not None and source.output is None and not is_by_op):
         return f"names {source.op!r} without an output; expected {source.op}.NAME_OF_AN_OUTPUT"
     return ""
 

@@ -32,8 +32,18 @@ _MAX_REPLY_BYTES = 1 << 24
 _TASK_S = 2e-3
 #: The weight of a new measurement of how long a request takes.
 _NEW_WEIGHT = 0.2
+#: A number of 64 bits with its sign.
+_MAX_LOG_ID_CHARS = 20
 #: Plans that are kept, by the sizes of the blocks and the number of requests.
 _MAX_PLANS = 256
+
+
+class WrongOutputError(EngineError):
+    """An op returned what cannot be used."""
+
+
+class WrongFeedsError(EngineError):
+    """The preprocess of an op returned feeds that do not fit its model."""
 
 
 class OpBatcher(Batcher):
@@ -107,7 +117,7 @@ class OpBatcher(Batcher):
         if not self._by_op:
             return {"inputs": inputs}
         self._last_number += 1
-        return {"inputs": inputs, "data_id": self._last_number, "log_id": 0}
+        return {"inputs": inputs, "data_id": self._last_number, "log_id": _log_id_of(request)}
 
     def _plan(self, size_bytes: int, requests: int) -> OpPlan:
         key = (block_bytes(size_bytes), self._reply_bytes, requests)
@@ -145,6 +155,12 @@ class ObservedOpBatcher(Observed, OpBatcher):
     """The same, observed."""
 
 
+def _log_id_of(request: InferRequest) -> int:
+    """Return a request's id where it is a number, as those of Paddle Serving's clients are; else 0."""
+    is_number = len(request.id) <= _MAX_LOG_ID_CHARS and request.id.removeprefix("-").isdecimal()
+    return int(request.id) if is_number and request.id.isascii() else 0
+
+
 def _is_readable(array: Array) -> bool:
     """Whether workers can read an array where it lies."""
     if not array.flags.c_contiguous or not array.dtype.isnative:
@@ -160,4 +176,6 @@ def _make_error(error: Sequence[Any], worker: str) -> Exception:
         return RefusedError(text, code=code)
     if kind == "input":
         return ShapeError(text)
+    if kind in ("feeds", "output"):
+        return (WrongFeedsError if kind == "feeds" else WrongOutputError)(text, device=worker)
     return EngineError(text, device=worker, remote_traceback=traceback)

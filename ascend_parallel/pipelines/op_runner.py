@@ -96,6 +96,8 @@ def _engine_options(
         "python": op.python,
         "options": op.options,
         "interface": op.interface,
+        "rename": op.rename,
+        "fetch_list": op.fetch_list,
         "max_batch_size": op.batching.max_batch_size,
         "pad": {name: rule.model_dump() for name, rule in op.batching.pad.items()},
     }

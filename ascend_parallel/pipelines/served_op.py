@@ -36,7 +36,7 @@ class PythonOp(ServedModel):
             observers: who is told of each request.
         """
         super().__init__(name, version, OpRunner(op, threads), limits=limits, observers=observers)
-        self._by_op = op.interface == "paddle_serving"
+        self._by_op = op.is_by_op
         self._has_model = op.path is not None
 
     def _make_batcher(self) -> Batcher:

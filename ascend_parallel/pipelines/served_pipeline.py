@@ -36,9 +36,10 @@ class ServedPipeline(Served):
     def __init__(self, config: PipelineConfig, observers: Sequence[Observer] = ()) -> None:
         """Prepare; nothing is started. The configuration was checked."""
         super().__init__(config.name, config.version)
+        self.paddle_service = config.paddle_service or ""
         self.graph = config.graph()
         self._steps = {
-            op.name: Step(op.name, make_op(config, op, observers), retries=op.retry, by_op=_is_by_op(op.interface))
+            op.name: Step(op.name, make_op(config, op, observers), retries=op.retry, by_op=op.is_by_op)
             for op in config.ops
         }
         self._timeout_s = config.timeout_ms / 1000
@@ -221,10 +222,6 @@ def _find_names(answer: Wiring) -> list[str] | None:
     """Return the names of the outputs, where the configuration gives all of them."""
     names = [source.name or source.output for source in answer]
     return [name for name in names if name is not None] if None not in names else None
-
-
-def _is_by_op(interface: str) -> bool:
-    return interface == "paddle_serving"
 
 
 def _reason(error: Exception) -> str:

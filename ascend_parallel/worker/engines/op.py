@@ -31,6 +31,7 @@ class OpEngine(Engine):
     - ``interface``: "op" (see ops/user_op.py), the default, or "paddle_serving" (see ops/paddle_op.py).
     - ``max_batch_size``: the most rows of one run of the model; None, the default: any number.
     - ``pad``: input name -> pad rule (see ops/padding.py).
+    - ``rename``: name for the Python -> name of the model's input or output, where they differ.
     - ``fetch_list``: with "paddle_serving", the names of the outputs that the op gets; None, the default: all.
     """
 
@@ -92,7 +93,8 @@ def warm_up(inner: Engine) -> None:
 def build_runner(name: str, inner: Optional[Engine], device: Tuple[str, int], options: Dict[str, Any]) -> Any:
     """Return what answers the requests of a task."""
     from ..ops.model_runner import ModelRunner
-    from ..ops.paddle_op import PaddleOp
+    from ..ops.paddle_op import make_paddle_op
+    from ..ops.renamed import RenamedEngine
     from ..ops.request_runner import RequestRunner
     from ..ops.user_op import UserOp
 
@@ -100,8 +102,9 @@ def build_runner(name: str, inner: Optional[Engine], device: Tuple[str, int], op
     model = None
     if inner is not None:
         casting = "unsafe" if is_paddle else "same_kind"  # Paddle Serving converts whatever comes
+        inner = RenamedEngine(inner, options["rename"]) if options.get("rename") else inner
         model = ModelRunner(inner, options.get("max_batch_size"), options.get("pad") or {}, casting)
     python, keywords = options.get("python"), options.get("options") or {}
     if is_paddle:
-        return RequestRunner(name, PaddleOp(name, python, keywords, model, options.get("fetch_list")), model)
+        return RequestRunner(name, make_paddle_op(name, python, keywords, model, options.get("fetch_list")), model)
     return RequestRunner(name, UserOp(python, keywords, "%s:%d" % device, model), model)

@@ -22,13 +22,18 @@ class OpAdapter:
 
     Attributes:
         target: the user's object, whose attributes are kept apart for each request; None where there is none.
-        feeds_origin: whose feeds a model gets, for errors.
+        has_preprocess: whether the user's code makes the feeds; else they are what the op got.
         last_step: the user's method that makes the answer, for errors.
     """
 
     target: Any = None
-    feeds_origin = "what preprocess returned"
+    has_preprocess = True
     last_step = "postprocess"
+
+    @property
+    def feeds_origin(self) -> str:
+        """Whose feeds a model gets, for errors."""
+        return "what preprocess returned" if self.has_preprocess else "what it got"
 
     def preprocess(self, entry: Dict[str, Any]) -> Prepared:
         """Return the feeds of a request; raises whatever the user's code raises, and WrongValue."""

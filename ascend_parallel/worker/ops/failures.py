@@ -1,9 +1,10 @@
 """Failures of single requests: who is to blame, and the sentence that says so.
 
 A failure travels in the reply as ``[kind, code, text, traceback]``. Kinds are :data:`PRODUCT` (the op refused the
-request by a :class:`.interface.ProductError`), :data:`ENGINE` (the Python of the op, or its model, raised, or returned
-something that cannot be used) and :data:`INPUT` (what the op got does not fit). ``code`` is the op's own with
-:data:`PRODUCT`, else None. ``traceback`` is "" where there is none to show.
+request by a :class:`.interface.ProductError`), :data:`ENGINE` (the Python of the op, or its model, raised),
+:data:`INPUT` (the op got something wrong), :data:`FEEDS` (its ``preprocess`` returned feeds that do not fit the model)
+and :data:`OUTPUT` (its Python returned something else that is wrong). ``code`` is the op's own with :data:`PRODUCT`,
+else None. ``traceback`` is "" where there is none to show.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import List, Optional
 from ..results import describe_error
 from .interface import ProductError
 
-PRODUCT, ENGINE, INPUT = "product", "engine", "input"
+PRODUCT, ENGINE, INPUT, FEEDS, OUTPUT = "product", "engine", "input", "feeds", "output"
 
 
 class RequestFailure(Exception):
@@ -34,9 +35,19 @@ class RequestFailure(Exception):
 class WrongValue(ValueError):
     """What an op got cannot be used; the message is the rest of a sentence that names the op."""
 
+    kind = INPUT
+
+
+class WrongFeeds(WrongValue):
+    """What ``preprocess`` returned does not fit the model."""
+
+    kind = FEEDS
+
 
 class WrongAnswer(WrongValue):
     """What the Python of an op returned cannot be used: no client is to blame for that."""
+
+    kind = OUTPUT
 
 
 def blame(where: str, doing: str, error: Exception) -> RequestFailure:
@@ -52,6 +63,6 @@ def blame(where: str, doing: str, error: Exception) -> RequestFailure:
     if isinstance(error, ProductError):
         return RequestFailure(PRODUCT, error.text, error.code)
     if isinstance(error, WrongValue):
-        return RequestFailure(ENGINE if isinstance(error, WrongAnswer) else INPUT, "%s: %s" % (where, error))
+        return RequestFailure(error.kind, "%s: %s" % (where, error))
     kind, text, trace = describe_error(error)
     return RequestFailure(ENGINE, "%s: %s raised %s: %s" % (where, doing, kind, text), traceback=trace)

@@ -7,7 +7,7 @@ from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ..engines.base import Arrays, Engine, EngineBroken
-from .failures import WrongValue
+from .failures import WrongAnswer
 from .feeds import Feed, FeedReader, can_split
 from .padding import PadRule
 
@@ -18,7 +18,7 @@ _TOLERANCE = 1e-2
 Outcome = Union[Arrays, Exception]
 
 
-class CannotSplit(WrongValue):
+class CannotSplit(WrongAnswer):
     """The outputs of a model have other rows than its inputs, but were to be split."""
 
 

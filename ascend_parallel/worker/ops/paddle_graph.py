@@ -12,10 +12,10 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..engines.callable import load_module
-from .paddle_stand_ins import REQUEST_NAME, Op, PipelineServer, RequestOp, WebService, install
+from .paddle_stand_ins import REQUEST_NAME, Op, PipelineServer, RequestOp, ResponseOp, WebService, install
 
 #: The methods of an op that users write.
 _METHODS = ("init_op", "preprocess", "process", "postprocess")
@@ -29,12 +29,14 @@ class Graph(NamedTuple):
         owner: the name in the file of the service's class, or of the server.
         config: what the service is configured with: the path of a file, a dict, or None.
         ops: each behind those that it reads.
+        ends: the RequestOp and the ResponseOp, each None where the file does not name it.
     """
 
     name: str
     owner: str
     config: Any
     ops: List[Op]
+    ends: Tuple[Optional[Op], Optional[Op]] = (None, None)
 
 
 def read_graph(path: str) -> Dict[str, Any]:
@@ -44,7 +46,9 @@ def read_graph(path: str) -> Dict[str, Any]:
         path: of the file, such as ``web_service.py``. It is imported, so this is best done in a process of its own.
 
     Returns:
-        ``{"service": name, "config": path, dict or None, "ops": [...]}``. Each op is ``{"name", "class", "python",
+        ``{"service": name, "config": path, dict or None, "request": ..., "response": ..., "ops": [...]}``. ``request``
+        and ``response`` are the option ``python`` for subclasses of RequestOp and ResponseOp; None where the file has
+        none. Each op is ``{"name", "class", "python",
         "inputs", "methods", "arguments"}``: the name of its class; what the option ``python`` of the engine is for it;
         the names of the ops that it reads, :data:`.paddle_stand_ins.REQUEST_NAME` for the request; which of
         ``init_op``, ``preprocess``, ``process`` and ``postprocess`` it has of its own; and the further arguments of its
@@ -58,6 +62,8 @@ def read_graph(path: str) -> Dict[str, Any]:
     return {
         "service": graph.name,
         "config": plain(graph.config),
+        "request": _place_of_end(graph.ends[0], RequestOp, module, path),
+        "response": _place_of_end(graph.ends[1], ResponseOp, module, path),
         "ops": [_describe(op, graph, module, path) for op in graph.ops],
     }
 
@@ -79,6 +85,16 @@ def _describe(op: Op, graph: Graph, module: Any, path: str) -> Dict[str, Any]:
         "methods": [method for method in _METHODS if getattr(kind, method) is not getattr(Op, method)],
         "arguments": {key: plain(value) for key, value in op.arguments.items()},
     }
+
+
+def _place_of_end(op: Optional[Op], base: Any, module: Any, path: str) -> Optional[str]:
+    """Return where a subclass of RequestOp or ResponseOp is; None for the class itself."""
+    if op is None or type(op) is base:
+        return None
+    name = type(op).__qualname__
+    if getattr(module, name, None) is not type(op):
+        raise ValueError("the %s of %s is a %s, which is not in that file" % (base.__name__, path, name))
+    return "%s:%s" % (path, name)
 
 
 def plain(value: Any) -> Any:
@@ -116,7 +132,8 @@ def find_graph(module: Any, path: str) -> Graph:
     for server in PipelineServer.made:
         if server.response_op is not None:
             owner = next((name for name, value in vars(module).items() if value is server), "")
-            return Graph(server.name or "", owner, server.config, order_ops(server.response_op.get_input_ops(), path))
+            ops = order_ops(server.response_op.get_input_ops(), path)
+            return Graph(server.name or "", owner, server.config, ops, (find_request(ops), server.response_op))
     classes = [value for value in vars(module).values() if is_subclass(value, WebService) and value is not WebService]
     services = WebService.made[:] or [kind() for kind in classes[:1]]
     if not services:
@@ -127,7 +144,13 @@ def find_graph(module: Any, path: str) -> Graph:
         raise ValueError(
             "get_pipeline_response of %s in %s returned a %s; expected the last op" % (kind, path, type(last).__name__)
         )
-    return Graph(service.name, kind, service.config, order_ops([last], path))
+    ops = order_ops([last], path)
+    return Graph(service.name, kind, service.config, ops, (find_request(ops), None))
+
+
+def find_request(ops: List[Op]) -> Optional[Op]:
+    """Return what the first ops read."""
+    return next((other for op in ops for other in op.get_input_ops() if other.name == REQUEST_NAME), None)
 
 
 def find_attribute(module: Any, where: str, path: str) -> Any:

@@ -24,11 +24,12 @@ import numpy as np
 
 from ..engines.callable import load_module
 from .adapter import OpAdapter, Prepared
-from .failures import PRODUCT, RequestFailure, WrongAnswer
+from .failures import PRODUCT, RequestFailure, WrongAnswer, WrongFeeds, WrongValue
 from .interface import Skip
 from .model_runner import ModelRunner
+from .paddle_ends import PaddleRequestOp, PaddleResponseOp
 from .paddle_graph import find_attribute, find_graph, is_subclass, load_file
-from .paddle_stand_ins import CustomException, Op, PipelineServer, WebService, install
+from .paddle_stand_ins import CustomException, Op, PipelineServer, RequestOp, ResponseOp, WebService, install
 from .user_op import check_answer, describe, read_prepared
 
 _PREPROCESSED = "a tuple (feeds, is_skip_process, prod_errcode, prod_errinfo)"
@@ -42,48 +43,59 @@ class _Unprocessed:
         self.feeds = feeds
 
 
+def make_paddle_op(
+    name: str,
+    python: Optional[str],
+    options: Dict[str, Any],
+    model: Optional[ModelRunner],
+    fetch_list: Optional[List[str]] = None,
+) -> OpAdapter:
+    """Build the user's op.
+
+    Args:
+        name: the op's name.
+        python: ``file.py:Class`` of an op; or of a service, which builds the op of this name. None: the base class.
+        options: further arguments of the op's class.
+        model: the model; None where the op has none.
+        fetch_list: the outputs that the op gets; None: all.
+
+    Raises:
+        Exception: it cannot be built; the message is a sentence.
+    """
+    install()
+    op = build_op(name, python, options)
+    if isinstance(op, (RequestOp, ResponseOp)):  # its init_op was called by its constructor, as there
+        if model is not None:
+            raise ValueError("%s is a %s, which has no model" % (python, type(op).__mro__[1].__name__))
+        return PaddleRequestOp(op) if isinstance(op, RequestOp) else PaddleResponseOp(op)
+    made = PaddleOp(op, model, fetch_list)
+    try:
+        op.init_op()
+    except Exception as error:
+        raise RuntimeError("init_op of %s raised %s: %s" % (python, type(error).__name__, error)) from error
+    return made
+
+
 class PaddleOp(OpAdapter):
     """An op of Paddle Serving."""
 
-    def __init__(
-        self,
-        name: str,
-        python: Optional[str],
-        options: Dict[str, Any],
-        model: Optional[ModelRunner],
-        fetch_list: Optional[List[str]] = None,
-    ) -> None:
-        """Build the user's op.
-
-        Args:
-            name: the op's name.
-            python: ``file.py:Class`` of an op; or of a service, which builds the op of this name. None: the base class.
-            options: further arguments of the op's class.
-            model: the model; None where the op has none.
-            fetch_list: the outputs that the op gets; None: all.
-
-        Raises:
-            Exception: it cannot be built; the message is a sentence.
-        """
-        install()
-        self.target = self._op = build_op(name, python, options)
+    def __init__(self, op: Op, model: Optional[ModelRunner], fetch_list: Optional[List[str]] = None) -> None:
+        """Take the user's op before its ``init_op``; see :func:`make_paddle_op`."""
+        self.target = self._op = op
         self._model = model
         self._fetch_list = fetch_list
         self._op.with_serving = model is not None
         self._op._run_model = self._run_model
-        self._has_own_process = type(self._op).process is not Op.process
-        try:
-            self._op.init_op()
-        except Exception as error:
-            raise RuntimeError("init_op of %s raised %s: %s" % (python, type(error).__name__, error)) from error
+        self.has_preprocess = type(op).preprocess is not Op.preprocess
+        self._has_own_process = type(op).process is not Op.process
 
     def preprocess(self, entry: Dict[str, Any]) -> Prepared:
         """Return the feeds of a request."""
-        returned = _call(self._op.preprocess, entry["inputs"], entry["data_id"], entry["log_id"])
+        returned = call(self._op.preprocess, entry["inputs"], entry["data_id"], entry["log_id"])
         if not isinstance(returned, (tuple, list)) or len(returned) != 4:
             raise WrongAnswer("preprocess returned %s; expected %s" % (describe(returned), _PREPROCESSED))
         feeds, is_skip, code, text = returned
-        _refuse(code, text)
+        refuse(code, text)
         if is_skip is True or self._model is None:
             return Prepared([Skip(feeds)], False)
         prepared = read_prepared(feeds, "preprocess", _FEEDS)
@@ -97,26 +109,26 @@ class PaddleOp(OpAdapter):
         fetched = given if prepared.is_list else given[0]
         if isinstance(fetched, _Unprocessed):
             fetched = self._process(fetched.feeds, entry["data_id"])  # which Paddle Serving passes there, too
-        returned = _call(self._op.postprocess, entry["inputs"], fetched, entry["data_id"], entry["log_id"])
+        returned = call(self._op.postprocess, entry["inputs"], fetched, entry["data_id"], entry["log_id"])
         if not isinstance(returned, (tuple, list)) or len(returned) != 3:
             raise WrongAnswer(
                 "postprocess returned %s; expected a tuple (dict, prod_errcode, prod_errinfo)" % describe(returned)
             )
         answer, code, text = returned
-        _refuse(code, text)
+        refuse(code, text)
         return check_answer("postprocess", answer)
 
     def _process(self, prepared: Prepared, typical_logid: int) -> Any:
         """Call the user's own ``process`` for each feed."""
         found = []
         for feed in prepared.feeds:
-            returned = _call(self._op.process, [feed], typical_logid)
+            returned = call(self._op.process, [feed], typical_logid)
             if not isinstance(returned, (tuple, list)) or len(returned) != 3:
                 raise WrongAnswer(
                     "process returned %s; expected a tuple (outputs, errcode, errinfo)" % describe(returned)
                 )
             outputs, code, text = returned
-            _refuse(code or None, text)
+            refuse(code or None, text)
             found.append(outputs)
         return found if prepared.is_list else found[0]
 
@@ -124,7 +136,11 @@ class PaddleOp(OpAdapter):
         """Run the model on one feed: what ``Op.process`` does."""
         if self._model is None:
             raise RuntimeError("the op has no model")
-        outcome = self._model.run([self._model.read(feed)])[0]
+        try:
+            read = self._model.read(feed)
+        except WrongValue as error:
+            raise WrongFeeds("what process was given does not fit the model: %s" % error) from error
+        outcome = self._model.run([read])[0]
         if isinstance(outcome, Exception):
             raise outcome
         return self._fetch(outcome)
@@ -152,19 +168,24 @@ def build_op(name: str, python: Optional[str], options: Dict[str, Any]) -> Op:
         if name not in ops:
             raise ValueError("%s builds no op named %r; it has: %s" % (python, name, ", ".join(ops)))
         return ops[name]
+    if is_subclass(found, RequestOp):
+        return found(**options)  # type: ignore[no-any-return]
+    if is_subclass(found, ResponseOp):
+        return found(input_ops=[], **options)  # type: ignore[no-any-return]
     if not is_subclass(found, Op):
         raise TypeError("%s is no subclass of paddle_serving_server's Op, and no WebService" % python)
     return found(name=name, input_ops=[], **options)  # type: ignore[no-any-return]
 
 
-def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+def call(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a method of the user's returns; Paddle Serving's own exception becomes a product error."""
     try:
         return method(*arguments)
     except CustomException as error:
         raise RequestFailure(PRODUCT, error.text, error.code) from error
 
 
-def _refuse(code: Any, text: Any) -> None:
+def refuse(code: Any, text: Any) -> None:
     """Raise the product error that an op returned; None is none."""
     if code is None:
         return

@@ -12,6 +12,8 @@ import sys
 import types
 from typing import Any, Dict, List, Optional, Tuple
 
+from .paddle_messages import ChannelData, ChannelDataType, Request, Response, Tensor, pack_response
+
 #: The name that Paddle Serving gives the request, as the input of the first ops.
 REQUEST_NAME = "@DAGExecutor"
 #: The packages in whose place the stand-ins are imported.
@@ -143,6 +145,16 @@ class RequestOp(Op):
         super().__init__(name=REQUEST_NAME)
         self.init_op()
 
+    def proto_tensor_2_numpy(self, tensor: Tensor) -> Tuple[Any, Any]:
+        """Return the array of a tensor of the request, and no level of detail."""
+        return tensor.array, None
+
+    def unpack_request_package(self, request: Request) -> Tuple[Dict[str, Any], int, Any, str]:
+        """Return the inputs by name, the client's number of the request, and no error."""
+        inputs = dict(zip(request.key, request.value))
+        inputs.update({tensor.name: tensor.array for tensor in request.tensors})
+        return inputs, request.logid, None, ""
+
 
 class ResponseOp(Op):
     """What reads the last op."""
@@ -150,6 +162,15 @@ class ResponseOp(Op):
     def __init__(self, input_ops: Any) -> None:
         super().__init__(name=REQUEST_NAME, input_ops=input_ops)
         self.init_op()
+        self.is_pack_tensor = False
+
+    def set_pack_format(self, isTensor: bool = False) -> None:
+        """Note it; the real ResponseOp of 0.9.0 does no more."""
+        self.is_pack_tensor = isTensor
+
+    def pack_response_package(self, channeldata: ChannelData) -> Response:
+        """Return the response with what the last op gave."""
+        return pack_response(channeldata)
 
 
 class WebService:
@@ -213,7 +234,9 @@ _MODULES: Dict[str, Dict[str, Any]] = {
     ".pipeline.operator": {**_OPS, **_ERRORS},
     ".pipeline.pipeline_server": {"PipelineServer": PipelineServer},
     ".pipeline.error_catch": _ERRORS,
-    ".pipeline.channel": _ERRORS,
+    ".pipeline.channel": {**_ERRORS, "ChannelData": ChannelData, "ChannelDataType": ChannelDataType},
+    ".pipeline.proto": {},
+    ".pipeline.proto.pipeline_service_pb2": {"Request": Request, "Response": Response, "Tensor": Tensor},
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 
 from ..engines.base import EngineBroken
 from .adapter import OpAdapter, Prepared
-from .failures import ENGINE, RequestFailure, WrongValue, blame
+from .failures import OUTPUT, RequestFailure, WrongFeeds, WrongValue, blame
 from .feeds import Feed
 from .interface import Skip
 from .model_runner import ModelRunner
@@ -78,7 +78,7 @@ class RequestRunner:
             Packed([answer])
         except NotPackable as error:
             text = "%s: %s returned something that cannot be sent: %s"
-            failure = RequestFailure(ENGINE, text % (self._where, self._op.last_step, error.describe(skip=2)))
+            failure = RequestFailure(OUTPUT, text % (self._where, self._op.last_step, error.describe(skip=2)))
             return {"error": failure.encode()}
         return answer
 
@@ -118,7 +118,8 @@ class RequestRunner:
             except Exception as error:
                 origin = self._op.feeds_origin
                 if isinstance(error, WrongValue):
-                    error = WrongValue("%s does not fit the model: %s" % (origin, error))
+                    kind = WrongFeeds if self._op.has_preprocess else WrongValue
+                    error = kind("%s does not fit the model: %s" % (origin, error))
                 job.failure = blame(self._name_feed(job, position), "reading " + origin, error)
                 return {}
         return found

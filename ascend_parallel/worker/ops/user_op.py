@@ -49,8 +49,7 @@ class UserOp(OpAdapter):
         self._predict: Optional[Callable[[Any], Any]] = None
         self._preprocess = getattr(self.target, "preprocess", None)
         self._postprocess = getattr(self.target, "postprocess", None)
-        if self._preprocess is None:
-            self.feeds_origin = "what it got"
+        self.has_preprocess = self._preprocess is not None
         if model is None:
             if python is None:
                 raise ValueError("it has neither a model nor Python")

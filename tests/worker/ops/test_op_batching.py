@@ -95,7 +95,7 @@ def test_a_model_that_does_not_tell_is_compared_once_and_then_trusted():
 @pytest.mark.parametrize("options", [{"max_batch_size": 2}, {"engine_options": {"batch": 2}}])
 def test_an_output_without_rows_forbids_slices(options):
     (answer,) = ask(op(model="Mean", **options), x(1, 3))
-    assert answer["error"][0] == "input"
+    assert answer["error"][0] == "output"
     assert "op 'det': the model's output 'mean' has shape () for 2 rows, so rows cannot be" in answer["error"][2]
 
 

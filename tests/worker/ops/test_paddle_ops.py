@@ -105,6 +105,11 @@ def test_the_base_class_runs_the_model_on_its_only_input():
     assert "it reads several ops (a, b), so it needs a preprocess of its own" in bad["error"][2]
 
 
+def test_what_the_base_class_passes_on_is_the_fault_of_who_gave_it():
+    (answer,) = ask(build("Op", name="plain"), {"det": {"x": np.ones((1, 4), np.float32)}})
+    assert answer["error"][0] == "input" and "what it got does not fit the model: input 'x'" in answer["error"][2]
+
+
 def test_fetch_list_chooses_outputs():
     def inputs():
         return request(x=np.ones((1, 3)))
@@ -117,11 +122,11 @@ def test_fetch_list_chooses_outputs():
 FAILURES = [
     (
         request(say="three"),
-        "engine",
+        "output",
         None,
         "preprocess returned a tuple of 3; expected a tuple (feeds, is_skip_process",
     ),
-    (request(say="text"), "engine", None, "preprocess returned a str; expected feeds that are a dict of"),
+    (request(say="text"), "output", None, "preprocess returned a str; expected feeds that are a dict of"),
     (request(say="refuse"), "product", 51, "no numbers"),
     (request(say="custom"), "product", 5000, "not like this"),
     (request(say="raise"), "engine", None, "op 'det': preprocess raised ValueError: odd"),
