@@ -5,4 +5,5 @@ set -euo pipefail
 python=$(command -v "$1")
 folder=$(realpath "${2:-"$(dirname "$0")/../ascend_parallel/serving/grpc"}")
 cd "$(dirname "$0")/../ascend_parallel/serving/grpc"
-"$python" -m grpc_tools.protoc --proto_path=. --descriptor_set_out="$folder/protocol.binpb" open_inference.proto health.proto
+"$python" -m grpc_tools.protoc --proto_path=. --descriptor_set_out="$folder/protocol.binpb" open_inference.proto health.proto \
+    paddle_pipeline.proto

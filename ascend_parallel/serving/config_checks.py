@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from ascend_parallel.checks import check_writable
 from ascend_parallel.errors import UsageError
-from ascend_parallel.pipelines.config import PipelineConfig
+from ascend_parallel.pipelines.config import RESERVED_SERVICES, PipelineConfig
 from ascend_parallel.pipelines.config_checks import check_graph, check_op
 
 from .config import ServerConfig, ServerSettings
@@ -79,7 +79,7 @@ def check_config(data: Any, folder: str = "") -> tuple[ServerConfig | None, list
     images = dict(_valid_images(valid, folder))
     for number, image in images.items():
         problems += ImageCheck(("images", number), image).run()
-    problems += [*_check_names(named), *_check_image_names(named, images)]
+    problems += [*_check_names(named), *_check_image_names(named, images), *_check_services(pipelines)]
     if not problems and not named and not images:
         message = "the configuration has neither models nor pipelines nor images; expected at least one"
         problems.append(Problem((), message))
@@ -264,6 +264,21 @@ def _check_image_names(
             message = f"{dotted(path)} has the name {image.name!r}, and {dotted(taken[same[0]])} has {same[0]!r}"
             yield Problem((*path, "name"), f"{message}; expected another name")
         taken |= dict.fromkeys(image.names, path)
+
+
+def _check_services(pipelines: Mapping[int, PipelineConfig]) -> Iterator[Problem]:
+    """Yield names of services for Paddle Serving's clients that cannot be told apart, or that other routes have."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, pipeline in pipelines.items():
+        name = pipeline.paddle_service
+        if name is None:
+            continue
+        path: Path = ("pipelines", number, "paddle_service")
+        other, owner = first.setdefault(name, (number, pipeline.name))
+        if name in RESERVED_SERVICES:
+            yield Problem(path, f"{dotted(path)} is {name!r}, with which other routes begin; choose another")
+        elif owner != pipeline.name:
+            yield Problem(path, f"{dotted(path)} is {name!r}, as that of pipelines[{other}] is; choose another")
 
 
 def _problems(path: Path, check: Callable[[], object], prefix: str = "") -> Iterator[Problem]:

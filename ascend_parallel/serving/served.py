@@ -30,11 +30,13 @@ class Served(ABC):
         takes_text: whether inputs may be text.
         part_of: the image model whose part it is, with which it comes and goes; "" for all others.
         shows_workers: whether metrics and pages tell of its workers; of parts that share theirs, one does.
+        paddle_service: the name under which Paddle Serving's clients call it; "" if they may not.
     """
 
     takes_text = False
     part_of = ""
     shows_workers = True
+    paddle_service = ""
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name

@@ -21,6 +21,7 @@ from ascend_parallel.errors import UsageError
 #: The names of the services.
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
+PADDLE = "baidu.paddle_serving.pipeline_serving.PipelineService"
 
 
 def _read_pool() -> DescriptorPool:
@@ -63,3 +64,5 @@ ModelInferResponse = message_class("inference.ModelInferResponse")
 ModelStreamInferResponse = message_class("inference.ModelStreamInferResponse")
 HealthCheckRequest = message_class("grpc.health.v1.HealthCheckRequest")
 HealthCheckResponse = message_class("grpc.health.v1.HealthCheckResponse")
+PaddleRequest = message_class("baidu.paddle_serving.pipeline_serving.Request")
+PaddleResponse = message_class("baidu.paddle_serving.pipeline_serving.Response")

@@ -18,7 +18,8 @@ from ascend_parallel.serving.service import Service
 from .context import metadata_of, read_request_id
 from .health import Health
 from .inference import OPEN_METHODS, InferenceMethods
-from .messages import HEALTH, INFERENCE
+from .messages import HEALTH, INFERENCE, PADDLE
+from .paddle import PaddleMethods
 from .status import describe_error
 
 #: No more requests are taken when none has come for so long.
@@ -36,6 +37,7 @@ class GrpcServer:
         """Take an address; must be called in the event loop's thread. Raises UsageError where it is taken."""
         self._service = service
         self._methods = InferenceMethods(service)
+        self._paddle = PaddleMethods(service)
         self._health = Health(service.repository)
         self._server = grpc.aio.server(
             options=[
@@ -44,7 +46,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # else two servers share a port, and each gets half of the requests
             ]
         )
-        self._server.add_generic_rpc_handlers((self._inference_handler(), self._health_handler()))
+        handlers = (self._inference_handler(), self._paddle_handler(), self._health_handler())
+        self._server.add_generic_rpc_handlers(handlers)
         self.port = self._bind(host, port, tls_cert, tls_key)
 
     def _bind(self, host: str, port: int, tls_cert: str | None, tls_key: str | None) -> int:
@@ -70,9 +73,13 @@ class GrpcServer:
         self._health.end()
         end_s = time.monotonic() + timeout_s
         seen = -1
-        while time.monotonic() < end_s and seen != self._methods.received:
-            seen = self._methods.received
+        while time.monotonic() < end_s and seen != self._received:
+            seen = self._received
             await asyncio.sleep(_QUIET_S)
+
+    @property
+    def _received(self) -> int:
+        return self._methods.received + self._paddle.received
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests, and answer those that have come."""
@@ -89,6 +96,10 @@ class GrpcServer:
         stream = self._guard("ModelStreamInfer", self._methods.stream, is_open=False)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(stream)
         return grpc.method_handlers_generic_handler(INFERENCE, handlers)
+
+    def _paddle_handler(self) -> Any:
+        method = self._guard("inference", self._paddle.inference, is_open=False)
+        return grpc.method_handlers_generic_handler(PADDLE, {"inference": grpc.unary_unary_rpc_method_handler(method)})
 
     def _health_handler(self) -> Any:
         check = self._guard("Check", self._health.check, is_open=True)

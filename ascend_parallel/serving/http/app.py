@@ -31,6 +31,7 @@ from .errors import HttpError, error_body, error_headers
 from .image_routes import ImageRoutes
 from .openai_errors import openai_response, wants_openai_errors
 from .openapi import describe_routes
+from .paddle_route import paddle_route
 from .page import describe_status, page_routes
 from .shared_memory_routes import shared_memory_routes
 from .token_check import TokenCheck
@@ -63,6 +64,7 @@ class Routes:
             *shared_memory_routes(self._service),
             *self._model_routes("/v2/models/{model}"),
             *self._model_routes("/v2/models/{model}/versions/{version}"),
+            paddle_route(self._service),  # the last one: it stands for any other path of two parts
         ]
 
     def _model_routes(self, path: str) -> list[Route]:
