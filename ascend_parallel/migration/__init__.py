@@ -1,0 +1,1 @@
+"""Configurations of other servers, written as ours."""
