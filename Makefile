@@ -37,7 +37,7 @@ VENDORS = MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
 	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" \
 	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))"
 
-.PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving bench-pipeline clean
+.PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving bench-pipeline bench-paddle-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
@@ -106,6 +106,11 @@ bench-serving: $(SERVING)/.ready $(PEER_SERVERS:%=$(VENVS)/serve-%/.ready)
 # The OCR example as a pipeline, by us, by Paddle Serving and by Ray Serve; writes a section of benchmarks/README.md.
 bench-pipeline: $(SERVING)/.ready $(VENVS)/serve-paddle/.ready $(VENVS)/serve-ray/.ready
 	VENVS=$(VENVS) $(SERVING)/bin/python benchmarks/pipeline.py --save
+
+# The real Paddle Serving and ours with the services of examples/paddle_serving; prints the table of docs/paddle-serving.md.
+bench-paddle-serving: $(SERVING)/.ready $(VENVS)/serve-paddle/.ready
+	$(SERVING)/bin/pip install --quiet onnx
+	SERVE_PADDLE_PYTHON="$(abspath $(VENVS))/serve-paddle/bin/python" $(SERVING)/bin/python benchmarks/paddle_serving.py
 
 $(SERVING)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SERVING)
