@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from ascend_parallel import EngineError, WorkerDied, WorkerTimeout
+from ascend_parallel import EngineError, RunnerClosedError, WorkerDied, WorkerTimeout
 
 from . import acting, procs, runners
 
@@ -183,3 +183,14 @@ def test_late_answers_of_a_failed_call_do_not_make_its_worker_look_hung():
         time.sleep(2.0)  # nobody calls for longer than the timeout: that is the case
         assert runners.pids(runner) == before
         assert runners.restarts(runner) == 0
+
+
+def test_a_runner_that_is_closed_while_it_is_built_frees_its_builder():
+    """Else a server whose second model fails at once waits for ever for the thread that builds the first."""
+    runner = runners.simulated(fault={"fault": "hang", "fault_on": "build"})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        building = pool.submit(runner.build_model)
+        procs.wait_until(lambda: len(procs.children()) >= 2, "workers that build")
+        runner.close()
+        with pytest.raises(RunnerClosedError, match="closed while it was being built"):
+            building.result(20)
