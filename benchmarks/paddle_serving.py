@@ -159,10 +159,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 # ---- what is measured
 
 
-def ask_by_client(running: Running, feeds: list[dict[str, str]], python: str) -> list[dict[str, Any]]:
-    """Return the answers that Paddle Serving's own client gets."""
+def ask_by_client(running: Running, feeds: list[dict[str, str]], python: str, folder: Path) -> list[dict[str, Any]]:
+    """Return the answers that Paddle Serving's own client gets; it writes its log to ``folder``."""
     done = subprocess.run(
         [python, str(SERVERS / "paddle_client.py"), str(running.grpc_port)],
+        cwd=folder,
         input=json.dumps(feeds),
         capture_output=True,
         text=True,
@@ -207,7 +208,7 @@ def compare(example: str, arguments: argparse.Namespace, folder: Path) -> list[l
             for title in (OURS, PROCESSES, THREADS)
         ]
         one_by_one = [[server.ask(feed) for feed in feeds] for server in servers]
-        by_client = [ask_by_client(server, feeds, arguments.python) for server in servers]
+        by_client = [ask_by_client(server, feeds, arguments.python, folder) for server in servers]
         if any(answers != one_by_one[0] for answers in [*one_by_one, *by_client]):
             sys.exit(f"{example}: the servers' answers differ: {[*one_by_one, *by_client]}")
         wrong = [count_wrong(server, feeds, one_by_one[0]) for server in servers]

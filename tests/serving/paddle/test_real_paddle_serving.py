@@ -28,8 +28,10 @@ pytestmark = [
 ]
 
 
-def run(*arguments, text=None):
-    done = subprocess.run([PYTHON, *map(str, arguments)], input=text, capture_output=True, timeout=60)
+def run(folder, *arguments, text=None):
+    """Run the Python in a folder, to which Paddle Serving writes its logs; return what it prints."""
+    command = [PYTHON, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, input=text, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
@@ -47,13 +49,13 @@ def test_its_client_calls_this_server(services):
     config.write_text(yaml.safe_dump(data))
     feeds = [{"x": ROW}, {"x": f"{ROW};{ROW}"}, {"x": "1,2"}]
     with serving(config, "--port", "0", "--grpc-port", "0") as server:
-        answers = json.loads(run(CLIENT, server.grpc_port, text=json.dumps(feeds).encode()))
+        answers = json.loads(run(services.folder, CLIENT, server.grpc_port, text=json.dumps(feeds).encode()))
     assert [answer["err_no"] for answer in answers] == [0, 0, 51]
     assert [list(answer["values"]) for answer in answers] == [["price"], ["price"], []]
 
 
-def test_its_messages_are_ours():
-    theirs = FileDescriptorProto.FromString(run("-c", _PRINT))
+def test_its_messages_are_ours(tmp_path):
+    theirs = FileDescriptorProto.FromString(run(tmp_path, "-c", _PRINT))
     files = FileDescriptorSet.FromString(BINARY.read_bytes()).file
     (ours,) = [file for file in files if file.package == theirs.package]
     for file in (ours, theirs):
