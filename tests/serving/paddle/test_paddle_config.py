@@ -68,7 +68,7 @@ def test_an_op_of_paddle_serving_gets_ops_as_a_whole():
     first = {**OP, "name": "first"}
     assert problems_of(pipeline("p", first, {**OP, "inputs": {"@DAGExecutor": "first", "request": "request"}})) == []
     assert problems_of(pipeline("p", first, {**OP, "inputs": ["first.x"]})) == [
-        "pipelines[0].ops[1].inputs names first.x; an op of Paddle Serving gets all that an op gives: write first"
+        "pipelines[0].ops[1].inputs[0] names first.x; an op of Paddle Serving gets all that an op gives: write first"
     ]
     (problem,) = problems_of(pipeline("p", first, {**OP, "interface": "op", "inputs": {"x": "first"}}))
     assert "names 'first' without an output" in problem
