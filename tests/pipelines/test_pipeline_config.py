@@ -27,6 +27,7 @@ pipelines:
     version: 2
     max_queue_size: 64
     timeout_ms: 5000
+    paddle_service: ocr
     outputs: {texts: read.texts, boxes: detect.y}
     ops:
       - name: detect
@@ -57,6 +58,7 @@ pipelines:
         inputs: cut
         path: models/wide.onnx
         python: code/ops.py:Read
+        rename: {x: x}
         devices: [cpu:0, "cpu:1"]
         batching:
           pad:
@@ -139,7 +141,7 @@ def test_little_is_needed(read):
 def test_every_setting_is_in_the_full_configuration():
     (pipeline,) = yaml.safe_load(FULL)["pipelines"]
     assert set(pipeline) == set(PipelineConfig.model_fields)
-    needs_others = {"worker_python", "precision"}
+    needs_others = {"worker_python", "precision", "fetch_list"}
     assert set().union(*pipeline["ops"]) == set(OpConfig.model_fields) - needs_others
     batching = [op["batching"] for op in pipeline["ops"] if "batching" in op]
     assert set().union(*batching) == set(OpBatchingConfig.model_fields)
