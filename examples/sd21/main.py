@@ -29,7 +29,7 @@ from ascend_parallel import ParallelPredictUtils, UsageError, parse_devices
 from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
 
 if TYPE_CHECKING:
-    from pipeline import Request
+    from text_to_image import Request
 
     from ascend_parallel.diffusion.scheduler import DDIMScheduler
     from ascend_parallel.diffusion.tokenizer import ClipTokenizer
@@ -164,7 +164,7 @@ def make_request(
     Raises:
         UsageError: if something is missing or invalid.
     """
-    from pipeline import Request
+    from text_to_image import Request
 
     if not prompts and not is_tiny(folder):
         raise UsageError("--prompt is missing: it says what to draw")
@@ -206,7 +206,7 @@ def convert(parts: Parts, devices: str, worker_python: str | None) -> ModelFolde
 
 def run(runner: ParallelPredictUtils, parts: Parts) -> tuple[float, NDArray[np.uint8]]:
     """Build the models and draw; return the seconds without the build, and the pictures."""
-    from pipeline import TextToImage
+    from text_to_image import TextToImage
 
     with show_progress(len(parts.scheduler.timesteps)) as (progress, task), runner:
         pipeline = TextToImage(runner, parts.folder, parts.tokenizer, parts.scheduler)

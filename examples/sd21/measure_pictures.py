@@ -27,9 +27,9 @@ from typing import Annotated, Any, NamedTuple
 import simulated_sd21
 import typer
 from commands import TINY, new_app, run_app
-from pipeline import Request, TextToImage
 from rich.console import Console
 from rich.table import Table
+from text_to_image import Request, TextToImage
 
 from ascend_parallel import ParallelPredictUtils, parse_devices
 from ascend_parallel.diffusion.model_folder import ModelFolder, find_models

@@ -22,9 +22,9 @@ import numpy as np
 import typer
 from commands import new_app, run_app
 from numpy.typing import NDArray
-from pipeline import Request, TextToImage
 from rich.console import Console
 from rich.table import Table
+from text_to_image import Request, TextToImage
 
 from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.diffusion.model_folder import ModelFolder, find_models

@@ -24,8 +24,8 @@ from export_onnx import export_folder
 from networks import OPSET
 from parallel_unet import ParallelUNet
 from PIL import Image
-from pipeline import Request, TextToImage
 from random_sd21 import _scale_output
+from text_to_image import Request, TextToImage
 from transformers import CLIPTextConfig, CLIPTextModel
 from weights_file import gather_weights
 

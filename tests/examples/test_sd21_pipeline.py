@@ -9,8 +9,8 @@ import onnx
 import pytest
 from commands import TINY
 from onnx import TensorProto
-from pipeline import Request, TextToImage
 from standins import ENLARGED, make_folder
+from text_to_image import Request, TextToImage
 
 from ascend_parallel import AscendParallelError, ParallelPredictUtils, UsageError
 from ascend_parallel.diffusion.model_folder import find_models

@@ -15,7 +15,7 @@ for folder in (SD21, TESTS / "examples"):
     sys.path.append(str(folder))
 
 from commands import TINY  # noqa: E402
-from pipeline import Request, TextToImage  # noqa: E402
+from text_to_image import Request, TextToImage  # noqa: E402
 
 from ascend_parallel import ParallelPredictUtils  # noqa: E402
 from ascend_parallel.diffusion.model_folder import find_models  # noqa: E402
