@@ -35,14 +35,15 @@ VENDORS = MSLITE_PYTHON="$(wildcard $(abspath $(MSLITE))/bin/python)" \
 	PADDLE_PYTHON="$(wildcard $(abspath $(PADDLE))/bin/python)" \
 	CANN_PYTHON="$(wildcard $(abspath $(CANN))/bin/python)" \
 	OPENVINO_PYTHON="$(wildcard $(abspath $(OPENVINO))/bin/python)" \
-	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))"
+	TORCH_NPU_PATH="$(wildcard $(abspath $(TORCH_NPU)))" \
+	SERVE_PADDLE_PYTHON="$(wildcard $(abspath $(VENVS))/serve-paddle/bin/python)"
 
 .PHONY: demo test test-gpu tested lint types docs protocol smoke chromium bench bench-peers bench-serving bench-pipeline bench-paddle-serving clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/sd21/main.py --output out/demo
 
-test: $(TEST)/.ready mslite paddle cann openvino torch_npu
+test: $(TEST)/.ready mslite paddle cann openvino torch_npu paddle_serving
 	$(VENDORS) $(TEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 # On a machine with an NVIDIA GPU: the engine on gpu:0 with the CUDA and TensorRT providers, then a benchmark on it.
@@ -188,6 +189,15 @@ $(OPENVINO)/.ready: Makefile pyproject.toml
 else
 cann openvino:
 	@echo "no Python 3.11 found (set PYTHON311): the tests with the real onnxruntime-$@ will not run" >&2
+endif
+
+# The real Paddle Serving. Without a Python 3.8 the tests with it are skipped, and say so.
+.PHONY: paddle_serving
+ifneq ($(shell scripts/find_python.sh 3.8),)
+paddle_serving: $(VENVS)/serve-paddle/.ready
+else
+paddle_serving:
+	@echo "no Python 3.8 found: the tests with the real Paddle Serving will not run" >&2
 endif
 
 # The real torch-npu, in a folder apart: with it, and without CANN, torch cannot be imported.

@@ -1,4 +1,4 @@
-"""The real Paddle Serving 0.9.0, where ``SERVE_PADDLE_PYTHON`` names a Python 3.8 that has it: it is in no CI."""
+"""The real Paddle Serving 0.9.0, where ``SERVE_PADDLE_PYTHON`` names a Python 3.8 that has it; `make test` sets it."""
 
 import json
 import os
