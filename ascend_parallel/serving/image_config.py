@@ -50,7 +50,7 @@ class ImageConfig(Settings):
     max_steps: Count = 100
     """The most steps that a request may ask for."""
 
-    guidance_scale: Annotated[float, Field(ge=0)] = 7.5
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] = 7.5
     """How closely a picture follows its prompt, where the request does not say; 1 or less turns guidance off."""
 
     sizes: list[Text] = []

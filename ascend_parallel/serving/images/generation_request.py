@@ -16,6 +16,8 @@ from .errors import FieldError
 MAX_PROMPT_CHARS = 4000
 #: numpy's generators take seeds of any size; JSON's numbers are exact up to here in every client.
 MAX_SEED = (1 << 53) - 1
+#: Far more than any picture bears; much larger ones have no float32.
+MAX_GUIDANCE_SCALE = 100
 _UNKNOWN, _MISSING, _TOO_LONG = "extra_forbidden", "missing", "string_too_long"
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
@@ -39,7 +41,7 @@ class GenerationRequest(BaseModel):
     # What OpenAI's protocol does not have: in its Python client, by extra_body.
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     steps: Count | None = None
-    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | None = None
     negative_prompt: Text | None = None
     progress: bool | None = None
 

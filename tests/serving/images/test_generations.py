@@ -107,6 +107,10 @@ REFUSED = {
     "n text": ({"n": "1"}, 400, "n", "invalid_value", "n is '1'; expected a whole number, at least 1, or null"),
     "size": ({"size": "512x512"}, 400, "size", "invalid_value", "size is '512x512'; expected auto or 64x64"),
     "steps": ({"steps": 1000}, 400, "steps", "invalid_value", "steps is 1000; expected at most 999"),
+    "guidance": (
+        {"guidance_scale": 1e308},
+        *(400, "guidance_scale", "invalid_value", "guidance_scale is 1e+308; expected a number from 0 to 100 or null"),
+    ),
     "seed": ({"seed": -1}, 400, "seed", "invalid_value", "seed is -1; expected a whole number from 0 to "),
     "format": (
         {"response_format": "jpeg"},
