@@ -75,8 +75,7 @@ def _join(plan: Plan, name: str, parts: Sequence[Array]) -> Array:
         return parts[0].copy() if parts[0].nbytes < SMALL_RESULT_BYTES else parts[0]
     is_declared = name in plan.batch_axes
     for index, part in enumerate(parts):
-        is_fixed = not is_declared and name in plan.fixed_outputs
-        _check_rows(name, part, axis, plan.fed_rows(index), is_declared, is_fixed)
+        _check_rows(name, part, axis, plan.fed_rows(index), is_declared, name in plan.fixed_outputs)
     if padded:
         parts = [*parts[:-1], _without_padding(parts[-1], axis, plan.fed_rows(len(parts) - 1), padded)]
     try:

@@ -26,6 +26,8 @@ class Model:
         outputs: likewise.
         batch_axes: what the user declared of inputs and outputs.
         assignment: provider -> operator -> number of nodes that run there; None where the engine does not tell.
+        fixed_outputs: outputs whose first axis the model fixes, unless ``batch_axes`` says what it is. Where the model
+            takes any number of rows, it does not hold them, even where it has as many.
         must_have: names that an input or output must have, as ``batch_axes`` names them.
     """
 
@@ -54,6 +56,7 @@ class Model:
         self._names = tuple(spec.name for spec in self.inputs or ())
         self._warm_up = description["seen"]
         self.batch_axes = batch_axes
+        self.fixed_outputs = _find_fixed(self.outputs or (), batch_axes)
         self._chunk_size = chunk_size
         self._parts = parts
         self.must_have: list[str] = []
@@ -113,7 +116,7 @@ class Model:
         )
         plan.must_have = self.must_have
         if not is_fixed:
-            plan.fixed_outputs = [s.name for s in self.outputs or () if s.shape and isinstance(s.shape[0], int)]
+            plan.fixed_outputs = self.fixed_outputs
         plan.seen = self._seen.setdefault(plan.signature, {})
         if plan.seen:
             plan.learn(**plan.seen)  # from calls with other numbers of rows
@@ -165,6 +168,10 @@ class Model:
         if count != len(self._names):
             raise ShapeError(f"{count} inputs were given, the model takes {len(self._names)}: {', '.join(self._names)}")
         return self._names
+
+
+def _find_fixed(outputs: Sequence[TensorSpec], batch_axes: BatchAxes) -> list[str]:
+    return [s.name for s in outputs if s.shape and isinstance(s.shape[0], int) and s.name not in batch_axes]
 
 
 def _wrong_names(inputs: Mapping[Any, Any], names: Sequence[str]) -> ShapeError:

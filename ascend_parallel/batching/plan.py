@@ -55,8 +55,7 @@ class Plan:
         inputs: where they lie, in the model's order.
         input_bytes: the size of the block that holds them.
         must_have: see :class:`Model`.
-        fixed_outputs: outputs whose first axis the model fixes though it takes any number of rows: it does not hold
-            them, even where it has as many.
+        fixed_outputs: see :class:`Model`; none where the model takes a fixed number of rows.
         layouts: what a backend remembers of the blocks of memory that it used for this plan.
         must_fit: whether values must be looked at in each call, as they are converted.
         signature: what the shapes of a chunk's outputs follow from: all of the inputs but how many rows there are.

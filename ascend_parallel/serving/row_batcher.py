@@ -53,7 +53,7 @@ class RowBatcher(Batcher):
         self._batch_axes = model.batch_axes
         self._builder = BatchBuilder(backend, model, limits.max_rows * MAX_TASKS)
         self._unsplit: set[Hashable] = set()  # keys of requests that were found not to be split
-        self._fixed_outputs = _find_fixed_outputs(model)
+        self._fixed_outputs = model.fixed_outputs if _takes_any_rows(model) else []
         if self._fixed_outputs:
             names = ", ".join(map(repr, self._fixed_outputs))
             logger.warning("requests for model %s are not joined: the model fixes axis 0 of %s", stats.name, names)
@@ -95,11 +95,5 @@ class RowBatcher(Batcher):
         self._unsplit.add(key)
 
 
-def _find_fixed_outputs(model: Model) -> list[str]:
-    """Return the outputs whose first axis the model fixes: of a model that takes any rows, it does not hold them."""
-    fixed = [
-        spec.name
-        for spec in model.outputs or ()
-        if spec.shape and isinstance(spec.shape[0], int) and spec.name not in model.batch_axes
-    ]
-    return fixed if any(spec.shape and not isinstance(spec.shape[0], int) for spec in model.inputs or ()) else []
+def _takes_any_rows(model: Model) -> bool:
+    return any(spec.shape and not isinstance(spec.shape[0], int) for spec in model.inputs or ())
