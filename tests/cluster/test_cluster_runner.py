@@ -146,19 +146,25 @@ def test_an_error_of_one_call_is_that_call_s_alone(cluster):
                 assert "in predict" in caught.value.remote_traceback
             else:
                 assert np.array_equal(future.result()["y"], good * 2)
+
+
+def test_predict_in_a_callback_is_refused(cluster, tmp_path):
+    model = f"{cluster.models}/{ACTORS}:gated"
+    with on_cluster(model, cluster, engine_options={"folder": str(tmp_path)}, num_devices=2) as runner:
         called = threading.Event()
         refusal = []
 
         def call_back(done):
             try:
-                runner.predict({"x": good})
+                runner.predict({"x": np.ones((1, 2), np.float32)})
             except UsageError as error:
                 refusal.append(str(error))
             called.set()
 
-        runner.submit({"x": good}).add_done_callback(call_back)
+        runner.submit({"x": np.ones((1, 2), np.float32)}).add_done_callback(call_back)
+        (tmp_path / "open").touch()  # the call was not done when it got its callback
         assert called.wait(30)
-        assert not refusal or "in a future's callback" in refusal[0]
+        assert "in a future's callback" in refusal[0]
 
 
 SECOND_DRIVER = """

@@ -92,7 +92,7 @@ def test_a_model_file_in_threads(cluster, tmp_path, monkeypatch):
         (["--devices", "cpu:0"], "devices is 'cpu:0', but Ray chooses the devices of a cluster: write cpu:*"),
         (["--cluster", "dask"], "cluster is 'dask'; expected ray, or ray=ADDRESS"),
         (["--cluster", "ray=127.0.0.1:1"], "there is no Ray cluster at '127.0.0.1:1'"),
-        (["--num-devices", "0"], "num"),
+        (["--num-devices", "0"], "--num-devices is 0; expected a whole number, at least 1, or '*'"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(cluster, tmp_path, words, part):

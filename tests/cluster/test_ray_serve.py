@@ -192,7 +192,7 @@ def test_what_the_protocol_tells(client, hosts):
     ("path", "body", "status", "text"),
     [
         ("/v2/models/linear/infer", b"{", 400, "the body is not JSON"),
-        ("/v2/models/linear/infer", b'{"inputs": []}', 400, "x"),
+        ("/v2/models/linear/infer", b'{"inputs": []}', 400, "inputs do not fit the model: 'x' missing; it takes x"),
         ("/v2/models/nothing/infer", b"{}", 404, "there is no model 'nothing'"),
         ("/v2/models/linear/versions/7/infer", b"{}", 404, "has no version '7'"),
         ("/v2/nothing", b"{}", 404, "there is no route"),

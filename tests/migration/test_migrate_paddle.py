@@ -227,7 +227,7 @@ def test_models_of_paddle_s_need_a_command(files, told, folder):
     for file in files or []:
         (folder / "paddle" / file).touch()
     found, (note,) = op_of(folder, {"local_service_conf": {"model_config": "paddle"}})
-    assert note.startswith("config.yml:3:") or "model_config" in note
+    assert re.match(r"config\.yml:4:\d+: op\.a\.local_service_conf\.model_config ", note), note
     assert told.replace("{folder}/", "") in note.replace(f"{folder}/", "")
     assert found["path"] == ("paddle/a.onnx" if files and "a.onnx" in files else "paddle/model.onnx")
 

@@ -175,20 +175,20 @@ def test_ctrl_c_in_predict_gives_the_request_up(gated, fifo):
     assert gated.predict({"x": np.array([1.0])})["x"] == [1.0]
 
 
-def test_predict_in_a_callback_is_told_what_to_do(pipeline):
+def test_predict_in_a_callback_is_told_what_to_do(gated, fifo):
     seen = []
 
     def call(future):
         try:
-            pipeline.predict({"x": np.ones((1, 1), np.float32)})
+            seen.append(gated.predict({"x": np.array([1.0])}))
         except Exception as error:
             seen.append(error)
 
-    future = pipeline.submit({"x": np.ones((1, 1), np.float32)})
-    future.add_done_callback(call)
-    future.result(60)
-    wait_until(lambda: seen or future.done(), "no callback")
-    assert not seen or isinstance(seen[0], UsageError)
+    future = gated.submit({"x": np.array([7.0])})
+    future.add_done_callback(call)  # it is not done: the gate is closed
+    fifo()
+    wait_until(lambda: seen, "no callback")
+    assert isinstance(seen[0], UsageError) and "predict was called in a future's callback" in str(seen[0])
 
 
 SCRIPT = """
