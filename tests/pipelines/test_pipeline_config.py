@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from serving.config_text import problems_of, reader
 
 from ascend_parallel import ConfigError, Pipeline, UsageError
 from ascend_parallel.pipelines.config import OpBatchingConfig, OpConfig, PadConfig, PipelineConfig
@@ -96,21 +97,7 @@ def filled(tmp_path_factory):
 @pytest.fixture
 def read(filled):
     """A function that writes a configuration and reads it."""
-
-    def read(text):
-        path = filled / "config.yml"
-        path.write_text(text)
-        return read_config(path)
-
-    return read
-
-
-def problems_of(read, text):
-    """Return what is wrong with a configuration, as (line, column, message)."""
-    with pytest.raises(ConfigError) as caught:
-        read(text)
-    found = [re.fullmatch(r".*/config\.yml:(\d+):(\d+): (.+)", line) for line in caught.value.problems]
-    return [(int(match[1]), int(match[2]), match[3]) for match in found]
+    return reader(filled)
 
 
 def test_everything_that_a_file_says_is_read(read, filled):

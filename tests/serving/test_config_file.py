@@ -22,6 +22,8 @@ from ascend_parallel.serving.config_checks import make_schema
 from ascend_parallel.serving.config_file import read_config
 from ascend_parallel.serving.model_config import BatchingConfig, ModelConfig
 
+from .config_text import problems_of, reader
+
 FULL = """\
 host: 0.0.0.0
 port: 9000
@@ -86,22 +88,7 @@ def filled(tmp_path_factory):
 @pytest.fixture
 def read(filled):
     """A function that writes a configuration and reads it."""
-
-    def read(text):
-        path = filled / "config.yml"
-        path.write_text(text)
-        return read_config(path)
-
-    return read
-
-
-def problems_of(read, text):
-    """Return what is wrong with a configuration, as (line, column, message)."""
-    with pytest.raises(ConfigError) as caught:
-        read(text)
-    found = [re.fullmatch(r".*/config\.yml:(\d+):(\d+): (.+)", line) for line in caught.value.problems]
-    assert str(caught.value).splitlines() == caught.value.problems
-    return [(int(match[1]), int(match[2]), match[3]) for match in found]
+    return reader(filled)
 
 
 def test_everything_that_a_file_says_is_read(read, filled):

@@ -6,11 +6,11 @@ import shutil
 import jsonschema
 import pytest
 
-from ascend_parallel import ConfigError
 from ascend_parallel.serving.config_checks import make_schema
 from ascend_parallel.serving.config_file import read_config
 from ascend_parallel.serving.image_config import ImageConfig
 
+from ..config_text import problems_of, reader
 from .conftest import SD21, TINY
 
 FULL = f"""\
@@ -36,18 +36,14 @@ images:
 
 @pytest.fixture
 def read(tmp_path):
-    def read(text):
-        path = tmp_path / "config.yml"
-        path.write_text(text)
-        return read_config(path)
-
-    return read
+    """A function that writes a configuration and reads it."""
+    return reader(tmp_path)
 
 
-def problems_of(read, text):
-    with pytest.raises(ConfigError) as caught:
-        read(text)
-    return [problem.partition("config.yml:")[2] for problem in caught.value.problems]
+def problem_of(read, text):
+    """Return the one thing that is wrong with a configuration, as LINE:COLUMN: MESSAGE."""
+    ((line, column, message),) = problems_of(read, text)
+    return f"{line}:{column}: {message}"
 
 
 def test_everything_that_a_file_says_is_read(read):
@@ -160,7 +156,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("text", "problem"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_has_its_line(read, text, problem):
-    (found,) = problems_of(read, text)
+    found = problem_of(read, text)
     assert found.startswith(problem)
 
 
@@ -168,8 +164,8 @@ def test_what_is_wrong_in_the_folder_is_told(read, tmp_path):
     folder = tmp_path / "models"
     shutil.copytree(TINY, folder)
     (folder / "tokenizer" / "vocab.json").write_text("{")
-    (found,) = problems_of(read, "images: [{folder: models}]")
+    found = problem_of(read, "images: [{folder: models}]")
     assert found.startswith("1:19: images[0].folder: ") and "vocab.json" in found
     (folder / "unet" / "model.onnx").unlink()
-    (found,) = problems_of(read, "images: [{folder: models}]")
+    found = problem_of(read, "images: [{folder: models}]")
     assert "has no unet/model.onnx" in found
