@@ -7,37 +7,19 @@ the picture while a fifth one is not complete.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from page import ROOT, chromium, shrink
+from page import ROOT, chromium, serving, shrink
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+EXAMPLE = ROOT / "examples" / "sd21" / "serve.yml"
 PROMPTS = ["a red circle on white", "a blue square on pink", "a yellow cross on gray", "a purple ring on white"]
 UNFINISHED = "a green triangle on gray"
 WAIT_S = 60
 COLORS = 256
-
-
-@contextlib.contextmanager
-def server() -> Iterator[int]:
-    """Serve the example; yield the port."""
-    command = [sys.executable, "-m", "ascend_parallel", "serve", "examples/sd21/serve.yml", "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        yield next(int(found[1]) for line in process.stderr if (found := re.search(r"serving on \S+:(\d+)", line)))
-    finally:
-        process.terminate()
-        process.wait()
-        process.stderr.close()
 
 
 def draw(page: webdriver.Chrome, prompt: str, **options: int) -> None:
@@ -71,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        server() as port,
+        serving(EXAMPLE) as port,
         chromium(Path(folder) / "profile", is_dark=arguments.dark) as page,
     ):
         take(page, port, arguments.output)

@@ -36,17 +36,9 @@ JOBS = [("classifier", 0.001)] * 6 + [("embedding", 0.01)] * 2
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """Serve two models; yield the port."""
-    write_cnn(folder / "cnn.onnx", size=SHAPES["classifier"][-1])
-    write_mlp(folder / "mlp.onnx", features=SHAPES["embedding"][-1])
-    models = [
-        {"path": f"{folder}/cnn.onnx", "name": "classifier", "devices": "cpu:0,1", "engine_options": {"threads": 1}},
-        {"path": f"{folder}/mlp.onnx", "name": "embedding", "devices": "cpu:0", "engine_options": {"threads": 1}},
-    ]
-    config = folder / "config.yml"
-    config.write_text(json.dumps({"port": 0, "models": models}))
-    command = [sys.executable, "-m", "ascend_parallel", "serve", str(config)]
+def serving(config: Path | str) -> Iterator[int]:
+    """Run a server on a free port, from a configuration file; yield the port."""
+    command = [sys.executable, "-m", "ascend_parallel", "serve", str(config), "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -55,6 +47,19 @@ def server(folder: Path) -> Iterator[int]:
         process.terminate()
         process.wait()
         process.stderr.close()
+
+
+def write_config(folder: Path) -> Path:
+    """Write two models and their configuration; return its file."""
+    write_cnn(folder / "cnn.onnx", size=SHAPES["classifier"][-1])
+    write_mlp(folder / "mlp.onnx", features=SHAPES["embedding"][-1])
+    models = [
+        {"path": f"{folder}/cnn.onnx", "name": "classifier", "devices": "cpu:0,1", "engine_options": {"threads": 1}},
+        {"path": f"{folder}/mlp.onnx", "name": "embedding", "devices": "cpu:0", "engine_options": {"threads": 1}},
+    ]
+    config = folder / "config.yml"
+    config.write_text(json.dumps({"models": models}))
+    return config
 
 
 def load(port: int, model: str, pause_s: float, end_s: float) -> None:
@@ -129,7 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        server(Path(folder)) as port,
+        serving(write_config(Path(folder))) as port,
         chromium(Path(folder) / "profile", is_dark=arguments.dark) as page,
     ):
         take(page, port, arguments.output)
