@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from ray import serve
 from rich.console import Console
 from rich.table import Table
 from servers.job import MAX_BATCH_SIZE, WORKERS, Job
-from servers.load import SCRIPT
+from servers.load import format_script
 from servers.models import write_job
 from servers.open_inference import pack
+from servers.process import find_port
 
 #: What HAProxy leaves.
 LEFTOVERS = "/tmp/haproxy-serve"
@@ -104,8 +104,7 @@ def measure_serve(console: Console, rounds: int, folder: Path) -> None:
     """Print requests a second by the number of connections."""
     job_path = str(write_job("mlp", folder))
     job = Job(job_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = find_port()
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     headers, body = pack(job)
     infer = f"/v2/models/{job.name}/infer"
@@ -145,9 +144,9 @@ def check(url: str, request: tuple[dict[str, str], bytes], job: Job) -> None:
 def write_script(folder: Path, number: int, request: tuple[dict[str, str], bytes]) -> None:
     """Write the request as wrk's script."""
     headers, body = request
-    (folder / f"{number}.body").write_bytes(body)
-    lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(it)}" for name, it in headers.items())
-    (folder / f"{number}.lua").write_text(SCRIPT.format(body=folder / f"{number}.body", headers=lines))
+    file = folder / f"{number}.body"
+    file.write_bytes(body)
+    (folder / f"{number}.lua").write_text(format_script(file, headers))
 
 
 def load(url: str, script: Path, connections: int) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from servers.load import SCRIPT
+from servers.load import format_script
 from servers.process import RunningServer
 
 from .server import OcrServer
@@ -35,8 +34,7 @@ def write_script(running: RunningServer, folder: Path) -> Path:
     pages = server.job.pages
     for number, page in enumerate(pages):
         (folder / f"body{number}").write_bytes(server.body_of(page))
-    headers = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(it)}" for name, it in server.headers().items())
     requests = _REQUESTS % (len(pages) - 1, folder / "body", len(pages))
     script = folder / "request.lua"
-    script.write_text(SCRIPT.format(body=folder / "body0", headers=headers) + requests)
+    script.write_text(format_script(folder / "body0", server.headers()) + requests)
     return script

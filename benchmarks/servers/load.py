@@ -15,7 +15,7 @@ from .server import ServerError
 #: wrk gives up on an answer after this long, and counts it as an error.
 TIMEOUT_S = 10
 #: wrk sends the same request over and over, and prints what it counted as one line of JSON.
-SCRIPT = """
+_SCRIPT = """
 local file = assert(io.open("{body}", "rb"))
 wrk.method = "POST"
 wrk.body = file:read("*a")
@@ -45,10 +45,15 @@ def write_script(running: RunningServer, folder: Path) -> Path:
     server = running.server
     body = folder / "body"
     body.write_bytes(server.body())
-    headers = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(it)}" for name, it in server.headers().items())
     script = folder / "request.lua"
-    script.write_text(SCRIPT.format(body=body, headers=headers))
+    script.write_text(format_script(body, server.headers()))
     return script
+
+
+def format_script(body: Path, headers: dict[str, str]) -> str:
+    """Return wrk's script for a request, whose body is a file."""
+    lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(it)}" for name, it in headers.items())
+    return _SCRIPT.format(body=body, headers=lines)
 
 
 def measure(running: RunningServer, script: Path, connections: int, seconds: int) -> Sample:
