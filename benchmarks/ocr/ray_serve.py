@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from servers import ray_serve
 
 from .job import DETECT_BATCH_SIZE, RECOGNISE_BATCH_SIZE
 from .server import OcrServer
@@ -32,14 +33,8 @@ class RayServe(OcrServer):
         f"not its value; `max_batch_size={DETECT_BATCH_SIZE}` and `{RECOGNISE_BATCH_SIZE}`, "
         f"`batch_wait_timeout_s={WAIT_S:g}`; raw bodies"
     )
-    leftovers = ("/tmp/haproxy-serve", "/tmp/haproxy-serve/*")
-    environ: ClassVar[dict[str, str]] = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
-    }
+    leftovers = ray_serve.RayServe.leftovers
+    environ = ray_serve.RayServe.environ
 
     def texts(self, headers: dict[str, str], body: bytes) -> Sequence[str]:
         """Return the texts of the answer."""
