@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import statistics
 import sys
@@ -31,6 +30,7 @@ from ocr.ray_serve import RayServe
 from ocr.server import OcrServer, check_all
 from rich.console import Console
 from servers.load import Sample, measure
+from servers.options import add_venvs, check_machine, choose
 from servers.process import adopt_orphans, running
 from servers.report import find_version
 from servers.server import ServerError, python_of
@@ -89,30 +89,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--servers", default=",".join(SERVERS), help=f"which servers: {known} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns (default: 5)")
     parser.add_argument("--seconds", type=int, default=3, help="duration of a measurement, whole seconds (default: 3)")
-    parser.add_argument(
-        "--venvs",
-        type=Path,
-        default=Path(os.environ.get("VENVS", ".venvs")),
-        help="the folder with the servers' venvs (default: $VENVS, else .venvs)",
-    )
+    add_venvs(parser)
     parser.add_argument("--save", action="store_true", help="write the section of benchmarks/README.md")
     arguments = parser.parse_args()
-    arguments.servers = arguments.servers.split(",")
-    arguments.venvs = arguments.venvs.absolute()
+    arguments.servers = choose(parser, "--servers", arguments.servers, SERVERS)
     if min(arguments.rounds, arguments.seconds) < 1:
         parser.error("--rounds and --seconds must be at least 1")
-    for name in arguments.servers:
-        if name not in SERVERS:
-            parser.error(f"--servers names {name!r}; expected some of {known}")
-        if not Path(python := python_of(SERVERS[name].venv, arguments.venvs)).exists():
-            parser.error(
-                f"{SERVERS[name].title} is not installed, {python} does not exist: run make bench-pipeline, name the "
-                f"folder with --venvs, or leave {name} out with --servers"
-            )
-    if shutil.which("wrk") is None:
-        parser.error("wrk, which sends the requests, is not installed: apt-get install wrk")
-    if len(os.sched_getaffinity(0)) < CORES:
-        parser.error(f"this process may use one core only, but {CORES} are needed")
+    kinds = {name: SERVERS[name] for name in arguments.servers}
+    check_machine(parser, kinds, arguments.venvs, CORES, "bench-pipeline")
     return arguments
 
 

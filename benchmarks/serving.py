@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -26,9 +25,10 @@ from servers import report
 from servers.job import WORKERS, Job
 from servers.load import Sample, measure, write_script
 from servers.models import MODELS, write_job
+from servers.options import add_venvs, check_machine, choose
 from servers.process import adopt_orphans, running
 from servers.registry import SERVERS
-from servers.server import Server, ServerError, python_of
+from servers.server import Server, ServerError
 from sides.report import tables
 
 #: The first requests fill caches, start the second worker, and let servers allocate.
@@ -71,50 +71,22 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--connections", default="1,16,64", help="how many at a time (default: 1,16,64)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all servers take turns (default: 5)")
     parser.add_argument("--seconds", type=int, default=2, help="duration of a measurement, whole seconds (default: 2)")
-    parser.add_argument(
-        "--venvs",
-        type=Path,
-        default=Path(os.environ.get("VENVS", ".venvs")),
-        help="the folder with the servers' venvs (default: $VENVS, else .venvs)",
-    )
+    add_venvs(parser)
     parser.add_argument("--save", action="store_true", help="write the section and the plot of benchmarks/README.md")
     arguments = parser.parse_args()
     arguments.models = choose(parser, "--models", arguments.models, MODELS)
     arguments.servers = choose(parser, "--servers", arguments.servers, SERVERS)
-    arguments.venvs = arguments.venvs.absolute()
     try:
         arguments.connections = [int(word) for word in arguments.connections.split(",")]
     except ValueError:
         parser.error(f"--connections is {arguments.connections!r}; expected numbers such as 1,16,64")
     if min(arguments.rounds, arguments.seconds, *arguments.connections) < 1:
         parser.error("--rounds, --seconds and --connections must be at least 1")
-    check_machine(parser, arguments)
-    return arguments
-
-
-def choose(parser: argparse.ArgumentParser, option: str, text: str, known: dict) -> list[str]:
-    """Return the names in a comma-separated list."""
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{option} names {name!r}; expected some of {', '.join(known)}")
-    return names
-
-
-def check_machine(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Exit with one sentence if a program, a package or a core is missing."""
-    if shutil.which("wrk") is None:
-        parser.error("wrk, which sends the requests, is not installed: apt-get install wrk")
-    if len(os.sched_getaffinity(0)) < WORKERS:
-        parser.error(f"this process may use one core only, but {WORKERS} are needed")
-    for name in arguments.servers:
-        if not Path(python := python_of(SERVERS[name].venv, arguments.venvs)).exists():
-            parser.error(
-                f"{SERVERS[name].title} is not installed, {python} does not exist: run make bench-serving, name the "
-                f"folder with --venvs, or leave {name} out with --servers"
-            )
+    kinds = {name: SERVERS[name] for name in arguments.servers}
+    check_machine(parser, kinds, arguments.venvs, WORKERS, "bench-serving")
     if arguments.save and importlib.util.find_spec("matplotlib") is None:
         parser.error("--save needs matplotlib, which is not installed: make bench-serving installs it")
+    return arguments
 
 
 def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> report.ModelResults:
