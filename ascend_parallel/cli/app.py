@@ -50,7 +50,7 @@ COMMANDS = {
         "Convert an ONNX file to MINDIR or OM files for the devices, or to an ONNX file of lower precision.",
     ),
     "migrate": LazyCommand(
-        "migrate", "migrate", "Write the configuration of another server as one for ascend-parallel serve."
+        "migrate", "migrate", "Convert the configuration of another server into one for ascend-parallel serve."
     ),
 }
 

@@ -12,8 +12,6 @@ import typer
 from ascend_parallel.checks import check_installed, check_writable
 from ascend_parallel.errors import ConfigError, UsageError
 
-from .arguments import WorkerPython
-
 if TYPE_CHECKING:
     from ascend_parallel.migration.paddle_serving import Migrated
 
@@ -24,18 +22,26 @@ class Server(str, Enum):
     PADDLE_SERVING = "paddle-serving"
 
 
-From = Annotated[Server, typer.Argument(metavar="SERVER", help="The server that it is for: paddle-serving.")]
-Config = Annotated[Path, typer.Argument(metavar="CONFIG.yml", help="Its configuration.")]
+From = Annotated[Server, typer.Argument(metavar="SERVER", help="Whose configuration it is: paddle-serving.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yml", help="The configuration file of that server.")]
 WebService = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.py",
-        help="The file of Python that builds the ops, such as web_service.py. It is imported. [default: the graph is "
-        "left to be filled in]",
+        help="The Python file that builds the ops, such as web_service.py; migrate imports it. [default: the output "
+        "marks where the graph is to be filled in]",
+    ),
+]
+WorkerPython = Annotated[
+    Path | None,
+    typer.Option(
+        help="Python interpreter that has what the file of --web-service imports; the ops run under it. [default: "
+        "the one of this command]"
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE.yml", help="What is written. [default: standard output]")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE.yml", help="File to write. [default: standard output]"),
 ]
 
 
@@ -46,10 +52,10 @@ def migrate(
     output: Output = None,
     worker_python: WorkerPython = None,
 ) -> None:
-    """Write the configuration of another server as one for ascend-parallel serve.
+    """Convert the configuration of another server into one for ascend-parallel serve.
 
-    Standard error tells by line which settings have no counterpart, and what to do. Paths are relative to the folder of
-    what is written. Example:
+    Settings without a counterpart are reported on standard error, each with its line and what to do. Paths in the
+    output are relative to its folder. Example:
 
     ascend-parallel migrate paddle-serving config.yml --web-service web_service.py -o serve.yml
     """

@@ -66,8 +66,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP and gRPC, by the Open Inference Protocol; requests are batched over all devices.
 
-    For one model, options say all. Several models, pipelines, models that draw pictures, and further settings are
-    described by CONFIG.yml; options of the server, from --host on, then replace those of the file. Example:
+    One model needs options only. CONFIG.yml describes several models, pipelines, models that draw pictures, and further
+    settings; options of the server, from --host on, then replace those of the file. Example:
 
     ascend-parallel serve model.onnx --devices cpu:0,1 --max-batch-size 32
     """
