@@ -235,7 +235,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.python:
         sys.exit("SERVE_PADDLE_PYTHON names no Python with Paddle Serving; make bench-paddle-serving installs one")
-    print("| service | server | requests/s | ascend_parallel is faster by | wrong answers |\n|---|---|---|---|---|")
+    print(
+        "| service | server | requests/s | ascend_parallel, times the server | wrong answers |\n|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory(prefix="paddle-serving-") as folder:
         shutil.copytree(EXAMPLES, Path(folder, "models"))
         subprocess.run([sys.executable, "make_models.py"], cwd=Path(folder, "models"), check=True)
