@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import AscendParallelError, OverloadedError, ServingError
+from ascend_parallel.errors import OverloadedError, ServingError
 from ascend_parallel.serving.batcher import describe_fault
+from ascend_parallel.serving.error_text import reason_of
 from ascend_parallel.serving.failure_log import FailureLog
 from ascend_parallel.serving.observed_batcher import Observer
 from ascend_parallel.serving.request import LARGE_BYTES, InferRequest
@@ -120,7 +121,7 @@ class ServedPipeline(Served):
         if error is None:
             found, error = self._finish(request, outputs or {})
         if error is not None:
-            self.stats.count_failure(_reason(error))
+            self.stats.count_failure(reason_of(error))
             if not run.is_logged:
                 self._note_failure(request, error)
         now_s = time.monotonic()
@@ -140,7 +141,7 @@ class ServedPipeline(Served):
 
     def _note_failure(self, request: InferRequest, error: Exception) -> None:
         """Log a failure, unless it is the client's."""
-        reason = _reason(error)
+        reason = reason_of(error)
         if self._failures is not None and reason != "invalid":
             self._failures.add(request, reason, error)
 
@@ -222,9 +223,3 @@ def _find_names(answer: Wiring) -> list[str] | None:
     """Return the names of the outputs, where the configuration gives all of them."""
     names = [source.name or source.output for source in answer]
     return [name for name in names if name is not None] if None not in names else None
-
-
-def _reason(error: Exception) -> str:
-    """Return the label of a failure in the metrics."""
-    status = error.http_status if isinstance(error, AscendParallelError) else 500
-    return {504: "timeout", 503: "rejected"}.get(status, "invalid" if status < 500 else "error")

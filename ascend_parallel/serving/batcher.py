@@ -24,12 +24,11 @@ from ascend_parallel.errors import (
     AscendParallelError,
     DeadlineError,
     OverloadedError,
-    RunnerClosedError,
     WorkerError,
     WorkerTimeout,
 )
 
-from .error_text import text_of
+from .error_text import reason_of, text_of
 from .failure_log import FailureLog
 from .log import logger
 from .model_stats import ModelStats
@@ -323,7 +322,7 @@ class Batcher(ABC):
     def _fail(self, request: InferRequest, error: Exception, now_s: float) -> None:
         if not request.is_done:
             self._forget_waiting(request)
-            reason = _reason(error)
+            reason = reason_of(error)
             self._stats.count_failure(reason)
             if reason != "invalid":
                 self._failures.add(request, reason, error)
@@ -388,12 +387,3 @@ def _too_late(request: InferRequest, now_s: float) -> DeadlineError:
     waited_ms = (now_s - request.arrived_s) * 1e3
     where = "in the queue" if not request.sent_s else "waiting for its result"
     return DeadlineError(f"the request was not answered in time: it has spent {waited_ms:.0f} ms {where}")
-
-
-def _reason(error: Exception) -> str:
-    """Return the label of a failure in the metrics."""
-    if isinstance(error, (DeadlineError, WorkerTimeout)):
-        return "timeout"
-    if isinstance(error, (OverloadedError, RunnerClosedError)):
-        return "rejected"
-    return "invalid" if isinstance(error, AscendParallelError) and error.http_status < 500 else "error"

@@ -6,8 +6,9 @@ import secrets
 from asyncio import AbstractEventLoop
 from collections import Counter
 
-from ascend_parallel.errors import AscendParallelError, EngineError, WorkerError
+from ascend_parallel.errors import EngineError, WorkerError
 
+from .error_text import status_of
 from .log import logger
 from .request import InferRequest
 
@@ -39,7 +40,7 @@ class FailureLog:
         if self._counts[reason] > MAX_LOGGED:
             return
         request.id = request.id or make_request_id()
-        fields: dict[str, object] = {"request_id": request.id, "status": _status_of(error)}
+        fields: dict[str, object] = {"request_id": request.id, "status": status_of(error)}
         if isinstance(error, WorkerError):
             fields["worker"] = error.device
         if isinstance(error, EngineError) and error.remote_traceback:
@@ -64,7 +65,3 @@ class FailureLog:
 def make_request_id() -> str:
     """Return an id for a request that has none."""
     return secrets.token_hex(8)
-
-
-def _status_of(error: Exception) -> int:
-    return error.http_status if isinstance(error, AscendParallelError) else 500

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
-from ascend_parallel.errors import ShapeError
+from ascend_parallel.errors import RefusedError, ShapeError
 from ascend_parallel.serving.bytes_tensor import MAX_ELEMENTS, decode, encode, to_bytes_array
+from ascend_parallel.serving.http.app import error_response
 
 from . import wire_ops
 from .wire_ops import model, python
@@ -364,6 +365,11 @@ def test_an_output_that_is_not_there(web):
 
 
 # ---- refused
+
+
+def test_an_app_of_another_server_tells_the_code_too():
+    response = error_response(RefusedError("the picture is too dark", code=77))
+    assert (response.status_code, json.loads(response.body)) == (422, {"error": "the picture is too dark", "code": 77})
 
 
 def test_an_op_refuses_with_its_code(web, stub):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ascend_parallel.errors import AscendParallelError, NotFoundError, OverloadedError, UsageError
-from ascend_parallel.serving.error_text import text_of
+from ascend_parallel.serving.error_text import status_of
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.repository import why_not_ready
 from ascend_parallel.serving.rest.metadata import (
@@ -205,7 +205,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     text = f"there is no route {request.url.path}" if error.status_code == 404 else error.detail
     if wants_openai_errors(request):
         return openai_response(HttpError(text), error.status_code, error.headers)
-    return Response(error_body(text), error.status_code, error.headers, "application/json")
+    return Response(error_body(HttpError(text)), error.status_code, error.headers, "application/json")
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
@@ -217,6 +217,5 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 def error_response(error: Exception) -> Response:
     """Return the response to a request that failed, in the protocol's form; of a fault of ours, only its kind."""
-    status = error.http_status if isinstance(error, AscendParallelError) else 500
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error_body(text_of(error)), status, headers, "application/json")
+    return Response(error_body(error), status_of(error), headers, "application/json")

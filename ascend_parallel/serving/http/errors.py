@@ -9,10 +9,10 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from ascend_parallel.errors import AscendParallelError, OverloadedError, RefusedError, UnauthorizedError
-from ascend_parallel.serving.error_text import text_of
+from ascend_parallel.serving.error_text import status_of, text_of
 
 #: Characters of an error's text that are sent: a name that the client made up may be part of it.
-MAX_TEXT_CHARS = 4096
+_MAX_TEXT_CHARS = 4096
 
 
 class HttpError(AscendParallelError):
@@ -35,8 +35,8 @@ def write_error(
     transport: Any, error: Exception, default_headers: list[tuple[bytes, bytes]], *, keep_alive: bool = False
 ) -> int:
     """Write a response in the protocol's form of errors; return its status."""
-    status = error.http_status if isinstance(error, AscendParallelError) else 500
-    body = error_body(text_of(error), code_of(error))
+    status = status_of(error)
+    body = error_body(error)
     lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
     for name, value in [*default_headers, *error_headers(error)]:
         lines += (name, b": ", value, b"\r\n")
@@ -46,16 +46,18 @@ def write_error(
     return status
 
 
-def error_body(text: str, code: int | None = None) -> bytes:
+def error_body(error: Exception) -> bytes:
     """Return the protocol's body of an error; with the code of an op that refused the request."""
-    if len(text) > MAX_TEXT_CHARS:
-        text = f"{text[:MAX_TEXT_CHARS]}..."
-    return json.dumps({"error": text} if code is None else {"error": text, "code": code}).encode()
+    body: dict[str, Any] = {"error": short_text_of(error)}
+    if isinstance(error, RefusedError):
+        body["code"] = error.code
+    return json.dumps(body).encode()
 
 
-def code_of(error: Exception) -> int | None:
-    """Return the code of an op that refused the request; None for other errors."""
-    return error.code if isinstance(error, RefusedError) else None
+def short_text_of(error: Exception) -> str:
+    """Return what a client is told of an error, shortened."""
+    text = text_of(error)
+    return text if len(text) <= _MAX_TEXT_CHARS else f"{text[:_MAX_TEXT_CHARS]}..."
 
 
 def error_headers(error: Exception) -> list[tuple[bytes, bytes]]:

@@ -13,13 +13,14 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ascend_parallel.serving.error_text import status_of
 from ascend_parallel.serving.images.generation_request import GenerationRequest
 from ascend_parallel.serving.images.image_model import Generation, ImageModel
 from ascend_parallel.serving.images.picture import Pixels, Preview, to_png
 from ascend_parallel.serving.log import logger
 
 from .client_watch import ClientGoneError, until_disconnected
-from .openai_errors import describe_error, status_of
+from .openai_errors import describe_error
 
 #: Proxies close connections on which nothing comes for a minute.
 _KEEP_ALIVE_S = 15.0

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ascend_parallel.errors import AscendParallelError, DeadlineError, OverloadedError, UnauthorizedError, WorkerTimeout
-from ascend_parallel.serving.error_text import text_of
+from ascend_parallel.errors import DeadlineError, OverloadedError, UnauthorizedError, WorkerTimeout
+from ascend_parallel.serving.error_text import status_of
 from ascend_parallel.serving.images.errors import FieldError, UnknownModelError
 
-from .errors import MAX_TEXT_CHARS, error_headers
+from .errors import error_headers, short_text_of
 
 _PREFIX = "/v1/"
 #: Codes of errors that have none themselves; OpenAI's own where it has one.
@@ -24,25 +24,13 @@ _CODES: dict[type[Exception], str] = {
 }
 
 
-def is_openai_path(path: str) -> bool:
-    """Whether the errors of a route have OpenAI's form."""
-    return path.startswith(_PREFIX)
-
-
 def describe_error(error: Exception, status: int) -> dict[str, dict[str, str | None]]:
     """Return the error as JSON has it."""
-    text = text_of(error)
     param, code = None, _CODES.get(type(error))
     if isinstance(error, (FieldError, UnknownModelError)):
         param, code = error.param, error.code or None
     kind = "invalid_request_error" if status < 500 else "server_error"
-    message = text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}..."
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def status_of(error: Exception) -> int:
-    """Return the HTTP status of an error."""
-    return error.http_status if isinstance(error, AscendParallelError) else 500
+    return {"error": {"message": short_text_of(error), "type": kind, "param": param, "code": code}}
 
 
 def openai_response(
@@ -61,4 +49,4 @@ def openai_response(
 
 def wants_openai_errors(request: Request) -> bool:
     """Whether a request is for a route whose errors have OpenAI's form."""
-    return is_openai_path(request.url.path)
+    return request.url.path.startswith(_PREFIX)

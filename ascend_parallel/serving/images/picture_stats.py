@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ascend_parallel.errors import AscendParallelError, DeadlineError, OverloadedError, RunnerClosedError, WorkerTimeout
+from ascend_parallel.serving.error_text import reason_of
 from ascend_parallel.serving.model_stats import Histogram
 
 #: Upper ends of the buckets of a picture's time, in seconds.
@@ -39,14 +39,3 @@ class PictureStats:
     def count_failure(self, error: BaseException, pictures: int = 1) -> None:
         """Count pictures that were not."""
         self.failures[reason_of(error)] += pictures
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the label of a failure in the metrics."""
-    if isinstance(error, (DeadlineError, WorkerTimeout)):
-        return "timeout"
-    if isinstance(error, (OverloadedError, RunnerClosedError)):
-        return "rejected"
-    if isinstance(error, AscendParallelError) and error.http_status < 500:
-        return "invalid"
-    return "error" if isinstance(error, Exception) else "canceled"
