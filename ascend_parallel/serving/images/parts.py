@@ -100,33 +100,34 @@ class DiffusionRunner:
         self.runner = runner
         self._folder = folder
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
+        self._building = threading.Lock()
+        self._closing = threading.Lock()
         self._users = len(MODELS)
-        self._is_built = False
         self._error: BaseException | None = None
 
     def build(self) -> None:
         """Build the runner, or wait until another thread has built it; raises what that raised."""
-        with self._lock:
+        with self._building:
             if self._error is not None:
                 raise self._error
-            if not self._is_built:
-                try:
-                    self.runner.build_model()
-                    specs = {name: model.inputs or [] for name, model in self.runner.models.items()}
-                    self.diffusion = StableDiffusion(self._folder, self._tokenizer, specs)
-                    self.sizes = self._find_sizes()
-                except BaseException as error:
-                    self._error = error
-                    raise
-                self._is_built = True
+            if self.sizes:
+                return
+            try:
+                self.runner.build_model()
+                specs = {name: model.inputs or [] for name, model in self.runner.models.items()}
+                self.diffusion = StableDiffusion(self._folder, self._tokenizer, specs)
+                self.sizes = self._find_sizes()
+            except BaseException as error:
+                self._error = error
+                raise
 
     def close(self) -> None:
-        """Close the runner when all three models are closed."""
-        with self._lock:
+        """Close the runner when all three models are closed; a build that is going on ends."""
+        with self._closing:
             self._users -= 1
-            if not self._users:
-                self.runner.close()
+            is_last = self._users <= 0  # fewer: a model that was closed before its build is closed once more
+        if is_last:
+            self.runner.close()
 
     def _find_sizes(self) -> dict[str, tuple[int, int, int]]:
         diffusion = self.diffusion

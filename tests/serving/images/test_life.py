@@ -1,5 +1,6 @@
 """Clients that go away, workers that die, and the end of the server."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,6 +9,12 @@ import socket
 import time
 
 import httpx
+
+from ascend_parallel import ParallelPredictUtils
+from ascend_parallel.diffusion.model_folder import MODELS, find_models
+from ascend_parallel.serving.image_config import ImageConfig
+from ascend_parallel.serving.images.image_model import ImageModel
+from ascend_parallel.serving.repository import Repository
 
 from ..servers import serving
 from .conftest import TINY
@@ -104,3 +111,31 @@ def test_what_is_not_complete_when_the_server_ends_is_told(tmp_path):
         assert last["error"]["message"] == "the server has ended before the pictures were complete"
         assert last["error"]["code"] == "server_overloaded"
         assert server.end() == 0
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+def make(device):
+    Path({begun!r}).touch()
+    time.sleep(60)
+"""
+
+
+def test_an_end_during_the_load_does_not_wait_for_it(tmp_path):
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(SLOW.format(begun=str(begun)))
+    runner = ParallelPredictUtils(dict.fromkeys(MODELS, f"{tmp_path / 'slow.py'}:make"), devices="cpu:0")
+    model = ImageModel(ImageConfig(folder=str(TINY)), find_models(TINY, "onnxruntime"), runner)
+
+    async def load_and_end():
+        repository = Repository(list(model.models), lambda name: [], 0.0)
+        loading = asyncio.ensure_future(repository.load_all())
+        await asyncio.to_thread(wait_until, begun.exists)
+        loading.cancel()
+        await asyncio.wait([loading])
+        await repository.close(0.0)
+
+    asyncio.run(asyncio.wait_for(load_and_end(), WAIT_S))
+    assert [part.state for part in model.models] == ["UNAVAILABLE"] * 3
