@@ -14,7 +14,7 @@ from ascend_parallel.serving.request import LARGE_BYTES
 from ascend_parallel.serving.served import Served
 
 #: What the header content-encoding may say.
-ENCODINGS = (None, b"identity", b"gzip", b"deflate")
+_ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 
 
 class Body:
@@ -49,6 +49,20 @@ class Body:
         if self._reserved:
             self._pending.remove(self._reserved)
             self._reserved = 0
+
+    def check_headers(self) -> None:
+        """Check what the headers say of the body.
+
+        Raises:
+            TooLargeError: it is too large.
+            UsageError: it is compressed in an unknown way.
+        """
+        length = self._headers.get(b"content-length")
+        if length is not None and int(length) > self._limit:  # the HTTP parser has checked that it is a number
+            raise too_large(self._limit)
+        encoding = self._headers.get(b"content-encoding")
+        if encoding not in _ENCODINGS:
+            raise UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
 
     def receive_in_place(self, model: Served) -> None:
         """Have the bytes behind the JSON arrive in the model's shared memory, if they are many and their number known.

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import NotFoundError, UsageError
+from ascend_parallel.errors import NotFoundError
 from ascend_parallel.serving.infer_head import InferHead
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer, write_answer
@@ -14,7 +14,7 @@ from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
-from .body import ENCODINGS, Body, too_large
+from .body import Body
 from .request_id import read_request_id
 
 #: Bodies whose length has no more digits need little memory, and are not counted.
@@ -30,12 +30,8 @@ def prepare_body(service: Service, headers: Mapping[bytes, bytes], body: Body, m
         TooLargeError, OverloadedError: it is too large, or those of all requests are.
         UsageError: it is compressed in an unknown way.
     """
+    body.check_headers()
     length = headers.get(b"content-length")
-    if length is not None and int(length) > service.max_body_bytes:  # the HTTP parser has checked that it is a number
-        raise too_large(service.max_body_bytes)
-    encoding = headers.get(b"content-encoding")
-    if encoding not in ENCODINGS:
-        raise UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
     if length is not None and len(length) > UNCOUNTED_DIGITS:
         body.reserve(int(length))
         with contextlib.suppress(NotFoundError):  # which the client will be told

@@ -8,14 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from ascend_parallel.errors import UsageError
 from ascend_parallel.pipelines.config import RESERVED_SERVICES
 from ascend_parallel.serving.paddle.call import Caller, answer, has_services
 from ascend_parallel.serving.paddle.request import parse_json
 from ascend_parallel.serving.service import Service
 
 from .bodies import to_json
-from .body import ENCODINGS, Body, too_large
+from .body import Body
 from .client_watch import ClientGoneError, until_disconnected
 from .request_id import read_request_id
 
@@ -42,7 +41,7 @@ def paddle_route(service: Service) -> Route:
         headers = dict(request.scope["headers"])
         body = Body(headers, service.max_body_bytes, service.pending)
         try:
-            message = parse_json(await _read(request, headers, body, service))
+            message = parse_json(await _read(request, body))
             caller = Caller(read_request_id(headers), trace_context=headers.get(b"traceparent", b"").decode("latin-1"))
             call = answer(service.repository, message, request.path_params["service"], caller)
             found = await until_disconnected(request.receive, call)
@@ -55,14 +54,9 @@ def paddle_route(service: Service) -> Route:
     return _ServiceRoute(service, infer)
 
 
-async def _read(request: Request, headers: dict[bytes, bytes], body: Body, service: Service) -> bytes:
+async def _read(request: Request, body: Body) -> bytes:
     """Return the body; raises UsageError, TooLargeError and OverloadedError."""
-    length = headers.get(b"content-length")
-    if length is not None and int(length) > service.max_body_bytes:  # the parser has checked that it is a number
-        raise too_large(service.max_body_bytes)
-    encoding = headers.get(b"content-encoding")
-    if encoding not in ENCODINGS:
-        raise UsageError(f"content-encoding is {encoding!r:.100}; expected gzip, deflate or none")
+    body.check_headers()
     async for part in request.stream():
         body.add(part)
     return body.finish()[0]
