@@ -7,7 +7,6 @@ The classes give the names, types, ranges and defaults. ``config_checks.py`` che
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
@@ -22,6 +21,7 @@ from ascend_parallel.serving.model_config import (
     Text,
     Version,
     in_folder,
+    python_in_folder,
     source_file_of,
 )
 
@@ -144,8 +144,8 @@ class OpConfig(RunnerConfig):
         if self.path is not None:
             model = self.model().relative_to(folder)
             found |= {name: getattr(model, name) for name in ("path", "engine", "worker_python", "warmup_examples")}
-        elif self.worker_python is not None and os.sep in self.worker_python:
-            found["worker_python"] = os.path.join(folder, self.worker_python)
+        else:
+            found["worker_python"] = python_in_folder(folder, self.worker_python)
         return self.model_copy(update=found)
 
     def model(self) -> ModelConfig:

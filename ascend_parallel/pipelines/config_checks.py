@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from ascend_parallel.checks import check_file, find_python
 from ascend_parallel.errors import UsageError
-from ascend_parallel.runner.options import check_files, check_options, choose_engine
+from ascend_parallel.runner.options import check_files, choose_engine
 from ascend_parallel.serving.model_checks import ModelCheck, SettingsCheck
 from ascend_parallel.serving.words import Path, dotted
 from ascend_parallel.serving.yaml_file import Problem
@@ -114,5 +113,4 @@ class _PythonOpCheck(SettingsCheck):
             return
         self._try("path", lambda: check_files([path], engine))
         self._try("devices", lambda: op_devices(op))
-        for name, value in op.engine_options.items():
-            self._try("engine_options", partial(check_options, engine, {name: value}), name)
+        self._check_engine_options(engine, op.engine_options)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -26,12 +26,13 @@ from .credentials import check_tls, read_token
 from .image_checks import ImageCheck
 from .image_config import ImageConfig
 from .model_checks import ModelCheck
-from .model_config import ModelConfig
+from .model_config import ModelConfig, Settings
 from .words import Path, describe_schema, describe_value, dotted, find_schema, list_keys, suggest
 from .yaml_file import Problem
 
 __all__ = ["check_config", "check_settings", "make_schema"]
 
+Item = TypeVar("Item", bound=Settings)
 #: Settings that are there after a check even where they are not in the data: they are derived.
 _DERIVED = ("name",)
 #: The last but one part of a path to an item of a list that is never left out.
@@ -68,15 +69,15 @@ def check_config(data: Any, folder: str = "") -> tuple[ServerConfig | None, list
     valid = _leave_out(data, [problem.path for problem in problems])
     settings, more = check_settings(valid, folder)
     problems += more
-    models = dict(_valid_models(valid, folder))
+    models = {number: model.relative_to(folder) for number, model in _valid(valid, "models", ModelConfig)}
     for number, model in models.items():
         problems += ModelCheck(("models", number), model).run()
-    pipelines = dict(_valid_pipelines(valid))
+    pipelines = dict(_valid(valid, "pipelines", PipelineConfig))
     for number, pipeline in pipelines.items():
         problems += _check_pipeline(("pipelines", number), pipeline, folder, problems)
     named: dict[Path, ModelConfig | PipelineConfig] = {("models", number): model for number, model in models.items()}
     named |= {("pipelines", number): pipeline for number, pipeline in pipelines.items()}
-    images = dict(_valid_images(valid, folder))
+    images = {number: image.relative_to(folder) for number, image in _valid(valid, "images", ImageConfig)}
     for number, image in images.items():
         problems += ImageCheck(("images", number), image).run()
     problems += [*_check_names(named), *_check_image_names(named, images), *_check_services(pipelines)]
@@ -185,29 +186,12 @@ def _remove(data: Any, path: Path) -> None:
         data.pop(path[-1], None)
 
 
-def _valid_models(data: Any, folder: str) -> Iterator[tuple[int, ModelConfig]]:
-    models = data.get("models") if isinstance(data, dict) else None
-    for number, model in enumerate(models if isinstance(models, list) else []):
+def _valid(data: Any, section: str, kind: type[Item]) -> Iterator[tuple[int, Item]]:
+    """Yield the items of a section that are valid, each with its number."""
+    items = data.get(section) if isinstance(data, dict) else None
+    for number, item in enumerate(items if isinstance(items, list) else []):
         try:
-            yield number, ModelConfig.model_validate(model).relative_to(folder)
-        except ValidationError:  # it has been reported
-            continue
-
-
-def _valid_pipelines(data: Any) -> Iterator[tuple[int, PipelineConfig]]:
-    pipelines = data.get("pipelines") if isinstance(data, dict) else None
-    for number, pipeline in enumerate(pipelines if isinstance(pipelines, list) else []):
-        try:
-            yield number, PipelineConfig.model_validate(pipeline)
-        except ValidationError:  # it has been reported
-            continue
-
-
-def _valid_images(data: Any, folder: str) -> Iterator[tuple[int, ImageConfig]]:
-    images = data.get("images") if isinstance(data, dict) else None
-    for number, image in enumerate(images if isinstance(images, list) else []):
-        try:
-            yield number, ImageConfig.model_validate(image).relative_to(folder)
+            yield number, kind.model_validate(item)
         except ValidationError:  # it has been reported
             continue
 

@@ -7,7 +7,7 @@ from functools import partial
 from ascend_parallel.checks import check_installed, find_python
 from ascend_parallel.diffusion.model_folder import ModelFolder
 from ascend_parallel.errors import UsageError
-from ascend_parallel.runner.options import check_options, choose_devices, choose_engine
+from ascend_parallel.runner.options import choose_devices, choose_engine
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
 from .image_config import ImageConfig
@@ -54,8 +54,7 @@ class ImageCheck(SettingsCheck):
         self._try("folder", lambda: read_tokenizer(folder))
         self._try("max_steps", lambda: _check_steps(folder, model.max_steps))
         self._try("devices", lambda: choose_devices(model.devices, None, engine))
-        for name, value in model.engine_options.items():
-            self._try("engine_options", partial(check_options, engine, {name: value}), name)
+        self._check_engine_options(engine, model.engine_options)
         if not self._problems:  # whatever else the runner checks
             self._try("folder", lambda: ParallelPredictUtils(**runner_arguments(model, folder)))
 

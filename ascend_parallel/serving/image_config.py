@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ascend_parallel.diffusion.model_folder import MODELS
 
-from .model_config import Count, Name, Settings, Text
+from .model_config import Count, Name, Settings, Text, python_in_folder
 
 __all__ = ["ImageConfig"]
 
@@ -92,7 +92,5 @@ class ImageConfig(Settings):
 
     def relative_to(self, folder: str) -> ImageConfig:
         """Return the same model with its files found from ``folder``."""
-        found = {"folder": os.path.join(folder, self.folder)}
-        if self.worker_python is not None and os.sep in self.worker_python:
-            found["worker_python"] = os.path.join(folder, self.worker_python)
-        return self.model_copy(update=found)
+        python = python_in_folder(folder, self.worker_python)
+        return self.model_copy(update={"folder": os.path.join(folder, self.folder), "worker_python": python})

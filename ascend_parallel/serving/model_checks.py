@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ascend_parallel.checks import check_file, find_python
 from ascend_parallel.devices import Device
@@ -45,7 +45,7 @@ class SettingsCheck:
 
     def _add(self, setting: str, message: str) -> None:
         """Note a problem; the message has no subject."""
-        path = (*self._path, setting) if setting else self._path
+        path = (*self._path, setting)
         self._problems.append(Problem(path, f"{dotted(path)} {message}"))
 
     def _try(self, setting: str, check: Callable[[], Result], *inner: str | int) -> Result | None:
@@ -63,6 +63,11 @@ class SettingsCheck:
                 message = f"{dotted(path)}: {message}"
             self._problems.append(Problem(path, message))
             return None
+
+    def _check_engine_options(self, engine: type[Engine], options: Mapping[str, Any]) -> None:
+        """Check each option by itself, so that a problem names its place."""
+        for name, value in options.items():
+            self._try("engine_options", partial(check_options, engine, {name: value}), name)
 
 
 class ModelCheck(SettingsCheck):
@@ -104,8 +109,7 @@ class ModelCheck(SettingsCheck):
             ),
         )
         self._try("path", lambda: check_files([model.path], engine))
-        for name, value in model.engine_options.items():
-            self._try("engine_options", partial(check_options, engine, {name: value}), name)
+        self._check_engine_options(engine, model.engine_options)
         devices = self._try("devices", lambda: choose_devices(model.devices, None, engine))
         if devices is not None and not self._problems:
             self._check_with_devices(engine, devices)

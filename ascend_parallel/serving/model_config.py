@@ -26,6 +26,7 @@ __all__ = [
     "Text",
     "Version",
     "in_folder",
+    "python_in_folder",
     "source_file_of",
 ]
 
@@ -169,8 +170,7 @@ class ModelConfig(RunnerConfig):
         found: dict[str, Any] = {"engine": engine, "path": in_folder(folder, self.path)}
         if _is_model_file(self.path, engine):
             found["path"] = os.path.join(folder, self.path)
-        if self.worker_python is not None and os.sep in self.worker_python:
-            found["worker_python"] = os.path.join(folder, self.worker_python)
+        found["worker_python"] = python_in_folder(folder, self.worker_python)
         found["warmup_examples"] = [os.path.join(folder, path) for path in self.warmup_examples]
         return self.model_copy(update=found)
 
@@ -192,6 +192,11 @@ def source_file_of(text: str) -> str:
 def in_folder(folder: str, text: str) -> str:
     """Return ``file.py:name`` with the file found from ``folder``; another text is returned as it is."""
     return os.path.join(folder, text) if source_file_of(text) else text
+
+
+def python_in_folder(folder: str, python: str | None) -> str | None:
+    """Return an interpreter that is a file with the file found from ``folder``; a name on PATH is returned as it is."""
+    return os.path.join(folder, python) if python is not None and os.sep in python else python
 
 
 def _is_model_file(path: str, engine: str | None) -> bool:
