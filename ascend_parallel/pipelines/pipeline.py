@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections import deque
@@ -219,32 +220,21 @@ async def _run(served: ServedPipeline, inputs: Mapping[str, Any], timeout_s: flo
     """Run one request in the pipeline's loop."""
     import asyncio
 
+    from ascend_parallel.serving.awaiting import Outputs, settle, wait_for_outputs
+
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise ShapeError(f"inputs are a {type(inputs).__name__}; expected a dict of name -> value")
     try:
         Packed([dict(inputs)])
     except NotPackable as error:
         raise ShapeError(f"input {error.describe(skip=1)}") from None
-    future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-    request = InferRequest(tuple(inputs), list(inputs.values()), lambda request: _resolve(future, request))
+    future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+    request = InferRequest(tuple(inputs), list(inputs.values()), functools.partial(settle, future))
     request.wants_values = True
     if timeout_s is not None:
         request.deadline_s = request.arrived_s + timeout_s
     served.add(request)
-    try:
-        return await future
-    except asyncio.CancelledError:
-        served.cancel(request)
-        raise
-
-
-def _resolve(future: asyncio.Future[dict[str, Any]], request: InferRequest) -> None:
-    if future.done():
-        return
-    if request.error is not None:
-        future.set_exception(request.error)
-    else:
-        future.set_result(request.outputs or {})
+    return await wait_for_outputs(served, request, future)
 
 
 async def _stats(served: ServedPipeline) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ascend_parallel.errors import AscendParallelError
+from ascend_parallel.serving.awaiting import Outputs, settle, wait_for_outputs
 from ascend_parallel.serving.log import logger
-from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
@@ -60,27 +61,14 @@ class InferApp:
             body.clear()
 
     async def _infer(self, model: Served, headers: Headers, body: Body) -> Answer:
-        done = asyncio.get_running_loop().create_future()
-
-        def notify(_: InferRequest) -> None:
-            if not done.done():
-                done.set_result(None)
-
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
         try:
-            head, request = read_request(self._service, model, headers, body, notify)
+            head, request = read_request(self._service, model, headers, body, functools.partial(settle, future))
             model.add(request)
         except AscendParallelError as error:
             model.count_refused(error)
             raise
-        try:
-            await done
-        except asyncio.CancelledError:  # the client is gone
-            model.cancel(request)
-            raise
-        if request.error is not None:
-            raise request.error
-        assert request.outputs is not None
-        return make_answer(self._service, model, head, request.outputs)
+        return make_answer(self._service, model, head, await wait_for_outputs(model, request, future))
 
 
 def own_path(scope: Scope) -> bytes:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from ascend_parallel.batching.batch import Array
+from ascend_parallel.serving.awaiting import Outputs, settle
 from ascend_parallel.serving.request import INF, InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 
@@ -28,11 +29,11 @@ async def ask(
         DeadlineError, WorkerError: as the model's queue raises them.
     """
     loop = asyncio.get_running_loop()
-    queued: list[tuple[InferRequest, asyncio.Future[dict[str, Array]]]] = []
+    queued: list[tuple[InferRequest, asyncio.Future[Outputs]]] = []
     try:
         for inputs in requests:
-            future: asyncio.Future[dict[str, Array]] = loop.create_future()
-            on_done = functools.partial(_settle, future)
+            future: asyncio.Future[Outputs] = loop.create_future()
+            on_done = functools.partial(settle, future)
             request = InferRequest(tuple(inputs), list(inputs.values()), on_done, deadline_s=deadline_s)
             model.add(request)
             queued.append((request, future))
@@ -42,13 +43,3 @@ async def ask(
             model.cancel(request)  # does nothing to one that is done
             if future.done() and not future.cancelled():
                 future.exception()  # was not asked for where another one failed first
-
-
-def _settle(future: asyncio.Future[dict[str, Array]], request: InferRequest) -> None:
-    if future.done():  # its task was cancelled
-        return
-    if request.error is not None:
-        future.set_exception(request.error)
-    else:
-        assert request.outputs is not None
-        future.set_result(request.outputs)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, NamedTuple
 
 from ascend_parallel.errors import AscendParallelError, NotFoundError
+from ascend_parallel.serving.awaiting import Outputs, settle, wait_for_outputs
 from ascend_parallel.serving.error_text import text_of
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.repository import Repository
@@ -66,15 +68,15 @@ async def answer(repository: Repository, message: Any, service: str, caller: Cal
         return PaddleAnswer(code_of(error), text_of(error), [], [])
 
 
-async def _run(pipeline: Served, message: Any, caller: Caller) -> dict[str, Any]:
+async def _run(pipeline: Served, message: Any, caller: Caller) -> Outputs:
     """Return a pipeline's outputs for a message."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
     try:
         read = read_request(message)
         request = InferRequest(
             tuple(read.inputs),
             list(read.inputs.values()),
-            lambda _: None if done.done() else done.set_result(None),
+            functools.partial(settle, future),
             id=str(read.log_id) if read.log_id else caller.request_id,
             deadline_s=caller.deadline_s,
             trace_context=caller.trace_context,
@@ -84,11 +86,4 @@ async def _run(pipeline: Served, message: Any, caller: Caller) -> dict[str, Any]
     except AscendParallelError as error:
         pipeline.count_refused(error)
         raise
-    try:
-        await done
-    except asyncio.CancelledError:
-        pipeline.cancel(request)
-        raise
-    if request.error is not None:
-        raise request.error
-    return request.outputs or {}
+    return await wait_for_outputs(pipeline, request, future)
