@@ -224,9 +224,9 @@ class ImageModel:
 
     async def _draw_all(self, generation: Generation, places: Sequence[Place], taker: Taker) -> None:
         parts = Parts(self._shared.diffusion, *self.models)
-        text = await encode_texts(parts, generation.texts, generation.deadline_s)
+        texts = await encode_texts(parts, generation.texts, generation.deadline_s)
         tasks = [
-            asyncio.ensure_future(self._draw_one(index, Picture(parts, job, text), place, taker))
+            asyncio.ensure_future(self._draw_one(index, Picture(parts, job, texts), place, taker))
             for index, (job, place) in enumerate(zip(generation.jobs, places, strict=True))
         ]
         try:

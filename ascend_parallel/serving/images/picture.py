@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,17 +61,17 @@ class PictureJob(NamedTuple):
 class Picture:
     """A picture that is being drawn."""
 
-    def __init__(self, parts: Parts, job: PictureJob, text: Array) -> None:
+    def __init__(self, parts: Parts, job: PictureJob, texts: Sequence[Array]) -> None:
         """Take what is to be drawn.
 
         Args:
             parts: who computes.
             job: what.
-            text: the text states, (1, tokens, width), or (2, tokens, width) for guidance: the negative prompt first.
+            texts: the text states of each row, (1, tokens, width); with guidance two, the negative prompt's first.
         """
         self._parts = parts
         self._job = job
-        self._text = [_share(parts.unet, row[None]) for row in text]
+        self._texts = texts
         self._sample = parts.unet.empty((1, *job.latent), parts.diffusion.sample_dtype)
 
     async def draw(self, on_step: OnStep) -> Pixels:
@@ -92,7 +92,7 @@ class Picture:
         """
         self._sample[...] = latents
         diffusion = self._parts.diffusion
-        requests = [diffusion.unet_feeds(self._sample, timestep, text) for text in self._text]
+        requests = [diffusion.unet_feeds(self._sample, timestep, text) for text in self._texts]
         rows = await ask(self._parts.unet, requests, self._job.deadline_s)
         return np.concatenate([diffusion.prediction(outputs) for outputs in rows])
 
@@ -107,13 +107,16 @@ class Picture:
         return pixels
 
 
-async def encode_texts(parts: Parts, texts: list[str], deadline_s: float) -> Array:
-    """Return the text states of texts, (N, tokens, width); raises what :func:`ask` raises."""
+async def encode_texts(parts: Parts, texts: list[str], deadline_s: float) -> list[Array]:
+    """Return the text states of each text, (1, tokens, width), where the U-Net's workers read them.
+
+    All pictures of a request have the same. Raises what :func:`ask` raises.
+    """
     diffusion = parts.diffusion
     feeds = diffusion.text_feeds(texts)
     rows = [{name: array[i : i + 1] for name, array in feeds.items()} for i in range(len(texts))]
     states = [diffusion.text_states(outputs) for outputs in await ask(parts.text_encoder, rows, deadline_s)]
-    return np.concatenate(states)
+    return [_share(parts.unet, state) for state in states]
 
 
 def to_png(pixels: Pixels) -> bytes:
