@@ -42,8 +42,10 @@ class PictureList:
 
     async def take_picture(self, index: int, pixels: Pixels) -> None:
         """Take a picture that is complete."""
-        png = await asyncio.to_thread(to_png, pixels)
-        answer = {"url": self._keep(png)} if self._keep else {"b64_json": await asyncio.to_thread(_to_base64, png)}
+        if self._keep:
+            answer = {"url": self._keep(await asyncio.to_thread(to_png, pixels))}
+        else:
+            answer = {"b64_json": await asyncio.to_thread(_to_base64_png, pixels)}
         self._data[index] = {**answer, "seed": self._generation.jobs[index].seed}
 
     def describe(self) -> dict[str, Any]:
@@ -54,11 +56,11 @@ class PictureList:
             "background": "opaque",
             "output_format": "png",
             "size": self._generation.size,
-            "usage": describe_usage(self._generation.tokens),
+            "usage": _describe_usage(self._generation.tokens),
         }
 
 
-def describe_usage(tokens: int) -> dict[str, Any]:
+def _describe_usage(tokens: int) -> dict[str, Any]:
     """Return OpenAI's account of a request: the tokens of its prompt; pictures here have none."""
     return {
         "input_tokens": tokens,
@@ -68,8 +70,9 @@ def describe_usage(tokens: int) -> dict[str, Any]:
     }
 
 
-def _to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _to_base64_png(pixels: Pixels) -> str:
+    """Return a picture as JSON has it; called in another thread."""
+    return base64.b64encode(to_png(pixels)).decode()
 
 
 class PictureEvents(Response):
@@ -123,23 +126,22 @@ class PictureEvents(Response):
             return
         steps = {"index": index, "step": step, "steps": self._generation.steps}
         if step in self._shown_steps:
-            png = await asyncio.to_thread(to_png, await preview())
+            pixels = await preview()
             partial = {"partial_image_index": self._partial_counts[index], **steps}
             self._partial_counts[index] += 1
-            await self._put_picture("image_generation.partial_image", index, png, partial)
+            await self._put_picture("image_generation.partial_image", index, pixels, partial)
         elif self._tells_progress:
             self._put_event("image_generation.progress", {"type": "image_generation.progress", **steps})
 
     async def take_picture(self, index: int, pixels: Pixels) -> None:
         """Send a picture that is complete."""
-        png = await asyncio.to_thread(to_png, pixels)
-        more = {"index": index, "usage": describe_usage(self._generation.tokens)}
-        await self._put_picture("image_generation.completed", index, png, more)
+        more = {"index": index, "usage": _describe_usage(self._generation.tokens)}
+        await self._put_picture("image_generation.completed", index, pixels, more)
 
-    async def _put_picture(self, kind: str, index: int, png: bytes, more: dict[str, Any]) -> None:
+    async def _put_picture(self, kind: str, index: int, pixels: Pixels, more: dict[str, Any]) -> None:
         event = {
             "type": kind,
-            "b64_json": await asyncio.to_thread(_to_base64, png),
+            "b64_json": await asyncio.to_thread(_to_base64_png, pixels),
             "created_at": int(time.time()),
             "size": self._generation.size,
             "quality": "auto",
