@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
 from ascend_parallel.errors import AscendParallelError
 
 from .images.image_metrics import ImageCollector
 from .images.image_service import ImageService
-from .metric_buckets import count_buckets
-from .model_stats import FAILURES, Histogram
+from .metric_families import Families
+from .model_stats import Histogram
 from .repository import Repository
 from .served import Served
 
-_PREFIX = "ascend_parallel_inference_"
 _LABELS = ("model", "version")
 #: One bucket of so many is shown of a histogram of times: 21 are enough for a dashboard.
 _SHOWN_TIMES = 3
@@ -42,54 +41,30 @@ class _Collector:
 
     def __init__(self, repository: Repository) -> None:
         self._models = [model for served in repository for model in (served, *served.parts)]
+        labelled = [((model.name, model.version), model) for model in self._models]
+        self._families: Families[Served] = Families("ascend_parallel_inference_", _LABELS, labelled)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        yield self._counter("request_success", "Requests answered with outputs", lambda m: m.stats.successes)
-        yield self._failures()
-        yield self._counter("count", "Rows of the requests answered with outputs", lambda m: m.stats.rows)
-        yield self._counter("exec_count", "Batches computed", lambda m: m.stats.batches)
-        yield self._counter("request_duration_us", "Time of requests from arrival to answer", _us("request_s"))
-        yield self._counter("queue_duration_us", "Time of requests until their batch was sent", _us("queue_s"))
-        yield self._counter("compute_infer_duration_us", "Time of batches in the engine", _us("compute_s"))
-        yield self._gauge("pending_request_count", "Requests that wait", lambda m: m.waiting)
-        yield self._gauge("running_batch_count", "Batches that workers have", lambda m: m.running)
-        yield self._gauge("ready", "1 if the model can compute", lambda m: int(m.is_ready))
-        yield self._histogram("request_seconds", "Requests by time", lambda m: m.stats.request_s)
-        yield self._histogram("queue_seconds", "Requests by time until their batch was sent", lambda m: m.stats.queue_s)
-        yield self._histogram("compute_seconds", "Batches by time in the engine", lambda m: m.stats.compute_s)
-        yield self._histogram("batch_rows", "Batches by rows", lambda m: m.stats.batch_rows, shown=1)
+        of = self._families
+        yield of.counter("request_success", "Requests answered with outputs", lambda m: m.stats.successes)
+        yield of.failures("request_failure", "Requests that failed, by reason", lambda m: m.stats.failures)
+        yield of.counter("count", "Rows of the requests answered with outputs", lambda m: m.stats.rows)
+        yield of.counter("exec_count", "Batches computed", lambda m: m.stats.batches)
+        yield of.counter("request_duration_us", "Time of requests from arrival to answer", _us("request_s"))
+        yield of.counter("queue_duration_us", "Time of requests until their batch was sent", _us("queue_s"))
+        yield of.counter("compute_infer_duration_us", "Time of batches in the engine", _us("compute_s"))
+        yield of.gauge("pending_request_count", "Requests that wait", lambda m: m.waiting)
+        yield of.gauge("running_batch_count", "Batches that workers have", lambda m: m.running)
+        yield of.gauge("ready", "1 if the model can compute", lambda m: int(m.is_ready))
+        yield self._times("request_seconds", "Requests by time", "request_s")
+        yield self._times("queue_seconds", "Requests by time until their batch was sent", "queue_s")
+        yield self._times("compute_seconds", "Batches by time in the engine", "compute_s")
+        yield of.histogram("batch_rows", "Batches by rows", lambda m: m.stats.batch_rows, shown=1)
         yield from self._workers()
 
-    def _counter(self, name: str, text: str, read: Callable[[Served], float]) -> Metric:
-        family = CounterMetricFamily(_PREFIX + name, text, labels=_LABELS)
-        for model in self._models:
-            family.add_metric((model.name, model.version), read(model))
-        return family
-
-    def _gauge(self, name: str, text: str, read: Callable[[Served], float]) -> Metric:
-        family = GaugeMetricFamily(_PREFIX + name, text, labels=_LABELS)
-        for model in self._models:
-            family.add_metric((model.name, model.version), read(model))
-        return family
-
-    def _failures(self) -> Metric:
-        family = CounterMetricFamily(
-            _PREFIX + "request_failure", "Requests that failed, by reason", labels=(*_LABELS, "reason")
-        )
-        for model in self._models:
-            for reason in FAILURES:
-                family.add_metric((model.name, model.version, reason), model.stats.failures[reason])
-        return family
-
-    def _histogram(
-        self, name: str, text: str, read: Callable[[Served], Histogram], shown: int = _SHOWN_TIMES
-    ) -> Metric:
-        family = HistogramMetricFamily(_PREFIX + name, text, labels=_LABELS)
-        for model in self._models:
-            histogram = read(model)
-            family.add_metric((model.name, model.version), count_buckets(histogram, shown), histogram.total)
-        return family
+    def _times(self, name: str, text: str, attribute: str) -> Metric:
+        return self._families.histogram(name, text, lambda m: getattr(m.stats, attribute), shown=_SHOWN_TIMES)
 
     def _workers(self) -> Iterator[Metric]:
         labels = (*_LABELS, "worker")
