@@ -21,7 +21,7 @@ from .servers import serving
 
 TINY = Path(__file__).parents[2] / "examples" / "sd21" / "tiny"
 #: Files of the page, which the page names.
-FILES = {"/page.css", "/page.js", "/images.css", "/images.js"}
+FILES = {"/page.css", "/page.js", "/common.js", "/images.css", "/images.js"}
 METHODS = {"get", "post", "put", "delete", "patch"}
 
 

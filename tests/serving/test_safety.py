@@ -123,7 +123,7 @@ def test_routes_need_the_token(web, method, path):
         assert web.request(method, path, headers={"authorization": f"{scheme} {TOKEN}"}).status_code != 401
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready"])
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/common.js", "/v2/health/live", "/v2/health/ready"])
 def test_the_page_and_probes_need_no_token(web, path):
     assert web.get(path).status_code == 200
 

@@ -19,10 +19,12 @@ from ascend_parallel.serving.rest.metadata import describe_model
 from ascend_parallel.serving.served import Served
 
 _FOLDER = Path(__file__).parents[1] / "page"
-_FILES = {
+#: Path -> the file and its type. They need no token: the page asks for it itself.
+FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/common.js": ("common.js", "text/javascript"),
     "/images": ("images.html", "text/html"),
     "/images.css": ("images.css", "text/css"),
     "/images.js": ("images.js", "text/javascript"),
@@ -39,11 +41,11 @@ _HEADERS = {
 
 def page_routes() -> list[Route]:
     """Return the routes of the pages' files."""
-    return [Route(path, _answer_file, methods=["GET"]) for path in _FILES]
+    return [Route(path, _answer_file, methods=["GET"]) for path in FILES]
 
 
 async def _answer_file(request: Request) -> Response:
-    name, media_type = _FILES[request.scope["path"]]
+    name, media_type = FILES[request.scope["path"]]
     return Response((_FOLDER / name).read_bytes(), media_type=media_type, headers=_HEADERS)
 
 

@@ -9,16 +9,14 @@ from ascend_parallel.errors import UnauthorizedError
 from ascend_parallel.serving.service import Service
 
 from .image_routes import PICTURES_PATH
+from .page import FILES
 
-#: Routes without a token: probes have none, the page asks for it itself, and the description of the routes is public.
-OPEN_PATHS = (
-    *("/", "/page.css", "/page.js", "/images", "/images.css", "/images.js", "/openapi.json"),
-    *("/v2/health/live", "/v2/health/ready"),
-)
+#: Routes without a token: the pages' files, probes, which have none, and the public description of the routes.
+_OPEN_PATHS = (*FILES, "/openapi.json", "/v2/health/live", "/v2/health/ready")
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(PICTURES_PATH)
+    return path in _OPEN_PATHS or path.startswith(PICTURES_PATH)
 
 
 class TokenCheck:

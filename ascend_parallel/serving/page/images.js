@@ -6,24 +6,9 @@ const POLL_MS = 3000; // until the model is there, and after it was gone
 const SHOWN_PICTURES = 60;
 const SMALL_PIXELS = 256; // pictures up to this width are enlarged with sharp pixels
 
-const find = (selector, within = document) => within.querySelector(selector);
-let token = sessionStorage.getItem("token") || "";
 let models = [];
 let drawing = null; // what stops the drawing that runs
 let timer = 0;
-
-function headers(extra = {}) {
-  return token ? { ...extra, Authorization: `Bearer ${token}` } : extra;
-}
-
-function setText(element, text) {
-  if (element.textContent !== String(text)) element.textContent = text;
-}
-
-function showState(text, kind) {
-  setText(find("#state"), text);
-  find("#state").className = `pill ${kind}`;
-}
 
 // ---- the models
 
@@ -31,24 +16,29 @@ async function loadModels() {
   let isReady = false;
   try {
     const response = await fetch("v1/models", { headers: headers(), cache: "no-store" });
-    askForToken(response.status === 401);
+    noteStatus(response.status);
     if (response.ok) isReady = takeModels((await response.json()).data);
-    else showState(response.status === 401 ? "token needed" : `error ${response.status}`, "bad");
+    else showPill(response.status === 401 ? "token needed" : `error ${response.status}`, "bad");
   } catch {
-    showState("no connection", "bad");
+    showPill("no connection", "bad");
   }
   clearTimeout(timer);
   if (!isReady) timer = setTimeout(loadModels, POLL_MS);
-  return isReady;
+}
+
+/** Show the form of the token instead of that of pictures where the server asks for one. */
+function noteStatus(status) {
+  if (status === 401) find("main").hidden = true;
+  askForToken(status === 401);
 }
 
 /** Fill the form with what the models offer; return whether they are loaded. */
 function takeModels(found) {
   models = found;
   find("main").hidden = !models.length;
-  if (!models.length) showState("no model draws pictures", "bad");
+  if (!models.length) showPill("no model draws pictures", "bad");
   const isReady = models.length > 0 && models.every((model) => model.sizes.length);
-  if (models.length) showState(isReady ? "ready" : "loading", isReady ? "good" : "bad");
+  if (models.length) showPill(isReady ? "ready" : "loading", isReady ? "good" : "bad");
   if (!isReady) return false;
   find("#model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   showDefaults();
@@ -123,7 +113,7 @@ async function receive(request, frames, signal) {
     signal,
   });
   if (!response.ok) {
-    askForToken(response.status === 401);
+    noteStatus(response.status);
     throw new Error((await response.json()).error.message);
   }
   for await (const event of readEvents(response.body)) take(event, frames);
@@ -189,31 +179,11 @@ function complete(frame, event) {
   link.hidden = false;
 }
 
-// ---- the token
-
-function askForToken(isNeeded) {
-  const form = find("#token-form");
-  if (isNeeded) find("main").hidden = true;
-  if (form.hidden === !isNeeded) return;
-  form.hidden = !isNeeded;
-  if (isNeeded) find("#token").focus();
-}
-
-async function useToken(event) {
-  event.preventDefault();
-  token = find("#token").value;
-  sessionStorage.setItem("token", token);
-  setText(find("#token-error"), "");
-  if (!(await loadModels()) && !find("#token-form").hidden) {
-    setText(find("#token-error"), "The server does not take this token.");
-  }
-}
-
 find("#draw-form").addEventListener("submit", draw);
 find("#prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) draw(event);
 });
 find("#stop").addEventListener("click", () => drawing?.abort());
 find("#model").addEventListener("change", showDefaults);
-find("#token-form").addEventListener("submit", useToken);
+find("#token-form").addEventListener("submit", (event) => useToken(event, loadModels));
 loadModels();

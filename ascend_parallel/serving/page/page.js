@@ -7,25 +7,12 @@ const SHOWN_SAMPLES = 60;
 const WINDOW_SAMPLES = 10;
 const SHOWN_ELEMENTS = 1000; // of an output
 
-const find = (selector, within = document) => within.querySelector(selector);
 const samples = []; // the latest answers of /status, the newest last
 const cards = new Map();
-let token = sessionStorage.getItem("token") || "";
 let isRunning = false;
 
-function headers(extra = {}) {
-  return token ? { ...extra, Authorization: `Bearer ${token}` } : extra;
-}
-
-/** Set a text where it has changed: screen readers tell only news, and selections stay. */
-function setText(element, text) {
-  if (element.textContent !== String(text)) element.textContent = text;
-}
-
 function showState(text, kind) {
-  const pill = find("#state");
-  setText(pill, text);
-  pill.className = `pill ${kind}`;
+  showPill(text, kind);
   find("main").classList.toggle("stale", kind === "bad" && text !== "not ready");
 }
 
@@ -273,24 +260,6 @@ function describe(output) {
   return `${output.name} ${output.datatype} [${output.shape.join(", ")}]\n${elements}${more > 0 ? `, and ${more} more` : ""}`;
 }
 
-// ---- the token
-
-function askForToken(isNeeded) {
-  const form = find("#token-form");
-  if (form.hidden === !isNeeded) return;
-  form.hidden = !isNeeded;
-  if (isNeeded) find("#token").focus();
-}
-
-async function useToken(event) {
-  event.preventDefault();
-  token = find("#token").value;
-  sessionStorage.setItem("token", token);
-  setText(find("#token-error"), "");
-  await poll();
-  if (!find("#token-form").hidden) setText(find("#token-error"), "The server does not take this token.");
-}
-
 /** Show the metrics of a server with a token: a link sends none. */
 async function showMetrics(event) {
   if (!token) return;
@@ -304,6 +273,6 @@ find("#inputs").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) infer(event);
 });
 find("#model").addEventListener("change", showExample);
-find("#token-form").addEventListener("submit", useToken);
+find("#token-form").addEventListener("submit", (event) => useToken(event, poll));
 find("#metrics").addEventListener("click", showMetrics);
 pollForever();
