@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+T = TypeVar("T")
+WAIT_S = 20
 
 #: What a browser does beside showing a page: none of it, and nothing from the network.
 _OPTIONS = (
@@ -43,6 +50,21 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
         yield page
     finally:
         page.quit()
+
+
+def wait(page: webdriver.Chrome, condition: Callable[[], T]) -> T:
+    """Return what a condition returns as soon as it is true."""
+    return WebDriverWait(page, WAIT_S, 0.05).until(lambda _: condition())
+
+
+def element(page: webdriver.Chrome, selector: str) -> WebElement:
+    """Return an element of the page."""
+    return page.find_element(By.CSS_SELECTOR, selector)
+
+
+def text(page: webdriver.Chrome, selector: str) -> str:
+    """Return the text of an element as a reader sees it."""
+    return element(page, selector).text
 
 
 def set_colors(page: webdriver.Chrome, scheme: str) -> None:

@@ -8,13 +8,12 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
-from .browser import chromium, set_colors, set_width
+from .browser import chromium, element, set_colors, set_width, text, wait
 from .servers import serving
 from .serving_models import write_factories
 
-WAIT_S = 20
 #: What stands where there is no figure: a dash.
 NONE = "\N{EN DASH}"
 #: A name that is markup, if a page takes it for some.
@@ -55,18 +54,6 @@ def page(browser, server):
     wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "article")) == 2)
     yield browser
     assert browser.get_log("browser") == []
-
-
-def wait(browser, condition):
-    return WebDriverWait(browser, WAIT_S, 0.05).until(lambda _: condition())
-
-
-def element(page, selector):
-    return page.find_element(By.CSS_SELECTOR, selector)
-
-
-def text(page, selector):
-    return element(page, selector).text
 
 
 def figure(page, card, name):

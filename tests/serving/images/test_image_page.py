@@ -7,15 +7,14 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
-from ..browser import chromium, set_colors, set_width
+from ..browser import chromium, element, set_colors, set_width, text, wait
 from ..servers import serving
 from ..test_page import CONTRASTS
 from .conftest import TINY
 from .pictures import assert_same, read_png
 
-WAIT_S = 20
 PROMPT = "a blue square on pink"
 #: Notes each picture that the page shows.
 WATCH = """
@@ -39,18 +38,6 @@ def page(browser, server):
     wait(browser, lambda: text(browser, "#state") == "ready")
     yield browser
     assert browser.get_log("browser") == []
-
-
-def wait(browser, condition):
-    return WebDriverWait(browser, WAIT_S, 0.05).until(lambda _: condition())
-
-
-def element(page, selector):
-    return page.find_element(By.CSS_SELECTOR, selector)
-
-
-def text(page, selector):
-    return element(page, selector).text
 
 
 def write(page, selector, value):
