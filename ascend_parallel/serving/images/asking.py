@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.serving.awaiting import Outputs, settle
-from ascend_parallel.serving.request import INF, InferRequest
+from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 
 
-async def ask(
-    model: ServedModel, requests: Sequence[Mapping[str, Array]], deadline_s: float = INF
-) -> list[dict[str, Array]]:
+async def ask(model: ServedModel, requests: Sequence[Mapping[str, Array]], deadline_s: float) -> list[dict[str, Array]]:
     """Queue several requests, which may be in different batches; return the outputs of each.
 
     Whatever ends this early, a failure of one of them too, drops the others.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -38,8 +39,7 @@ class Generation(NamedTuple):
         size: "WIDTHxHEIGHT".
         steps: of each picture.
         jobs: one for each picture.
-        arrived_s: ``time.monotonic`` when it came.
-        deadline_s: likewise, from when on it is too late.
+        deadline_s: ``time.monotonic`` from which on it is too late.
     """
 
     texts: list[str]
@@ -47,7 +47,6 @@ class Generation(NamedTuple):
     size: str
     steps: int
     jobs: list[PictureJob]
-    arrived_s: float
     deadline_s: float
 
 
@@ -102,7 +101,6 @@ class ImageModel:
             self._make_part("unet", config.max_batch_size),
             self._make_part("vae_decoder", 1),  # the memory of its activations is that of several U-Nets
         ]
-        self._queue: PictureQueue | None = None
         self._drawing: set[asyncio.Task[Any]] = set()
         self._has_given_up = False
 
@@ -120,17 +118,19 @@ class ImageModel:
         """
         return self._shared.sizes
 
-    def _check_ready(self) -> PictureQueue:
-        """Return the queue; raises OverloadedError where the model is not loaded yet, or not any more."""
+    def _check_ready(self) -> None:
+        """Raise OverloadedError where the model is not loaded yet, or not any more."""
         for model in self.models:
             if model.state != "READY":
                 raise OverloadedError(f"model {self.name!r} {model.reason}")
-        if self._queue is None:
-            unet = self.models[1]
-            capacity = unet.runner.capacity
-            max_drawing = max(capacity, capacity * unet.max_rows // 2)
-            self._queue = PictureQueue(self.config.max_queue_size, max_drawing, self.stats)
-        return self._queue
+
+    @functools.cached_property
+    def _queue(self) -> PictureQueue:
+        """The queue, of a model that is loaded: how many pictures fill all batches, the workers decide."""
+        unet = self.models[1]
+        capacity = unet.runner.capacity
+        max_drawing = max(capacity, capacity * unet.max_rows // 2)
+        return PictureQueue(self.config.max_queue_size, max_drawing, self.stats)
 
     # ---- requests
 
@@ -141,7 +141,7 @@ class ImageModel:
             FieldError: the model does not do it.
             OverloadedError: the model is not ready.
         """
-        arrived_s = time.monotonic()
+        deadline_s = time.monotonic() + self.config.timeout_s
         self._check_ready()
         config = self.config
         count, steps = request.n or 1, request.steps or config.steps
@@ -154,10 +154,9 @@ class ImageModel:
         await self._count_tokens("negative_prompt", negative)
         texts = [negative, request.prompt] if scale > 1 else [request.prompt]
         seed = secrets.randbelow(_MADE_UP_SEEDS) if request.seed is None else request.seed
-        deadline_s = arrived_s + config.timeout_s
         scheduler = self._make_scheduler(steps)
         jobs = [PictureJob(seed + i, scale, latent, scheduler, deadline_s) for i in range(count)]
-        return Generation(texts, tokens, size, steps, jobs, arrived_s, deadline_s)
+        return Generation(texts, tokens, size, steps, jobs, deadline_s)
 
     def _make_scheduler(self, steps: int) -> DDIMScheduler:
         scheduler = DDIMScheduler(self._sampler_config)
@@ -194,10 +193,10 @@ class ImageModel:
             DeadlineError, WorkerError: they could not be computed.
             AscendParallelError: the models computed numbers that are not finite.
         """
-        queue = self._check_ready()
+        self._check_ready()
         places: list[Place] = []
         try:
-            places += queue.enter(len(generation.jobs))
+            places += self._queue.enter(len(generation.jobs))
             await self._draw_in_time(self._draw_all(generation, places, taker), generation.deadline_s)
         except BaseException as error:
             complete = sum([place.is_complete for place in places])
@@ -246,8 +245,7 @@ class ImageModel:
         pixels = await picture.draw(take_step)
         place.leave()
         await taker.take_picture(index, pixels)
-        if self._queue is not None:
-            self._queue.note_complete(place)
+        self._queue.note_complete(place)
 
     def give_up(self) -> None:
         """Fail all pictures at once, as the server ends."""

@@ -36,6 +36,6 @@ class PictureStats:
         self.pictures += 1
         self.picture_s.add(seconds)
 
-    def count_failure(self, error: BaseException, pictures: int = 1) -> None:
+    def count_failure(self, error: BaseException, pictures: int) -> None:
         """Count pictures that were not."""
         self.failures[reason_of(error)] += pictures

@@ -130,7 +130,7 @@ def test_a_picture_does_not_wait_for_a_client_that_takes_nothing():
     async def run():
         model, sent = Drawn(), []
         job = PictureJob(1, 4.0, (4, 8, 8), None)
-        generation = Generation(["", PROMPT], 5, "64x64", 100, [job], 0.0, 60.0)
+        generation = Generation(["", PROMPT], 5, "64x64", 100, [job], 60.0)
         request = read_request({"prompt": PROMPT, "stream": True, "partial_images": 99, "progress": True})
 
         async def send(message):
