@@ -6,11 +6,9 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf.json_format import ParseDict, ParseError
 from pydantic_core import from_json
 
 from ascend_parallel.errors import UsageError
-from ascend_parallel.serving.grpc.messages import PaddleRequest as Message
 
 from .codes import PackageError
 
@@ -44,6 +42,11 @@ class PaddleRequest(NamedTuple):
 
 def parse_json(text: bytes) -> Any:
     """Return the message that JSON stands for; raises UsageError. Keys that the message does not have are ignored."""
+    # Not above: a server without such clients, and without gRPC, does not need protobuf.
+    from google.protobuf.json_format import ParseDict, ParseError
+
+    from ascend_parallel.serving.grpc.messages import PaddleRequest as Message
+
     try:
         body = from_json(text) if text.strip() else {}
     except ValueError as error:
