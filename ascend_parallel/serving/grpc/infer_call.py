@@ -48,7 +48,6 @@ class InferCall:
         self._error: Exception | None = None
         self._reserved = 0
         try:
-            self._reserve(len(data))
             self._add(data, metadata, deadline_s)
         except Exception as error:
             self._error = error
@@ -59,6 +58,7 @@ class InferCall:
     def _add(self, data: bytes, metadata: Mapping[str, str | bytes], deadline_s: float) -> None:
         parts = split(data)
         self._id = parts.id
+        self._reserve(len(data))
         read = self._read = read_request(data, parts)
         model = self._model = self._service.repository.find(read.model, read.version)
         head = read.head
@@ -83,8 +83,9 @@ class InferCall:
             self._reserved = size
 
     def _release(self) -> None:
-        self._service.pending.remove(self._reserved)
-        self._reserved = 0
+        if self._reserved:
+            self._service.pending.remove(self._reserved)
+            self._reserved = 0
 
     def _note_done(self, request: InferRequest) -> None:
         self._release()

@@ -15,6 +15,7 @@ import tritonclient.grpc as triton
 import trustme
 from faults.procs import wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from ..servers import serving
@@ -195,6 +196,15 @@ def test_all_messages_together_are_bounded(own_gate, tmp_path):
         go_on = own_gate.wait_for_batch()
         with pytest.raises(InferenceServerException, match="max_pending_bytes"):
             client.infer("m", [tensor("x", large)])
+        with grpc.insecure_channel(
+            f"127.0.0.1:{server.grpc_port}"
+        ) as channel:  # an error in a stream names its request
+            given = service_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=large.shape)
+            request = service_pb2.ModelInferRequest(
+                model_name="m", id="two", inputs=[given], raw_input_contents=[large.tobytes()]
+            )
+            (answer,) = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]))
+        assert "max_pending_bytes" in answer.error_message and answer.infer_response.id == "two"
         go_on()
         assert done.get(timeout=10)[1] is None
         client.async_infer("m", [tensor("x", large)], lambda result, error: done.put((result, error)))
