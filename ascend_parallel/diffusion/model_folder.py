@@ -17,6 +17,9 @@ from typing import Any
 
 from ascend_parallel.errors import UsageError
 
+from .scheduler import DDIMScheduler
+from .tokenizer import ClipTokenizer
+
 MODELS = ("text_encoder", "unet", "vae_decoder")
 #: Engine -> the suffix of its model files.
 SUFFIXES = {"mslite": ".mindir", "onnxruntime": ".onnx"}
@@ -48,6 +51,20 @@ class ModelFolder:
     engine: str
     files: Mapping[str, Path]
     settings: Mapping[str, Mapping[str, Any]]
+
+    def read_tokenizer(self) -> ClipTokenizer:
+        """Return the tokenizer; raises UsageError."""
+        try:
+            return ClipTokenizer.from_folder(self.path / "tokenizer")
+        except (OSError, ValueError) as error:
+            raise UsageError(str(error)) from error
+
+    def read_sampler(self) -> DDIMScheduler:
+        """Return the sampler, without time steps; raises UsageError."""
+        try:
+            return DDIMScheduler.from_config(self.path / "scheduler" / "scheduler_config.json")
+        except (OSError, ValueError) as error:
+            raise UsageError(str(error)) from error
 
     @property
     def needs_conversion(self) -> bool:

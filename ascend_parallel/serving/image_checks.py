@@ -11,7 +11,7 @@ from ascend_parallel.runner.options import choose_devices, choose_engine
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
 from .image_config import ImageConfig
-from .images.parts import read_folder, read_sampler, read_size, read_tokenizer, runner_arguments
+from .images.parts import read_folder, read_size, runner_arguments
 from .model_checks import SettingsCheck
 from .words import Path
 from .yaml_file import Problem
@@ -51,7 +51,7 @@ class ImageCheck(SettingsCheck):
     def _check_folder(self, folder: ModelFolder) -> None:
         model = self._model
         engine = choose_engine([str(file) for file in folder.files.values()], folder.engine)
-        self._try("folder", lambda: read_tokenizer(folder))
+        self._try("folder", folder.read_tokenizer)
         self._try("max_steps", lambda: _check_steps(folder, model.max_steps))
         self._try("devices", lambda: choose_devices(model.devices, None, engine))
         self._check_engine_options(engine, model.engine_options)
@@ -60,7 +60,7 @@ class ImageCheck(SettingsCheck):
 
 
 def _check_steps(folder: ModelFolder, steps: int) -> None:
-    sampler = read_sampler(folder)
+    sampler = folder.read_sampler()
     try:
         sampler.set_timesteps(steps)
     except ValueError as error:

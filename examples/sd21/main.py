@@ -139,14 +139,10 @@ def check_packages() -> None:
 
 def load_parts(folder: ModelFolder, steps: int) -> tuple[ClipTokenizer, DDIMScheduler]:
     """Read the tokenizer and the scheduler, with its time steps; raises UsageError."""
-    from ascend_parallel.diffusion.scheduler import DDIMScheduler
-    from ascend_parallel.diffusion.tokenizer import ClipTokenizer
-
+    tokenizer, scheduler = folder.read_tokenizer(), folder.read_sampler()
     try:
-        tokenizer = ClipTokenizer.from_folder(folder.path / "tokenizer")
-        scheduler = DDIMScheduler.from_config(folder.path / "scheduler" / "scheduler_config.json")
         scheduler.set_timesteps(steps)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
     return tokenizer, scheduler
 

@@ -33,8 +33,6 @@ from text_to_image import Request, TextToImage
 
 from ascend_parallel import ParallelPredictUtils, parse_devices
 from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
-from ascend_parallel.diffusion.scheduler import DDIMScheduler
-from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 PROMPT = "a red circle on white"
 MS_PER_ROW = 40.0  # of the simulated devices: a chip of tens of TFLOPS needs that for a row of the real U-Net
@@ -66,9 +64,9 @@ Draw = Callable[[int], Times]
 @contextmanager
 def open_pipeline(case: Case, devices: str, steps: int) -> Iterator[TextToImage]:
     """Yield a pipeline on these devices; close its runner at the end."""
-    scheduler = DDIMScheduler.from_config(case.folder.path / "scheduler" / "scheduler_config.json")
+    scheduler = case.folder.read_sampler()
     scheduler.set_timesteps(steps)
-    tokenizer = ClipTokenizer.from_folder(case.folder.path / "tokenizer")
+    tokenizer = case.folder.read_tokenizer()
     with ParallelPredictUtils(
         case.folder.files, devices=devices, engine=case.folder.engine, engine_options=case.options
     ) as runner:

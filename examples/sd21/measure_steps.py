@@ -28,8 +28,6 @@ from text_to_image import Request, TextToImage
 
 from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.diffusion.model_folder import ModelFolder, find_models
-from ascend_parallel.diffusion.scheduler import DDIMScheduler
-from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 
 PROMPT = "a red circle on white"
 GUIDANCE = 7.5
@@ -100,9 +98,9 @@ class StepWatch:
 def measure(folder: ModelFolder, layout: Layout, steps: int, *, copy_weights: bool) -> Result:
     """Build the models and draw one picture."""
     options = {"threads": layout.threads, **({} if copy_weights else folder.engine_options)}
-    scheduler = DDIMScheduler.from_config(folder.path / "scheduler" / "scheduler_config.json")
+    scheduler = folder.read_sampler()
     scheduler.set_timesteps(steps)
-    tokenizer = ClipTokenizer.from_folder(folder.path / "tokenizer")
+    tokenizer = folder.read_tokenizer()
     with ParallelPredictUtils(folder.files, devices=layout.devices, engine=ENGINE, engine_options=options) as runner:
         watch = StepWatch(runner)
         pipeline = TextToImage(runner, folder, tokenizer, scheduler)

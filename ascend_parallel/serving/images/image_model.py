@@ -19,7 +19,7 @@ from ascend_parallel.serving.observed_batcher import Observer
 
 from .errors import FieldError
 from .generation_request import GenerationRequest
-from .parts import DiffusionRunner, PartModel, read_folder, read_sampler, read_tokenizer, runner_arguments
+from .parts import DiffusionRunner, PartModel, read_folder, runner_arguments
 from .picture import Parts, Picture, PictureJob, Pixels, Preview, encode_texts
 from .picture_queue import PictureQueue, Place
 from .picture_stats import PictureStats
@@ -93,8 +93,8 @@ class ImageModel:
         self.config = config
         self.stats = PictureStats()
         self.created_s = int(time.time())
-        self._sampler_config = read_sampler(folder).config
-        self._shared = DiffusionRunner(runner, folder, read_tokenizer(folder), config.sizes)
+        self._sampler_config = folder.read_sampler().config
+        self._shared = DiffusionRunner(runner, folder, folder.read_tokenizer(), config.sizes)
         self._observers = observers
         self.models = [
             self._make_part("text_encoder", config.max_batch_size),

@@ -14,7 +14,6 @@ from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.model import Model
 from ascend_parallel.devices import Device
 from ascend_parallel.diffusion.model_folder import MODELS, ModelFolder, find_models
-from ascend_parallel.diffusion.scheduler import DDIMScheduler
 from ascend_parallel.diffusion.stable_diffusion import StableDiffusion
 from ascend_parallel.diffusion.tokenizer import ClipTokenizer
 from ascend_parallel.errors import UsageError
@@ -47,22 +46,6 @@ def read_folder(path: str, engine: str | None) -> ModelFolder:
             f"scripts/convert_models.sh {path} OUT"
         )
     return folder
-
-
-def read_tokenizer(folder: ModelFolder) -> ClipTokenizer:
-    """Return the tokenizer of a folder; raises UsageError."""
-    try:
-        return ClipTokenizer.from_folder(folder.path / "tokenizer")
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
-
-
-def read_sampler(folder: ModelFolder) -> DDIMScheduler:
-    """Return the sampler of a folder, without time steps; raises UsageError."""
-    try:
-        return DDIMScheduler.from_config(folder.path / "scheduler" / "scheduler_config.json")
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
 
 
 def runner_arguments(config: ImageConfig, folder: ModelFolder) -> dict[str, Any]:
