@@ -15,7 +15,7 @@ from .wire_ops import metric, model, python, serving_pipelines, wait_until
 
 OPS = [
     model("twice", {"x": "request.x"}),
-    python("thrice", "Moody"),
+    python("thrice", "Moody", {"x": "request.x", "after": "twice.y"}),  # what it refuses, twice has computed
     python("sum", "Sums", {"x": "request.x", "y": "twice.y", "z": "thrice.y"}),
 ]
 NAMES = ["p", "p/twice", "p/thrice", "p/sum"]
