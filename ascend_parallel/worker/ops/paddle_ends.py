@@ -11,11 +11,12 @@ from typing import Any, Dict, List
 from .adapter import OpAdapter, Prepared
 from .failures import PRODUCT, RequestFailure, WrongAnswer
 from .interface import Skip
+from .paddle_calls import call, read_tuple, refuse
 from .paddle_messages import ChannelData, Request
 from .paddle_stand_ins import RequestOp, ResponseOp
 from .user_op import check_answer, describe
 
-_UNPACKED = "a tuple (dict, log_id, prod_errcode, prod_errinfo)"
+_UNPACKED = ("dict", "log_id", "prod_errcode", "prod_errinfo")
 _PACKED = "a pipeline_service_pb2.Response with a text in value for each name in key"
 
 
@@ -29,13 +30,9 @@ class PaddleRequestOp(OpAdapter):
 
     def preprocess(self, entry: Dict[str, Any]) -> Prepared:
         """Unpack a request."""
-        from .paddle_op import call, refuse
-
         (inputs,) = entry["inputs"].values()
         returned = call(self._op.unpack_request_package, Request(inputs, entry["log_id"]))
-        if not isinstance(returned, (tuple, list)) or len(returned) != 4:
-            raise WrongAnswer("unpack_request_package returned %s; expected %s" % (describe(returned), _UNPACKED))
-        values, _log_id, code, text = returned
+        values, _log_id, code, text = read_tuple("unpack_request_package", returned, *_UNPACKED)
         refuse(code, text)
         return Prepared([Skip(values)], False)
 
@@ -54,8 +51,6 @@ class PaddleResponseOp(OpAdapter):
 
     def preprocess(self, entry: Dict[str, Any]) -> Prepared:
         """Pack a response."""
-        from .paddle_op import call
-
         if len(entry["inputs"]) != 1:
             raise WrongAnswer("it reads several ops (%s); a ResponseOp reads one" % ", ".join(entry["inputs"]))
         (outputs,) = entry["inputs"].values()

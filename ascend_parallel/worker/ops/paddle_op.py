@@ -18,21 +18,22 @@ its request also among others, requests of different shapes do not disturb each 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
 from ..engines.callable import load_module
 from .adapter import OpAdapter, Prepared
-from .failures import PRODUCT, RequestFailure, WrongAnswer, WrongFeeds, WrongValue
+from .failures import WrongAnswer, WrongFeeds, WrongValue
 from .interface import Skip
 from .model_runner import ModelRunner
+from .paddle_calls import call, read_tuple, refuse
 from .paddle_ends import PaddleRequestOp, PaddleResponseOp
 from .paddle_graph import find_attribute, find_graph, is_subclass, load_file
-from .paddle_stand_ins import CustomException, Op, PipelineServer, RequestOp, ResponseOp, WebService, install
-from .user_op import check_answer, describe, read_prepared
+from .paddle_stand_ins import Op, PipelineServer, RequestOp, ResponseOp, WebService, install
+from .user_op import check_answer, read_prepared
 
-_PREPROCESSED = "a tuple (feeds, is_skip_process, prod_errcode, prod_errinfo)"
+_PRODUCT_ERROR = ("prod_errcode", "prod_errinfo")
 _FEEDS = "feeds that are a dict of input name -> array, or a list of such dicts (mini-batches)"
 
 
@@ -92,9 +93,7 @@ class PaddleOp(OpAdapter):
     def preprocess(self, entry: Dict[str, Any]) -> Prepared:
         """Return the feeds of a request."""
         returned = call(self._op.preprocess, entry["inputs"], entry["data_id"], entry["log_id"])
-        if not isinstance(returned, (tuple, list)) or len(returned) != 4:
-            raise WrongAnswer("preprocess returned %s; expected %s" % (describe(returned), _PREPROCESSED))
-        feeds, is_skip, code, text = returned
+        feeds, is_skip, code, text = read_tuple("preprocess", returned, "feeds", "is_skip_process", *_PRODUCT_ERROR)
         refuse(code, text)
         if is_skip is True or self._model is None:
             return Prepared([Skip(feeds)], False)
@@ -110,11 +109,7 @@ class PaddleOp(OpAdapter):
         if isinstance(fetched, _Unprocessed):
             fetched = self._process(fetched.feeds, entry["data_id"])  # which Paddle Serving passes there, too
         returned = call(self._op.postprocess, entry["inputs"], fetched, entry["data_id"], entry["log_id"])
-        if not isinstance(returned, (tuple, list)) or len(returned) != 3:
-            raise WrongAnswer(
-                "postprocess returned %s; expected a tuple (dict, prod_errcode, prod_errinfo)" % describe(returned)
-            )
-        answer, code, text = returned
+        answer, code, text = read_tuple("postprocess", returned, "dict", *_PRODUCT_ERROR)
         refuse(code, text)
         return check_answer("postprocess", answer)
 
@@ -123,11 +118,7 @@ class PaddleOp(OpAdapter):
         found = []
         for feed in prepared.feeds:
             returned = call(self._op.process, [feed], typical_logid)
-            if not isinstance(returned, (tuple, list)) or len(returned) != 3:
-                raise WrongAnswer(
-                    "process returned %s; expected a tuple (outputs, errcode, errinfo)" % describe(returned)
-                )
-            outputs, code, text = returned
+            outputs, code, text = read_tuple("process", returned, "outputs", "errcode", "errinfo")
             refuse(code or None, text)
             found.append(outputs)
         return found if prepared.is_list else found[0]
@@ -175,21 +166,3 @@ def build_op(name: str, python: Optional[str], options: Dict[str, Any]) -> Op:
     if not is_subclass(found, Op):
         raise TypeError("%s is no subclass of paddle_serving_server's Op, and no WebService" % python)
     return found(name=name, input_ops=[], **options)  # type: ignore[no-any-return]
-
-
-def call(method: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a method of the user's returns; Paddle Serving's own exception becomes a product error."""
-    try:
-        return method(*arguments)
-    except CustomException as error:
-        raise RequestFailure(PRODUCT, error.text, error.code) from error
-
-
-def refuse(code: Any, text: Any) -> None:
-    """Raise the product error that an op returned; None is none."""
-    if code is None:
-        return
-    number = getattr(code, "value", code)  # of an enum
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
-        raise WrongAnswer("it returned the error code %r; expected an int, or None for no error" % (code,))
-    raise RequestFailure(PRODUCT, str(text), int(number))
