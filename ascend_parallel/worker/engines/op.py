@@ -12,6 +12,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import numpy as np
 
 from .base import Arrays, Engine
+from .pipeline import has_room
 
 #: The name of the output: the answers.
 REPLY = "reply"
@@ -63,7 +64,7 @@ class OpEngine(Engine):
         answers = self._runner.answer(self._unpack(inputs[0], inputs[1:]))
         packed = self._runner.pack(answers)
         reply = destinations.get(REPLY)
-        if reply is None or reply.dtype != np.uint8 or reply.ndim != 1 or reply.size < packed.size_bytes:
+        if reply is None or not has_room(reply, packed.size_bytes):
             return {REPLY: packed.to_array()}
         packed.write_to(reply)
         return {REPLY: reply}

@@ -60,9 +60,14 @@ def name_device(device: Tuple[str, int]) -> str:
     return "%s%s:%d" % ("" if host is None else host + "/", *device)
 
 
+def has_room(destination: np.ndarray, size_bytes: int) -> bool:
+    """Whether a destination takes so many bytes."""
+    return destination.dtype == np.uint8 and destination.ndim == 1 and destination.size >= size_bytes
+
+
 def write_to_destination(data: bytes, destination: Optional[np.ndarray]) -> np.ndarray:
     """Write bytes to the destination if they fit there; else return them as a new array."""
-    if destination is None or destination.dtype != np.uint8 or destination.ndim != 1 or destination.size < len(data):
+    if destination is None or not has_room(destination, len(data)):
         return pad(data)
     destination[: len(data)] = np.frombuffer(data, np.uint8)
     return destination
