@@ -17,9 +17,11 @@ from ascend_parallel.serving.batcher import BatchCall, Batcher, Limits
 from ascend_parallel.serving.model_stats import ModelStats
 from ascend_parallel.serving.observed_batcher import Observed
 from ascend_parallel.serving.request import InferRequest
+from ascend_parallel.worker.engines.op import REPLY
+from ascend_parallel.worker.ops import failures
 from ascend_parallel.worker.ops.packing import NotPackable, Packed, unpack
 
-from .op_plan import REPLY, OpPlan, block_bytes, stand_in
+from .op_plan import OpPlan, block_bytes, stand_in
 from .op_queue import OpQueue
 
 #: An array of so many bytes that lies in shared memory already is not copied for the next op.
@@ -172,10 +174,12 @@ def _is_readable(array: Array) -> bool:
 def _make_error(error: Sequence[Any], worker: str) -> Exception:
     """Return the error of a reply: (kind, code, text, traceback)."""
     kind, code, text, traceback = error
-    if kind == "product":
+    if kind == failures.PRODUCT:
         return RefusedError(text, code=code)
-    if kind == "input":
+    if kind == failures.INPUT:
         return ShapeError(text)
-    if kind in ("feeds", "output"):
-        return (WrongFeedsError if kind == "feeds" else WrongOutputError)(text, device=worker)
+    if kind == failures.FEEDS:
+        return WrongFeedsError(text, device=worker)
+    if kind == failures.OUTPUT:
+        return WrongOutputError(text, device=worker)
     return EngineError(text, device=worker, remote_traceback=traceback)

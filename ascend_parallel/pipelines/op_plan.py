@@ -9,9 +9,10 @@ import numpy as np
 from ascend_parallel.backends.allocator import PAGE_BYTES
 from ascend_parallel.batching.batch import Array, Batch
 from ascend_parallel.batching.plan import Plan, Region
+from ascend_parallel.worker.engines.op import REPLY
 
-#: The name of the input that holds the packed requests, and of the output that holds their replies.
-REQUESTS, REPLY = "requests", "reply"
+#: The name of the input that holds the packed requests.
+REQUESTS = "requests"
 
 
 class OpPlan(Plan):
