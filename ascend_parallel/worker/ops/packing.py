@@ -195,7 +195,7 @@ class Packed:
             return int.__pos__(value)
         if isinstance(value, float):
             return float.__pos__(value)
-        raise NotPackable((), "is %s; %s" % (_with_article(type(value).__name__), _POSSIBLE))
+        raise NotPackable((), "is %s; %s" % (with_article(type(value).__name__), _POSSIBLE))
 
     def _add_array(self, target: Any, key: Any, array: np.ndarray) -> None:
         dtype = array.dtype
@@ -259,7 +259,7 @@ def unpack(buffer: np.ndarray, outside: Sequence[np.ndarray] = ()) -> Document:
 def _plain_items(values: Dict[Any, Any]) -> List[Tuple[str, Any]]:
     wrong = [key for key in values if not isinstance(key, str)]
     if wrong:
-        kind = _with_article(type(wrong[0]).__name__)
+        kind = with_article(type(wrong[0]).__name__)
         raise NotPackable((), "is a dict with the key %r, %s; keys must be str" % (wrong[0], kind))
     return [(str.__str__(key), value) for key, value in values.items()]
 
@@ -290,7 +290,7 @@ def _plain_text(text: Any, position: int, shape: Tuple[int, ...]) -> Union[str, 
     if isinstance(text, bytes):
         return b"".join((text,))
     where = tuple(int(index) for index in np.unravel_index(position, shape)) if shape else ()
-    kind = _with_article(type(text).__name__)
+    kind = with_article(type(text).__name__)
     raise NotPackable(where, "is %s in a numpy array of objects, where only str and bytes are possible" % kind)
 
 
@@ -300,5 +300,6 @@ def _restore_texts(shape: Tuple[int, ...], texts: List[Union[str, bytes]]) -> np
     return array.reshape(shape)
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """Return the name of a type with its article: ``an int``, ``a dict``."""
     return "%s %s" % ("an" if name[:1].lower() in "aeiou" else "a", name)

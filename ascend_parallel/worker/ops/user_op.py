@@ -23,6 +23,7 @@ from .adapter import OpAdapter, Prepared
 from .failures import WrongAnswer, WrongValue
 from .interface import Skip
 from .model_runner import ModelRunner, join_outputs
+from .packing import with_article
 
 _FEEDS = "a dict of input name -> array, or a list of such dicts (mini-batches)"
 
@@ -146,5 +147,4 @@ def describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return "an array of shape %s" % (value.shape,)
     size = " of %d" % len(value) if isinstance(value, (list, tuple)) else ""
-    name = type(value).__name__
-    return "%s %s%s" % ("an" if name[:1].lower() in "aeiou" else "a", name, size)
+    return with_article(type(value).__name__) + size
