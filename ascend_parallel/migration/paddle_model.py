@@ -22,7 +22,7 @@ _FIELD = re.compile(r'(alias_name|name)\s*:\s*"([^"]*)"')
 #: device_type -> the type here; 3 to 6 have words of their own.
 _TYPES = {0: "cpu", 1: "gpu", 2: "tensorrt", 3: "cpu", 5: "ascend", 6: "ascend"}
 _XPU = 4
-_PRECISIONS = {"fp32": None, "fp16": "fp16", "int8": "int8", "bf16": "bf16"}
+_PRECISIONS = ("fp32", "fp16", "int8", "bf16")
 
 Settings = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Paddle Serving's config.yml as it was written: its values, where each stands, and which of them were used."""
+"""Paddle Serving's config.yml as it was written: its values, and where each stands."""
 
 from __future__ import annotations
 
