@@ -58,12 +58,16 @@ class PythonOp(ServedModel):
         return batcher
 
 
-def make_op(pipeline: PipelineConfig, op: OpConfig, observers: Sequence[Observer] = ()) -> ServedModel:
-    """Return an op of a pipeline; nothing is started.
+def make_ops(pipeline: PipelineConfig, observers: Sequence[Observer] = ()) -> list[ServedModel]:
+    """Return the ops of a pipeline, in the order of the configuration; nothing is started.
 
     All ops of a pipeline are busy at the same time, so each worker has its share of the cores among all of them.
     """
-    threads = threads_of_each(sum(count_workers(each) for each in pipeline.ops))
+    threads = threads_of_each(sum(count_workers(op) for op in pipeline.ops))
+    return [_make_op(pipeline, op, threads, observers) for op in pipeline.ops]
+
+
+def _make_op(pipeline: PipelineConfig, op: OpConfig, threads: int, observers: Sequence[Observer]) -> ServedModel:
     name = f"{pipeline.name}/{op.name}"
     batching = op.batching
     limits = Limits(

@@ -25,7 +25,7 @@ from .config import PipelineConfig
 from .graph import REQUEST, Values, Wiring
 from .pipeline_run import PipelineRun, Step
 from .runs import Runs
-from .served_op import make_op
+from .served_op import make_ops
 from .tensors import make_tensors
 
 
@@ -40,8 +40,8 @@ class ServedPipeline(Served):
         self.paddle_service = config.paddle_service or ""
         self.graph = config.graph()
         self._steps = {
-            op.name: Step(op.name, make_op(config, op, observers), retries=op.retry, by_op=op.is_by_op)
-            for op in config.ops
+            op.name: Step(op.name, served, retries=op.retry, by_op=op.is_by_op)
+            for op, served in zip(config.ops, make_ops(config, observers), strict=True)
         }
         self._timeout_s = config.timeout_ms / 1000
         self._runs = Runs(self.graph, self._steps, config.max_queue_size, self._take)
