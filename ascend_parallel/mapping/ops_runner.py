@@ -59,10 +59,8 @@ class OpsRunner:
         served = ServedPipeline(config)
         self.devices = served.devices
         self.workers = served.capacity
-        batches = {op.name: op.batching.max_batch_size for op in config.ops}
-        names = [part.name.partition("/")[2] for part in served.parts]
         self.max_in_flight = 2 * sum(
-            part.capacity * batches[name] for name, part in zip(names, served.parts, strict=True)
+            part.capacity * op.batching.max_batch_size for part, op in zip(served.parts, config.ops, strict=True)
         )
         self.pipeline.config = config.model_copy(
             update={"timeout_ms": _NO_LIMIT_MS, "max_queue_size": self.max_in_flight}
