@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ascend_parallel.errors import EngineError, WorkerDied, WorkerError
 from ascend_parallel.worker.engines.acl_codes import describe_code
 
+from .last_lines import quote
 from .worker_spec import WorkerSpec
 
 #: What a signal usually means where models run.
@@ -59,13 +60,6 @@ def explain_start(python: str, text: str) -> str:
     if "Traceback" not in text and python != sys.executable:
         return f"\n  {python} may be no Python interpreter (3.7 or newer): see worker_python"
     return ""
-
-
-def quote(lines: Sequence[str]) -> str:
-    """Return a worker's last lines, to append to a message; "" where there are none."""
-    if not lines:
-        return ""
-    return "\n  its last lines:\n" + "\n".join(f"  | {line}" for line in lines)
 
 
 def describe_death(spec: WorkerSpec, doing: str, exit_code: int | None, tail: Sequence[str]) -> WorkerDied:

@@ -1,4 +1,4 @@
-"""The command line: ``ascend-parallel run | map | serve | bench | convert | info | devices | engines | doctor``.
+"""The command line: ``ascend-parallel COMMAND``.
 
 An error is one line on stderr. Its class determines the exit code (see errors.py). ``--debug`` prints tracebacks.
 
@@ -49,9 +49,10 @@ def _print_traceback(error: AscendParallelError) -> None:
 
 def one_line(error: AscendParallelError) -> str:
     """Return an error's message as one line, without the worker's last output lines, which were printed before."""
-    message = str(error).split("\n  its last lines:")[0]
+    from ascend_parallel.backends.last_lines import in_one_line
+
     hint = " (--debug shows the worker's traceback)" if isinstance(error, EngineError) else ""
-    return name_options(" ".join(message.split())) + hint
+    return name_options(in_one_line(error)) + hint
 
 
 def name_options(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ascend_parallel.backends.last_lines import in_one_line
 from ascend_parallel.devices import Device
 from ascend_parallel.runner.runner import ParallelPredictUtils
 
@@ -80,7 +81,7 @@ def check_transport(context: Context) -> Finding:
         ):
             small_ms, large_ms = (_measure(runner, size) for size in (SMALL_BYTES, LARGE_BYTES))
     except Exception as error:
-        seen = " ".join(str(error).split("\n  its last lines:")[0].split())
+        seen = in_one_line(error)
         return failure(
             "transport", f"{type(error).__name__}: {seen}", "see the layer of the kernel: shared memory, eventfd"
         )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ascend_parallel.backends.last_lines import in_one_line
 from ascend_parallel.devices import Device
 from ascend_parallel.errors import WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
@@ -122,8 +123,7 @@ def _compute(runner: ParallelPredictUtils, outcome: Outcome) -> None:
 
 
 def _note_error(outcome: Outcome, error: Exception) -> None:
-    message = str(error).split("\n  its last lines:")[0]
-    text = re.sub(r"^\S+ failed while (building|predicting) .*? with \w+: ", r"\1 failed: ", " ".join(message.split()))
+    text = re.sub(r"^\S+ failed while (building|predicting) .*? with \w+: ", r"\1 failed: ", in_one_line(error))
     text = text or type(error).__name__
     outcome.error = text if isinstance(error, WorkerError) else f"{type(error).__name__}: {text}"
     outcome.hangs = isinstance(error, WorkerTimeout)

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from ascend_parallel.backends.last_lines import in_one_line
 from ascend_parallel.errors import DiskError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.runner.runner import ParallelPredictUtils
 from ascend_parallel.waiting import get_next
@@ -292,8 +293,8 @@ class Mapper:
                 f"it took longer than {self._timeout_s:g} s twice, and its workers were killed; if a file may take "
                 "longer, raise timeout_s"
             )
-        message = " ".join(str(error).split("\n  its last lines:")[0].split())
-        return f"its worker {'died' if isinstance(error, WorkerDied) else 'failed'} twice; the last time: {message}"
+        what = "died" if isinstance(error, WorkerDied) else "failed"
+        return f"its worker {what} twice; the last time: {in_one_line(error)}"
 
     def _update_bundle_size(self, seconds: float) -> None:
         """Set the size of the next bundles by the time per file."""

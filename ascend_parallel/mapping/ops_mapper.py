@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ascend_parallel.backends.last_lines import in_one_line
 from ascend_parallel.errors import (
     AscendParallelError,
     DiskError,
@@ -214,7 +215,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RefusedError):
         return f"refused: {error} (code {error.code})"
     if isinstance(error, AscendParallelError):
-        return " ".join(str(error).split("\n  its last lines:")[0].split())
+        return in_one_line(error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -20,8 +20,8 @@ from ascend_parallel.backends.diagnostics import (
     describe_death,
     engine_error,
     no_device_left,
-    quote,
 )
+from ascend_parallel.backends.last_lines import quote
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.errors import AscendParallelError, RunnerClosedError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.worker.protocol import BUILD_FINISH, ERROR, REPLY
