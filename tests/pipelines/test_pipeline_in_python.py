@@ -23,6 +23,7 @@ from ascend_parallel.errors import (
     UsageError,
     WorkerTimeout,
 )
+from ascend_parallel.pipelines.loop_thread import LoopThread
 
 from .wire_ops import model, python, wait_until, write_ops
 
@@ -87,6 +88,24 @@ def test_a_build_that_fails_leaves_nothing(folder, leaves_nothing):
     ops = [python("gate", "Gate"), python("thrice", "Moody", "gate")]  # Gate needs an option
     with pytest.raises(EngineError, match="op 'gate'.*fifo"):
         Pipeline([in_folder(folder, op) for op in ops]).build()
+
+
+async def answer():
+    return "answer"
+
+
+async def submit_and_close(thread):
+    future = thread.submit(answer())
+    thread.close()
+    return future
+
+
+def test_what_is_submitted_while_the_loop_is_closed_is_answered_or_refused():
+    thread = LoopThread("test")
+    submitted = thread.submit(submit_and_close(thread)).result(30)
+    assert submitted.result(30) == "answer"
+    with pytest.raises(RunnerClosedError, match="closed by another thread"):
+        thread.submit(answer())
 
 
 def test_16_threads_submit_at_once(pipeline):
