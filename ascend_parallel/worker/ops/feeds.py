@@ -40,7 +40,6 @@ class FeedReader:
 
     Attributes:
         fixed_rows: rows that the model takes at a time; None where it takes any number.
-        rules: the pad rules, by the name of the input.
     """
 
     def __init__(self, specs: Optional[Sequence[TensorSpec]], rules: Dict[str, PadRule], casting: str) -> None:
@@ -51,7 +50,7 @@ class FeedReader:
             rules: pad rules, by the name of the input.
             casting: which conversions to the model's dtypes are allowed, in :func:`numpy.can_cast`'s words.
         """
-        self.rules = rules
+        self._rules = rules
         self._specs = None if specs is None else {spec.name: spec for spec in specs}
         self._casting = casting
         self._whole, self.fixed_rows = _find_rows(specs or ())
@@ -71,6 +70,11 @@ class FeedReader:
     def has_rows(self, name: str, array: np.ndarray) -> bool:
         """Whether an input holds rows; other inputs are the same for all rows."""
         return array.ndim > 0 and name not in self._whole
+
+    def rule_to_longest(self, name: str) -> Optional[PadRule]:
+        """Return the rule that pads an input to the longest of those that are run together; None without one."""
+        rule = self._rules.get(name)
+        return rule if rule is not None and rule.buckets is None else None
 
     def _order(self, given: Dict[str, Any]) -> Tuple[str, ...]:
         """Return the names of the inputs in the model's order."""
@@ -95,8 +99,8 @@ class FeedReader:
         spec = None if self._specs is None else self._specs[name]
         if spec is not None:
             array = self._convert(spec, array)
-        if name in self.rules:
-            array = self.rules[name].pad_to_bucket(array)
+        if name in self._rules:
+            array = self._rules[name].pad_to_bucket(array)
         if spec is not None:
             self._check_shape(spec, array)
         return array
@@ -130,8 +134,7 @@ class FeedReader:
             )
 
     def _will_be_padded(self, spec: TensorSpec, array: np.ndarray) -> bool:
-        rule = self.rules.get(spec.name)
-        return rule is not None and rule.buckets is None and len(spec.shape) == array.ndim
+        return self.rule_to_longest(spec.name) is not None and len(spec.shape) == array.ndim
 
     def _agree_on_rows(self, names: Sequence[str], arrays: Sequence[np.ndarray]) -> int:
         counts = {name: array.shape[0] for name, array in zip(names, arrays) if self.has_rows(name, array)}
@@ -144,8 +147,8 @@ class FeedReader:
         if not self.has_rows(name, array):
             return array.dtype.str, array.shape, _content(array)
         shape = array.shape[1:]
-        rule = self.rules.get(name)
-        if rule is not None and rule.buckets is None:
+        rule = self.rule_to_longest(name)
+        if rule is not None:
             axis = rule.axis_of(array) - 1
             shape = shape[:axis] + (-1,) + shape[axis + 1 :]
         return array.dtype.str, shape

@@ -128,8 +128,8 @@ class ModelRunner:
         """Return the arrays of each feed, padded to the longest where a rule says so."""
         arrays = [list(feed.arrays) for feed in feeds]
         for position, name in enumerate(feeds[0].names):
-            rule = self._reader.rules.get(name)
-            if rule is not None and rule.buckets is None:
+            rule = self._reader.rule_to_longest(name)
+            if rule is not None:
                 for own, padded in zip(arrays, rule.pad_to_longest([own[position] for own in arrays])):
                     own[position] = padded
         return arrays
