@@ -16,6 +16,7 @@ from ascend_parallel.errors import UsageError
 from ascend_parallel.worker.engines.callable import load_object
 
 from .settings import MapSettings
+from .spec import check_function_name
 
 if TYPE_CHECKING:
     from ascend_parallel.pipelines.config import PipelineConfig
@@ -120,10 +121,9 @@ def _open(path: str, name: str | None) -> Pipeline:
 
 def _load(name: str, text: str | None) -> Callable[[Any], Any] | None:
     """Return the function of ``module:function``; raises UsageError."""
+    check_function_name(name, text)
     if text is None:
         return None
-    if not all(text.rpartition(":")[::2]):
-        raise UsageError(f"{name} is {text!r}; expected 'module:function' or 'path/to/file.py:function'")
     try:
         function: Callable[[Any], Any] = load_object(text)
     except Exception as error:

@@ -14,7 +14,7 @@ from ascend_parallel.worker.pipelines.choices import SEPARATE
 
 from .settings import MapSettings, read_formats
 
-__all__ = ["PipelineSpec", "read_pipeline"]
+__all__ = ["PipelineSpec", "check_function_name", "read_pipeline"]
 
 _EXPECTED = (
     "'module:factory', 'file.py:factory', 'paddlex:NAME_OR_CONFIG.yaml', 'paddleocr:ClassName', 'pipeline:CONFIG.yml', "
@@ -80,12 +80,17 @@ def _read_model_file(path: str, engine: type[Engine], settings: MapSettings) -> 
     check_files([path], engine)
     functions = {"preprocess": settings.preprocess, "postprocess": settings.postprocess}
     for name, function in functions.items():
-        if function is not None and not all(function.rpartition(":")[::2]):
-            raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
+        check_function_name(name, function)
     options = check_options(engine, settings.options or {})
     model = os.path.abspath(path) if engine.suffixes else path
     told = {"pipeline_options": options, "engine": engine.name, **functions}
     return PipelineSpec(model, "modelfile" if engine.can_share else "modelfile-process", told)
+
+
+def check_function_name(name: str, function: str | None) -> None:
+    """Check that an argument is ``module:function``, or None; raises UsageError."""
+    if function is not None and not all(function.rpartition(":")[::2]):
+        raise UsageError(f"{name} is {function!r}; expected 'module:function' or 'path/to/file.py:function'")
 
 
 def _plain(argument: str, taker: str, options: Mapping[str, Any]) -> dict[str, Any]:
