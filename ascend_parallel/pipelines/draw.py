@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ascend_parallel.checks import check_writable
 from ascend_parallel.errors import DiskError, UsageError
+from ascend_parallel.files import write_whole
 
 from .config import OpConfig, PipelineConfig
 from .graph import REQUEST, Source
@@ -39,16 +40,19 @@ def draw(pipelines: Iterable[PipelineConfig], path: Path) -> Path:
 
     Raises:
         UsageError: the suffix is another one, or the file cannot be written.
-        DiskError: graphviz failed.
+        DiskError: graphviz failed, or was not done in time; or the text could not be written.
     """
     check_writable("draw", path, [*SUFFIXES, *TEXT_SUFFIXES])
     text = to_dot(pipelines)
     if path.suffix in TEXT_SUFFIXES or shutil.which("dot") is None:
         written = path if path.suffix in TEXT_SUFFIXES else path.with_suffix(".dot")
-        written.write_text(text)
+        write_whole(written, lambda file: file.write(text.encode()))
         return written
     command = ["dot", f"-T{path.suffix[1:]}", "-o", str(path)]
-    done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=_DRAW_S)
+    try:
+        done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=_DRAW_S)
+    except subprocess.TimeoutExpired:
+        raise DiskError(f"graphviz did not draw {path} in {_DRAW_S:g} s; a .dot file needs no graphviz") from None
     if done.returncode:
         raise DiskError(f"graphviz could not draw {path}: {done.stderr.strip()}")
     return path

@@ -9,7 +9,7 @@ import models
 import pytest
 import yaml
 
-from ascend_parallel import UsageError
+from ascend_parallel import DiskError, UsageError
 from ascend_parallel.pipelines.config import PipelineConfig
 from ascend_parallel.pipelines.draw import draw, to_dot
 
@@ -112,6 +112,16 @@ def test_where_it_cannot_be_written(tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
         draw([PIPELINE], tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graphviz_that_hangs_is_ended(tmp_path, monkeypatch):
+    hanging = tmp_path / "dot"
+    hanging.write_text(f"#!{sys.executable}\nimport signal\nsignal.pause()\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("ascend_parallel.pipelines.draw._DRAW_S", 0.5)
+    with pytest.raises(DiskError, match=r"graphviz did not draw .*ocr.svg in 0.5 s; a .dot file needs no graphviz"):
+        draw([PIPELINE], tmp_path / "ocr.svg")
 
 
 def test_nothing_to_draw():
