@@ -66,7 +66,7 @@ class ServedPipeline(Served):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._unload_ops(0.0)
+            await self._unload_ops()
             self.state, self.reason = "UNAVAILABLE", str(error)
             raise
         self._runs.set_room()
@@ -78,11 +78,12 @@ class ServedPipeline(Served):
         self.state, self.reason = "UNLOADING", "is being unloaded"
         await self._runs.drain(timeout_s)
         self.give_up()
-        await self._unload_ops(0.0)
+        await self._unload_ops()
         self.state, self.reason = "UNAVAILABLE", "unloaded"
 
-    async def _unload_ops(self, timeout_s: float) -> None:
-        await asyncio.gather(*[op.unload(timeout_s) for op in self.parts], return_exceptions=True)
+    async def _unload_ops(self) -> None:
+        """End the workers; no request is left."""
+        await asyncio.gather(*[op.unload(0.0) for op in self.parts], return_exceptions=True)
 
     def give_up(self) -> None:
         """Fail all requests that it has."""
