@@ -181,11 +181,12 @@ class ClusterBackend(Backend):
                     self._service.expect(shipment)
 
     def _take_back(self, shipment: Shipment, error: Exception) -> None:
-        """Fail the calls of a shipment that Ray did not take."""
+        """Fail the calls of a shipment that Ray did not take, unless its host is lost: others get the pieces then."""
         with self.lock:
+            if not shipment.is_open:
+                return
             shipment.is_open = False
-            if shipment in shipment.slot.in_flight:
-                shipment.slot.in_flight.remove(shipment)
+            shipment.slot.in_flight.remove(shipment)
         text = f"Ray did not take a task for host {shipment.slot.host}: {reason_of(error)}"
         self.fail_calls([piece.call for piece in shipment.pieces], WorkerError(text))
 
@@ -305,8 +306,12 @@ class ClusterBackend(Backend):
         import ray
 
         self.check_open()
-        ready = [slot for slot in self._slots if slot.state == READY]
-        asked = {slot: slot.actor.stats.options(concurrency_group=SIDE).remote() for slot in ready}
+        actors = {slot: slot.actor for slot in self._slots if slot.state == READY}
+        asked = {
+            slot: actor.stats.options(concurrency_group=SIDE).remote()
+            for slot, actor in actors.items()
+            if actor is not None  # the host was lost just now
+        }
         for slot, reference in asked.items():
             try:
                 slot.note_stats(ray.get(reference, timeout=ANSWER_GRACE_S)["workers"])

@@ -149,7 +149,7 @@ class Hosts:
             self._groups.append(group)
             for index, size in enumerate(group_sizes):
                 made.append(self._slot(size, group, index))
-        self.slots += made
+        self.slots = [*self.slots, *made]  # a new list: callers' threads may be going through the old one
         return made
 
     def _slot(self, devices: int, group: Any, index: int) -> Slot:
@@ -246,7 +246,7 @@ class Hosts:
         """Give up optional slots that got no devices, and slots whose actor was not built in time; return them."""
         now_s = time.monotonic()
         lost = []
-        for slot in list(self.slots):
+        for slot in self.slots:
             limit_s = self._demand.build_timeout_s
             if slot.is_optional and not slot.node and not _is_placed(slot):
                 limit_s = min(limit_s, PLACING_TIMEOUT_S)
@@ -271,7 +271,7 @@ class Hosts:
         slot.set_state(OUT)
         if slot.is_optional and not slot.node:
             self._remove(slot.group)
-            self.slots.remove(slot)
+            self.slots = [other for other in self.slots if other is not slot]
 
     # ---- the end
 
