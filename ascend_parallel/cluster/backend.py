@@ -154,14 +154,14 @@ class ClusterBackend(Backend):
     def release_direct(self) -> None:
         """Have the service thread receive the answers that callers wait for, too. The lock is held.
 
-        It does so every second by itself: a Ctrl-C may have hit a caller before it began to wait.
+        It does so every second by itself: an error or a Ctrl-C may have hit a caller before it began to wait.
         """
-        for shipments in self._direct.values():
+        direct, self._direct = self._direct, {}
+        for shipments in direct.values():
             for shipment in shipments:
-                if shipment.is_direct:
-                    shipment.is_direct = False
-                    if shipment.references:
-                        self._service.expect(shipment)
+                shipment.is_direct = False
+                if shipment.references:
+                    self._service.expect(shipment)
 
     def send(self, shipments: Sequence[Shipment]) -> None:
         """Send bundles; the lock is not held."""
