@@ -1,11 +1,8 @@
-"""Prometheus metrics: read from what is counted anyway, when they are asked for.
-
-Names have the suffixes of Triton's metrics, which dashboards know, behind a prefix of our own.
-"""
+"""Prometheus metrics: read from what is counted anyway, when they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,11 +14,10 @@ from ascend_parallel.errors import AscendParallelError
 from .images.image_metrics import ImageCollector
 from .images.image_service import ImageService
 from .metric_families import Families
-from .model_stats import Histogram
+from .metric_names import COUNTERS, FAILURE, FAILURE_TEXT, GAUGES, LABELS, PREFIX, with_parts
 from .repository import Repository
 from .served import Served
 
-_LABELS = ("model", "version")
 #: One bucket of so many is shown of a histogram of times: 21 are enough for a dashboard.
 _SHOWN_TIMES = 3
 
@@ -40,23 +36,18 @@ class _Collector:
     """Yields the metrics of all models, of pipelines, and of their ops as "pipeline/op"."""
 
     def __init__(self, repository: Repository) -> None:
-        self._models = [model for served in repository for model in (served, *served.parts)]
+        self._models = with_parts(repository)
         labelled = [((model.name, model.version), model) for model in self._models]
-        self._families: Families[Served] = Families("ascend_parallel_inference_", _LABELS, labelled)
+        self._families: Families[Served] = Families(PREFIX, LABELS, labelled)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         of = self._families
-        yield of.counter("request_success", "Requests answered with outputs", lambda m: m.stats.successes)
-        yield of.failures("request_failure", "Requests that failed, by reason", lambda m: m.stats.failures)
-        yield of.counter("count", "Rows of the requests answered with outputs", lambda m: m.stats.rows)
-        yield of.counter("exec_count", "Batches computed", lambda m: m.stats.batches)
-        yield of.counter("request_duration_us", "Time of requests from arrival to answer", _us("request_s"))
-        yield of.counter("queue_duration_us", "Time of requests until their batch was sent", _us("queue_s"))
-        yield of.counter("compute_infer_duration_us", "Time of batches in the engine", _us("compute_s"))
-        yield of.gauge("pending_request_count", "Requests that wait", lambda m: m.waiting)
-        yield of.gauge("running_batch_count", "Batches that workers have", lambda m: m.running)
-        yield of.gauge("ready", "1 if the model can compute", lambda m: int(m.is_ready))
+        for name, (text, read) in COUNTERS.items():
+            yield of.counter(name, text, read)
+        yield of.failures(FAILURE, FAILURE_TEXT, lambda m: m.stats.failures)
+        for name, (text, read) in GAUGES.items():
+            yield of.gauge(name, text, read)
         yield self._times("request_seconds", "Requests by time", "request_s")
         yield self._times("queue_seconds", "Requests by time until their batch was sent", "queue_s")
         yield self._times("compute_seconds", "Batches by time in the engine", "compute_s")
@@ -67,12 +58,12 @@ class _Collector:
         return self._families.histogram(name, text, lambda m: getattr(m.stats, attribute), shown=_SHOWN_TIMES)
 
     def _workers(self) -> Iterator[Metric]:
-        labels = (*_LABELS, "worker")
+        labels = (*LABELS, "worker")
         ready = GaugeMetricFamily("ascend_parallel_worker_ready", "1 if the worker can compute", labels=labels)
         restarts = CounterMetricFamily("ascend_parallel_worker_restarts", "Restarts of the worker", labels=labels)
         busy = CounterMetricFamily("ascend_parallel_worker_busy_seconds", "Time in the engine", labels=labels)
         rows = CounterMetricFamily("ascend_parallel_worker_rows", "Rows computed", labels=labels)
-        memory = GaugeMetricFamily("ascend_parallel_shared_memory_bytes", "Shared memory in use", labels=_LABELS)
+        memory = GaugeMetricFamily("ascend_parallel_shared_memory_bytes", "Shared memory in use", labels=LABELS)
         for model in self._models:
             if not model.shows_workers:
                 continue
@@ -85,14 +76,6 @@ class _Collector:
                 rows.add_metric(values, worker["rows"])
             memory.add_metric((model.name, model.version), stats["shared_memory"]["mapped_bytes"])
         yield from (ready, restarts, busy, rows, memory)
-
-
-def _us(attribute: str) -> Callable[[Served], float]:
-    def read(model: Served) -> float:
-        histogram: Histogram = getattr(model.stats, attribute)
-        return histogram.total * 1e6
-
-    return read
 
 
 def _stats_of(model: Served) -> dict[str, Any]:
