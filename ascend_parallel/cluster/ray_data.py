@@ -12,8 +12,9 @@ from ascend_parallel.errors import UsageError
 from ascend_parallel.runner.options import choose_engine, name_models
 from ascend_parallel.runner.runner import ParallelPredictUtils, Path
 
+from .host import assigned_ids, local_ids
 from .ray_session import check_ray
-from .settings import RESOURCES
+from .settings import choose_workers
 
 __all__ = ["RunnerUDF"]
 
@@ -52,7 +53,8 @@ class RunnerUDF:
             inputs: the model's input name -> the column that holds it; None: the columns have the inputs' names.
             keep: columns to pass on beside the outputs.
             devices: such as ``"cpu:0"``; None: those that Ray assigned: NPU, else GPU, else one CPU.
-            workers: "threads" of the actor, or "processes"; None: threads, unless ``worker_python`` is given.
+            workers: "threads" of the actor, or "processes"; None: threads, unless the engine, ``worker_python`` or
+                ``share_weights`` needs processes.
             options: other arguments of :class:`ParallelPredictUtils`.
 
         Raises:
@@ -62,9 +64,7 @@ class RunnerUDF:
         self._columns = dict(inputs) if inputs is not None else None
         self._keep = list(keep)
         engine = choose_engine(name_models(model).values(), options.get("engine"))
-        if workers is None:
-            needs_processes = options.get("worker_python") is not None or not engine.may_run_in_threads
-            workers = "processes" if needs_processes else "threads"
+        workers = choose_workers(workers, engine, options.get("worker_python"), options.get("share_weights", False))
         chosen = assigned_devices() if devices is None else devices
         if engine.spreads_over_cores and devices is None:
             threads = {"threads": threads_of_actor()}
@@ -98,14 +98,11 @@ def _stack(column: Any) -> Any:
 
 
 def assigned_devices() -> list[Device]:
-    """Return the devices that Ray assigned to this actor, by their numbers here: they count from 0."""
-    import ray
-
-    ids = ray.get_runtime_context().get_accelerator_ids()
+    """Return the devices that Ray assigned to this actor, by their numbers in this process."""
     for kind in ("ascend", "gpu"):
-        assigned = ids.get(RESOURCES[kind], [])
+        assigned = assigned_ids(kind)
         if assigned:
-            return [Device(kind, number) for number in range(len(assigned))]
+            return [Device(kind, number) for number in local_ids(kind, len(assigned), assigned)]
     return [Device("cpu", 0)]
 
 

@@ -9,6 +9,7 @@ import pytest
 from models import linear
 
 from ascend_parallel import ParallelPredictUtils, RunnerUDF, UsageError
+from ascend_parallel.cluster import ray_data
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -32,3 +33,10 @@ def test_a_missing_column_is_named():
         assert udf({"image": np.zeros((3, 8), np.float32)})["y"].shape == (3, 5)
     finally:
         udf._runner.close()
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("2,3", ["ascend:0", "ascend:1"]), ("", ["ascend:2", "ascend:3"])])
+def test_devices_are_numbered_as_this_process_sees_them(monkeypatch, visible, expected):
+    monkeypatch.setattr(ray_data, "assigned_ids", {"ascend": ["2", "3"]}.get)
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)  # "": Ray was told not to set it
+    assert [str(device) for device in ray_data.assigned_devices()] == expected
