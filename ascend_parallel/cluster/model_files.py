@@ -13,9 +13,9 @@ import numpy as np
 
 from ascend_parallel.errors import DiskError, UsageError
 from ascend_parallel.model_manifest import SUFFIX, hash_files
-from ascend_parallel.worker.engines.weights_cache import find_files
+from ascend_parallel.worker.engines.weights_cache import cache_root, find_files
 
-__all__ = ["cache_folder", "ship_models", "unpack_models"]
+__all__ = ["ship_models", "unpack_models"]
 
 
 def ship_models(models: Mapping[str, str]) -> dict[str, Any]:
@@ -63,12 +63,6 @@ def _files_of(model: Path) -> dict[str, Path]:
     return found
 
 
-def cache_folder() -> Path:
-    """Return where a host keeps the models that were sent to it."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ascend-parallel" / "models"
-
-
 def unpack_models(shipped: Mapping[str, Any]) -> dict[str, str]:
     """Write the files that this host does not have yet; return model name -> path.
 
@@ -80,7 +74,7 @@ def unpack_models(shipped: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unpack(told: Mapping[str, Any]) -> Path:
-    folder = cache_folder() / told["sha256"]
+    folder = cache_root("models", "ship_model") / told["sha256"]
     try:
         for relative, (digest, reference) in told["parts"].items():
             file = folder / relative

@@ -76,8 +76,8 @@ class WeightsCache:
                     shutil.rmtree(str(entry))
 
 
-def cache_root() -> Path:
-    """Return the cache's folder, as the XDG Base Directory Specification defines it.
+def cache_root(name: str = "weights", what: str = "share_weights") -> Path:
+    """Return the folder of a cache, which ``what`` needs, as the XDG Base Directory Specification defines it.
 
     Raises RuntimeError if this user has no home folder and no other folder is set.
     """
@@ -85,9 +85,9 @@ def cache_root() -> Path:
     if not base.is_absolute():  # the specification requires to ignore a relative path
         home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises different exceptions, depending on its version
         if not os.path.isabs(home):  # noqa: PTH117
-            raise RuntimeError("share_weights needs a folder for its cache, and there is no home: set XDG_CACHE_HOME")
+            raise RuntimeError("%s needs a folder for its cache, and there is no home: set XDG_CACHE_HOME" % what)
         base = Path(home) / ".cache"
-    return base / "ascend-parallel" / "weights"
+    return base / "ascend-parallel" / name
 
 
 @contextlib.contextmanager
