@@ -33,7 +33,6 @@ from .pieces import ClusterModel
 from .settings import (
     ALL,
     HostSpec,
-    check_device_type,
     check_text,
     choose_device_type,
     choose_resource,
@@ -205,7 +204,6 @@ class ClusterPredictUtils(ParallelPredictUtils):
 
     def _make_cluster_backend(self, leave: Any) -> ClusterBackend:
         kind = self._kind or choose_device_type(self._engine, ray_session.resources_of_cluster())
-        check_device_type(kind, self._engine)
         demand = Demand(
             device_type=kind,
             resource=choose_resource(kind, self._resource),
