@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+#: ``max_restarts`` counts those of the last ten minutes: a service must survive one crash a week for years,
+#: and must not restart a broken device for ever.
+RESTART_WINDOW_S = 600.0
+
 
 class WorkerSpec(NamedTuple):
     """What a worker is started with; a restart uses the same.

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from .pieces import Piece
+from ascend_parallel.backends.worker_spec import RESTART_WINDOW_S
 
-#: The budget of restarts is for so many seconds, as that of a local runner's workers.
-RESTART_WINDOW_S = 600.0
+from .pieces import Piece
 
 STARTING, READY, OUT = "starting", "ready", "out"
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ascend_parallel.backends.worker_spec import WorkerSpec
+from ascend_parallel.backends.worker_spec import RESTART_WINDOW_S, WorkerSpec
 
 from .worker_process import Worker
 
-#: ``max_restarts`` counts those of the last ten minutes: a service must survive one crash a week for years,
-#: and must not restart a broken device for ever.
-RESTART_WINDOW_S = 600.0
 #: The first restart comes at once; the next wait a moment, in which a driver frees its chip. The wait doubles with each
 #: worker that ended before it computed anything: a worker that has computed shows that the device works.
 _FIRST_DELAY_S = 0.5
