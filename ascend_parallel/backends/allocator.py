@@ -168,6 +168,11 @@ class Allocator:
             allocated = sum(s.used * self._block_bytes[s] for s in self._segments.values())
             return allocated, sum(segment.size_bytes for segment in self._segments.values())
 
+    def stats(self) -> dict[str, int]:
+        """Return the figures of the memory in ``ParallelPredictUtils.stats``."""
+        allocated, mapped = self.held_bytes()
+        return {"leased_bytes": allocated, "mapped_bytes": mapped}
+
     @property
     def has_unmapped(self) -> bool:
         """Whether there is a worker for which :meth:`take_unmapped` returns something."""

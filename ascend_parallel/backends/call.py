@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ascend_parallel.batching.batch import Array
@@ -163,3 +164,13 @@ class Call:
             for array in outputs.values():
                 array.flags.writeable = False
         return list(outputs.values()) if self.plan.as_list else outputs
+
+
+def fail_calls(calls: Sequence[Call], error: Exception, lock: AbstractContextManager[Any]) -> None:
+    """Fail those of the calls that are open, under the lock, and notify their callers without it."""
+    with lock:
+        failed = [call for call in dict.fromkeys(calls) if call.is_open]
+        for call in failed:
+            call.fail(error)
+    for call in failed:
+        call.notify()

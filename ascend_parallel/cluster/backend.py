@@ -13,7 +13,8 @@ from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.backend import AHEAD_S, Backend
-from ascend_parallel.backends.call import Call
+from ascend_parallel.backends.call import Call, fail_calls
+from ascend_parallel.backends.threads.placement import empty_inputs
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError
@@ -122,7 +123,7 @@ class ClusterBackend(Backend):
 
     def place_rows(self, plan: Plan) -> tuple[ClusterPlacement, list[Array]]:
         """Take memory for inputs and outputs."""
-        inputs = [self._allocator.empty(region.whole_shape(plan.span), region.dtype) for region in plan.inputs]
+        inputs = empty_inputs(plan, self._allocator)
         return ClusterPlacement(plan, inputs, self._allocator, in_place=True), inputs
 
     def enqueue(self, call: Call) -> None:
@@ -281,12 +282,7 @@ class ClusterBackend(Backend):
 
     def fail_calls(self, calls: Sequence[Call], error: Exception) -> None:
         """Fail those of the calls that are open, and notify their callers without the lock."""
-        with self.lock:
-            failed = [call for call in dict.fromkeys(calls) if call.is_open]
-            for call in failed:
-                call.fail(error)
-        for call in failed:
-            call.notify()
+        fail_calls(calls, error, self.lock)
 
     def dispatch(self) -> None:
         """Send what hosts have room for."""
@@ -317,9 +313,8 @@ class ClusterBackend(Backend):
                 slot.note_stats(ray.get(reference, timeout=ANSWER_GRACE_S)["workers"])
             except ray.exceptions.RayError:
                 continue  # it is being lost; its last figures stay
-        allocated, mapped = self._allocator.held_bytes()
         workers = {label: told for slot in self._slots for label, told in slot.stats().items()}
-        return {"workers": workers, "shared_memory": {"leased_bytes": allocated, "mapped_bytes": mapped}}
+        return {"workers": workers, "shared_memory": self._allocator.stats()}
 
     def device_names(self) -> list[str]:
         """Return the devices of all hosts that are not given up, such as ``node1/ascend:0``."""

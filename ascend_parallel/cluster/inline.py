@@ -13,7 +13,7 @@ from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.backends.diagnostics import engine_error
-from ascend_parallel.backends.threads.placement import LocalPlacement
+from ascend_parallel.backends.threads.placement import LocalPlacement, empty_inputs
 from ascend_parallel.backends.worker_spec import WorkerSpec
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan
@@ -59,7 +59,7 @@ class InlineBackend(Backend):
 
     def place_rows(self, plan: Plan) -> tuple[LocalPlacement, list[Array]]:
         """Take memory for inputs and outputs."""
-        inputs = [self._allocator.empty(region.whole_shape(plan.span), region.dtype) for region in plan.inputs]
+        inputs = empty_inputs(plan, self._allocator)
         return LocalPlacement(plan, inputs, self._allocator), inputs
 
     def enqueue(self, call: Call) -> None:
@@ -107,11 +107,10 @@ class InlineBackend(Backend):
 
     def stats(self) -> dict[str, Any]:
         """Return the figures of the instance."""
-        allocated, mapped = self._allocator.held_bytes()
         state = "ready" if self._state.error is None else "out"
         return {
             "workers": {self._spec.label: {"state": state, "pid": os.getpid(), **self._counts, "restarts": 0}},
-            "shared_memory": {"leased_bytes": allocated, "mapped_bytes": mapped},
+            "shared_memory": self._allocator.stats(),
         }
 
     def empty(self, shape: Any, dtype: Any) -> Array:

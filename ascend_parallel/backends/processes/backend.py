@@ -233,10 +233,9 @@ class ProcessBackend(Backend):
     def stats(self) -> dict[str, Any]:
         """Return the figures of each worker, and the shared memory in use."""
         self.poll()
-        allocated, mapped = self._allocator.held_bytes()
         return {
             "workers": {slot.spec.label: slot.stats() for slot in self._pool.slots},
-            "shared_memory": {"leased_bytes": allocated, "mapped_bytes": mapped},
+            "shared_memory": self._allocator.stats(),
         }
 
     def empty(self, shape: Any, dtype: Any) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.backend import AHEAD_S, Backend
-from ascend_parallel.backends.call import Call, Task
+from ascend_parallel.backends.call import Call, Task, fail_calls
 from ascend_parallel.backends.diagnostics import engine_error
 from ascend_parallel.backends.worker_spec import Limits, WorkerSpec
 from ascend_parallel.batching.batch import Array
@@ -30,7 +30,7 @@ from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
 from .building import Build, group_by_weights
 from .instance import Instance
-from .placement import LocalPlacement
+from .placement import LocalPlacement, empty_inputs
 
 #: How long closing waits for the threads: they end when they are done with the task that they compute.
 CLOSE_GRACE_S = 5.0
@@ -147,7 +147,7 @@ class ThreadBackend(Backend):
 
     def place_rows(self, plan: Plan) -> tuple[LocalPlacement, list[Array]]:
         """Take memory for inputs and outputs."""
-        inputs = [self._allocator.empty(region.whole_shape(plan.span), region.dtype) for region in plan.inputs]
+        inputs = empty_inputs(plan, self._allocator)
         return LocalPlacement(plan, inputs, self._allocator), inputs
 
     def enqueue(self, call: Call) -> None:
@@ -189,10 +189,9 @@ class ThreadBackend(Backend):
 
     def stats(self) -> dict[str, Any]:
         """Return the figures of each device's instances, and the memory in use."""
-        allocated, mapped = self._allocator.held_bytes()
         return {
             "workers": {spec.label: self._stats_of(spec) for spec in self._specs},
-            "shared_memory": {"leased_bytes": allocated, "mapped_bytes": mapped},
+            "shared_memory": self._allocator.stats(),
         }
 
     def _stats_of(self, spec: WorkerSpec) -> dict[str, Any]:
@@ -270,12 +269,7 @@ class ThreadBackend(Backend):
 
     def _fail_calls(self, calls: Sequence[Call], error: Exception) -> None:
         """Fail those of the calls that are open, and notify their callers without the lock."""
-        with self._lock:
-            failed = [call for call in dict.fromkeys(calls) if call.is_open]
-            for call in failed:
-                call.fail(error)
-        for call in failed:
-            call.notify()
+        fail_calls(calls, error, self._lock)
 
     def _take_open_calls(self) -> list[Call]:
         """Empty the queue; return the calls of all tasks that were queued or are computed. The lock is held."""

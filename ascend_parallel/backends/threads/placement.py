@@ -18,6 +18,11 @@ from ascend_parallel.batching.rows import copy_rows
 _LEAST_PLACED_BYTES = 64 << 10
 
 
+def empty_inputs(plan: Plan, allocator: Allocator) -> list[Array]:
+    """Return an array for each input of a plan, in the model's order, for the caller to write."""
+    return [allocator.empty(region.whole_shape(plan.span), region.dtype) for region in plan.inputs]
+
+
 class LocalPlacement(Placement):
     """The arrays of one call, which its threads read and write in place.
 
