@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ascend_parallel.errors import UsageError, WorkerError, WorkerTimeout
+from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError, WorkerTimeout
 
 from . import ray_session
 from .host import SIDE, actor_class
@@ -86,6 +86,7 @@ class Hosts:
         self._spec = spec
         self._post = post
         self._groups: list[Any] = []
+        self._is_closed = False
         self._actor_class: Any = actor_class()
 
     # ---- reserving
@@ -96,11 +97,14 @@ class Hosts:
         Raises:
             UsageError: the cluster does not have what is wanted.
             WorkerTimeout: it was not free in ``build_timeout_s``.
+            RunnerClosedError: :meth:`close` was called meanwhile.
         """
         demand = self._demand
         deadline_s = time.monotonic() + demand.build_timeout_s
         patience_s = time.monotonic() + PATIENCE_S
         while True:
+            if self._is_closed:
+                raise closed_early()
             nodes = ray_session.survey(demand.resource)
             self._check_enough(nodes)
             sizes = cut_bundles(nodes, demand.devices, demand.devices_per_actor)
@@ -279,6 +283,7 @@ class Hosts:
         """End all actors, and give the devices back."""
         import ray
 
+        self._is_closed = True
         if not ray.is_initialized():  # the program has left the cluster, and with it went all that was started
             return
         closing = []
@@ -310,6 +315,11 @@ def _is_placed(slot: Slot) -> bool:
 
 def _has_home(slot: Slot, nodes: Sequence[Node]) -> bool:
     return any(node.total >= slot.devices for node in nodes)
+
+
+def closed_early() -> RunnerClosedError:
+    """Return the error for the thread that builds a runner which another closes."""
+    return RunnerClosedError("the runner was closed while it was being built")
 
 
 def no_host_left(slots: Sequence[Slot]) -> WorkerError:

@@ -16,7 +16,7 @@ from ascend_parallel.backends.unhandled import report_exception
 from ascend_parallel.errors import AscendParallelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
 from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
-from .hosts import Demand, Hosts, no_host_left, report
+from .hosts import Demand, Hosts, closed_early, no_host_left, report
 from .messages import decode_error
 from .pieces import Piece
 from .settings import HostSpec
@@ -70,7 +70,9 @@ class Service:
                 if monotonic() >= deadline_s:
                     raise self._not_built() from None
                 continue
-            assert event is not None
+            if event is None:
+                self.hosts.close()  # again: what has been reserved since
+                raise closed_early()
             self._take_first(*event)
         self._backend.note_capacities()
         self.thread.start()

@@ -33,6 +33,12 @@ def gated(device, folder):
     return predict
 
 
+def slow_to_build(device, folder):
+    """Note in the folder that the model is being built, and never finish."""
+    (Path(folder) / f"begun-{os.getpid()}").touch()
+    threading.Event().wait()
+
+
 def troubled(device, trouble):
     """Double the rows; where one is -1, die, hang or raise."""
 

@@ -1,5 +1,6 @@
 """Hosts and actors that die, hosts that join, and drivers that die: nothing is lost, doubled or left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from ascend_parallel import ClusterPredictUtils, WorkerDied, WorkerError, WorkerTimeout
+from ascend_parallel import ClusterPredictUtils, RunnerClosedError, WorkerDied, WorkerError, WorkerTimeout
 
 pytestmark = pytest.mark.timeout(120)
 TIMEOUT_S = 60
@@ -206,6 +207,34 @@ def test_the_driver_s_death_leaves_no_actor_behind(cluster, gate):
         wait_until(lambda: len(gate.begun()) == 3, "all three hosts compute")
         driver.send_signal(signal.SIGKILL)
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "all actors are gone")
+    with on_cluster("troubled", cluster, engine_options={"trouble": "raise"}, num_devices=6) as runner:
+        assert len(runner.devices) == 6
+
+
+@pytest.mark.parametrize("others", [0, 6])
+def test_a_runner_that_is_closed_while_it_is_built_frees_its_builder(cluster, gate, others):
+    """It builds its models, or waits for devices that another runner holds."""
+    with contextlib.ExitStack() as stack:
+        if others:
+            holder = on_cluster("troubled", cluster, engine_options={"trouble": "raise"}, num_devices=others)
+            stack.enter_context(holder)
+        address = None if others else cluster.address
+        runner = on_cluster("slow_to_build", cluster, engine_options=gate.options, num_devices=6, address=address)
+        errors = []
+
+        def build():
+            try:
+                runner.build_model()
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        wait_until(lambda: runner._end is not None and (others or len(gate.begun()) == 3), "it is being built")
+        runner.close()
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+        assert [type(error) for error in errors] == [RunnerClosedError]
     with on_cluster("troubled", cluster, engine_options={"trouble": "raise"}, num_devices=6) as runner:
         assert len(runner.devices) == 6
 
