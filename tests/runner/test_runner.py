@@ -1,6 +1,7 @@
 """The runner's own interface, on ONNX Runtime over two CPU workers, which are processes or threads."""
 
 import itertools
+import os
 import threading
 
 import models
@@ -240,6 +241,44 @@ def test_results_of_one_runner_are_inputs_of_another(same, workers):
             np.testing.assert_array_equal(same.predict({"x": 2 * x})["y"], 2 * x[:, ::-1])
     assert find_allocation(once) is not None
     np.testing.assert_array_equal(same.predict({"x": once})["y"], x)  # though its runner is closed
+
+
+GATED = """
+import os
+
+def make(device, gate):
+    gate = os.open(gate, os.O_RDWR)
+
+    def run(inputs):
+        if inputs["x"][0, 0] == 7:
+            os.read(gate, 1)
+        return {"y": inputs["x"]}
+
+    return run
+"""
+
+
+@only("processes")
+def test_a_queued_input_of_a_runner_that_is_closed_fails_its_call(same, workers, tmp_path):
+    """The worker could not map it any more, and would wait for it."""
+    (tmp_path / "gated.py").write_text(GATED)
+    fifo = tmp_path / "gate"
+    os.mkfifo(fifo)
+    options = {"devices": "cpu:0", "engine_options": {"gate": str(fifo)}}
+    with make(f"{tmp_path}/gated.py:make", workers, **options) as gated:
+        other = make(models.same("float32"), workers)
+        other.build_model()
+        lent = other.empty((1, 3))
+        lent[:] = 1
+        waiting = [gated.submit({"x": np.full((1, 3), 7, np.float32)}) for _ in range(2)]
+        queued = gated.submit({"x": lent})
+        other.close()
+        with open(fifo, "wb") as gate:
+            gate.write(b"11")
+        assert [future.result(30)["y"][0, 0] for future in waiting] == [7, 7]
+        with pytest.raises(RunnerClosedError, match="an input is a result of a runner that was closed"):
+            queued.result(30)
+        np.testing.assert_array_equal(gated.predict({"x": lent})["y"], lent)  # it is copied now
 
 
 def test_empty_gives_arrays_that_are_read_in_place(same):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ascend_parallel.backends.allocator import Allocator
 from ascend_parallel.backends.call import Call, Task
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import WorkerError, WorkerTimeout
+from ascend_parallel.errors import RunnerClosedError, WorkerError, WorkerTimeout
 
 from .worker_process import Worker
 
@@ -91,7 +91,11 @@ class Scheduler:
             if task.call.is_open:
                 retired = self._allocator.take_unmapped(worker.number) if self._allocator.has_unmapped else ()
                 task.deadline_s = float("inf")
-                worker.send(task, retired)
+                try:
+                    worker.send(task, retired)
+                except RunnerClosedError as error:
+                    self.fail(task.call, error)
+                    continue
                 if len(worker.in_flight) <= worker.capacity:
                     _start_clock(task)
                 self.update(worker)

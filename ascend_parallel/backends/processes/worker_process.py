@@ -19,7 +19,7 @@ from ascend_parallel.backends.allocator import Segment
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.worker_spec import WorkerSpec
 from ascend_parallel.batching.batch import Array
-from ascend_parallel.errors import WorkerError
+from ascend_parallel.errors import RunnerClosedError, WorkerError
 from ascend_parallel.worker.memory import receive_segment, send_segment
 from ascend_parallel.worker.protocol import EXIT, Channel, encode, encode_predict
 
@@ -106,11 +106,19 @@ class Worker:
         Args:
             task: what is to be computed; it gets the number of a new attempt.
             retired: numbers of segments that the worker can unmap.
+
+        Raises:
+            RunnerClosedError: an input lies in memory of another runner, which was closed since; nothing was sent.
         """
         placement = task.call.placement
         assert isinstance(placement, SharedPlacement)
         for allocation in placement.allocations:
             if self.number not in allocation.segment.workers:
+                if allocation.segment.fd < 0:  # the worker would wait for it for ever
+                    raise RunnerClosedError(
+                        "an input is a result of a runner that was closed before this one could read it; copy it, or "
+                        "close that runner later"
+                    )
                 self._announce(allocation.segment)
         task.number = number = next(_task_numbers)
         self.in_flight[number] = task
