@@ -8,40 +8,10 @@ import numpy as np
 import onnx
 import PIL.Image
 import pytest
-import yaml
 from onnx import TensorProto, helper
 
 pytestmark = pytest.mark.timeout(120)
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "cluster"
-
-#: Field -> whether it is required. Source: the Go types from which KubeRay's CRD ray.io/v1 is generated
-#: (ray-operator/apis/ray/v1/raycluster_types.go).
-CLUSTER_FIELDS = {
-    "headGroupSpec": True,
-    "workerGroupSpecs": False,
-    "rayVersion": False,
-    "enableInTreeAutoscaling": False,
-    "autoscalerOptions": False,
-    "headServiceAnnotations": False,
-    "suspend": False,
-}
-HEAD_FIELDS = {
-    "serviceType": False,
-    "headService": False,
-    "enableIngress": False,
-    "rayStartParams": True,
-    "template": True,
-}
-GROUP_FIELDS = {
-    "groupName": True,
-    "replicas": False,
-    "minReplicas": True,
-    "maxReplicas": True,
-    "numOfHosts": False,
-    "rayStartParams": True,
-    "template": True,
-    "scaleStrategy": False,
-}
 
 
 def run(name, *words):
@@ -81,33 +51,6 @@ def test_pictures_with_ray_data(cluster, tmp_path):
     found = {Path(line.split()[0]).stem: float(line.split("[")[1].rstrip(" ].")) for line in lines}
     assert found == pytest.approx({"000": 0.0, "051": 0.2, "255": 1.0}, abs=1e-5)
     assert np.isfinite(list(found.values())).all()
-
-
-def check_fields(value, fields, where):
-    assert set(value) <= set(fields), f"{where}: {set(value) - set(fields)}"
-    missing = {name for name, is_required in fields.items() if is_required} - set(value)
-    assert not missing, f"{where}: {missing}"
-
-
-def test_the_manifest_has_the_fields_of_kuberay_s_types():
-    manifest = yaml.safe_load((FOLDER / "kuberay.yaml").read_text())
-    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayCluster")
-    spec = manifest["spec"]
-    check_fields(spec, CLUSTER_FIELDS, "spec")
-    check_fields(spec["headGroupSpec"], HEAD_FIELDS, "headGroupSpec")
-    groups = spec["workerGroupSpecs"]
-    for group in groups:
-        check_fields(group, GROUP_FIELDS, "workerGroupSpecs")
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    for group in (spec["headGroupSpec"], *groups):
-        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
-        (container,) = group["template"]["spec"]["containers"]
-        mounts = {mount["name"] for mount in container["volumeMounts"]}
-        assert mounts == {volume["name"] for volume in group["template"]["spec"]["volumes"]}
-    # The chips of the pod, and what Ray counts them as: KubeRay puts this text into a shell command.
-    limits = groups[0]["template"]["spec"]["containers"][0]["resources"]["limits"]
-    resources = yaml.safe_load(groups[0]["rayStartParams"]["resources"])
-    assert yaml.safe_load(resources) == {"NPU": int(limits["huawei.com/Ascend310P"])}
 
 
 def test_the_slurm_script_is_sound():
