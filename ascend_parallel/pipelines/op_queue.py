@@ -34,9 +34,10 @@ class OpQueue:
     def __iter__(self) -> Iterator[InferRequest]:
         return iter(self._requests)
 
-    def add(self, request: InferRequest) -> None:
-        """Add a request behind those that are there."""
+    def add(self, request: InferRequest) -> bool:
+        """Add a request behind those that are there; return whether there are enough for a whole batch now."""
         self._requests.append(request)
+        return len(self._requests) >= self.max_requests
 
     def remove(self, request: InferRequest) -> bool:
         """Take a request out; return whether it was there."""
@@ -50,12 +51,12 @@ class OpQueue:
         """Return the group of the next batch; None, and when to look again, where all wait for more requests."""
         first = self._requests[0]
         ready_s = first.arrived_s + self._max_delay_s
-        if ready_s > now_s and not first.is_alone and not self.is_full(self):
+        if ready_s > now_s and not first.is_alone and not self.may_go_ahead(self):
             return None, ready_s
         return self, INF
 
-    def is_full(self, group: OpQueue) -> bool:
-        """Whether there are enough for a whole batch."""
+    def may_go_ahead(self, group: OpQueue) -> bool:
+        """Whether there are enough for a whole batch, which then may go to a worker that still computes another."""
         return len(self._requests) >= self.max_requests
 
     def take(self, group: OpQueue, idle: int) -> list[InferRequest]:

@@ -1,8 +1,10 @@
 """Dynamic batching: the requests of many clients joined into batches, one task each.
 
-Everything here runs in the event loop's thread. A batch goes to a worker as soon as one is free; if a full batch waits,
-one more goes to each worker in advance. Which requests it is made of, the queue decides. How they are written and
-answered, the subclasses say: rows of a model's inputs (row_batcher.py), or whole requests for an op of a pipeline.
+Everything here runs in the event loop's thread. A batch goes to a worker as soon as one is free, once the loop has read
+what came close behind. One more goes to each worker in advance where that costs nothing: where a full batch waits, or
+small ones are computed as quickly as a large one. Which requests a batch is made of, the queue decides. How they are
+written and answered, the subclasses say: rows of a model's inputs (row_batcher.py), or whole requests for an op of a
+pipeline.
 
 A batch that fails is tried again request by request, so that each failure goes to its own request.
 """
@@ -34,6 +36,9 @@ from .log import logger
 from .model_stats import ModelStats
 from .request import INF, InferRequest
 
+#: How long requests are read before a batch is made of them: what small ones take whose clients send at the same time.
+_QUIET_S = 3e-4
+
 
 class Queue(Protocol):
     """The requests that wait. ``len()`` is how many there are; iterating yields them."""
@@ -42,8 +47,8 @@ class Queue(Protocol):
 
     def __iter__(self) -> Iterator[InferRequest]: ...
 
-    def add(self, request: InferRequest) -> None:
-        """Add a request behind those that are there."""
+    def add(self, request: InferRequest) -> bool:
+        """Add a request behind those that are there; return whether its group makes a whole batch now."""
 
     def remove(self, request: InferRequest) -> bool:
         """Take a request out; return whether it was there."""
@@ -51,11 +56,11 @@ class Queue(Protocol):
     def choose(self, now_s: float) -> tuple[Any, float]:
         """Return the group of the next batch; None, and when to look again, where all wait for more requests."""
 
-    def is_full(self, group: Any) -> bool:
-        """Whether a group makes a whole batch."""
+    def may_go_ahead(self, group: Any) -> bool:
+        """Whether a batch of a group may go to a worker that still computes another."""
 
     def take(self, group: Any, idle: int) -> list[InferRequest]:
-        """Take the requests of one batch out of a group; no more than the share of each of so many idle workers."""
+        """Take the requests of one batch out of a group: what one of so many idle workers is to get."""
 
 
 class Limits(NamedTuple):
@@ -186,10 +191,10 @@ class Batcher(ABC):
             error = OverloadedError(f"the queue is full: {len(self._queue)} requests wait; try again later")
             self._failures.add(request, "rejected", error)
             raise error
-        self._enqueue(request)
         deadline_s = request.deadline_s = min(request.deadline_s, request.arrived_s + self.limits.timeout_s)
         if deadline_s < self._next_deadline_s:
             self._set_deadline_timer(deadline_s)
+        self._enqueue(request)
 
     def cancel(self, request: InferRequest) -> None:
         """Drop a request whose client is gone: it is not computed if its batch is not made yet."""
@@ -212,19 +217,30 @@ class Batcher(ABC):
             self._fail(request, error, now_s)
 
     def _enqueue(self, request: InferRequest) -> None:
-        self._queue.add(request)
-        if not self._is_scheduled and self.running < 2 * self._capacity:
-            self._schedule()
+        is_full = self._queue.add(request)
+        if is_full and self.running < self._capacity:  # a worker begins while the loop reads what else has come
+            self._dispatch()
+        elif not self._is_scheduled and self.running < 2 * self._capacity:
+            self._is_scheduled = True
+            self._loop.call_soon(self._dispatch_when_quiet, 0, time.monotonic() + _QUIET_S)
 
-    def _schedule(self) -> None:
-        """Make batches once all requests that have come by now are queued."""
-        self._is_scheduled = True
-        self._loop.call_soon(self._dispatch)
+    def _dispatch_when_quiet(self, seen: int, until_s: float) -> None:
+        """Make batches once the loop finds no more requests: those of many clients come one close behind the other.
+
+        Args:
+            seen: how many waited a turn of the loop ago.
+            until_s: when batches are made at the latest.
+        """
+        waiting = len(self._queue)
+        if seen < waiting < self.limits.max_rows and time.monotonic() < until_s:
+            self._loop.call_soon(self._dispatch_when_quiet, waiting, until_s)
+        else:
+            self._is_scheduled = False
+            self._dispatch()
 
     # ---- batches
 
     def _dispatch(self) -> None:
-        self._is_scheduled = False
         queue = self._queue
         while queue:
             group, next_s = queue.choose(time.monotonic())
@@ -232,7 +248,7 @@ class Batcher(ABC):
                 self._set_delay_timer(next_s)
                 return
             idle = self._capacity - self.running
-            if idle <= 0 and not (queue.is_full(group) and idle > -self._capacity):
+            if idle <= 0 and not (idle > -self._capacity and queue.may_go_ahead(group)):
                 return
             self._send([request for request in queue.take(group, idle) if not request.is_done])
 

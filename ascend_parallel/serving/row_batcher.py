@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Hashable
 
 from ascend_parallel.backends.backend import Backend
 from ascend_parallel.backends.call import Placement
@@ -48,11 +47,12 @@ class RowBatcher(Batcher):
             capacity: batches that are computed at the same time.
             stats: counts.
         """
-        queue = RequestQueue(limits.max_rows, limits.max_delay_s)
+        queue = RequestQueue(limits.max_rows, limits.max_delay_s, capacity)
         super().__init__(backend, loop, limits, capacity, stats, queue)
+        self._times = queue.times
         self._batch_axes = model.batch_axes
         self._builder = BatchBuilder(backend, model, limits.max_rows * MAX_TASKS)
-        self._unsplit: set[Hashable] = set()  # keys of requests that were found not to be split
+        self._unsplit: set[int] = set()  # keys of requests that were found not to be split
         self._fixed_outputs = model.fixed_outputs if _takes_any_rows(model) else []
         if self._fixed_outputs:
             names = ", ".join(map(repr, self._fixed_outputs))
@@ -69,6 +69,8 @@ class RowBatcher(Batcher):
         return self._builder.open(requests)
 
     def _answer_each(self, call: BatchCall, outputs: dict[str, Array]) -> None:
+        if len(call.plan.chunks) == 1:
+            self._times.note(call.rows, call.compute_ns / 1e9)
         requests = call.requests
         now_s = time.monotonic()
         if len(requests) == 1:
@@ -86,7 +88,7 @@ class RowBatcher(Batcher):
             self._answer(request, call, split(outputs, self._batch_axes, whole, start, stop), now_s)
             start = stop
 
-    def _stop_joining(self, key: Hashable, reason: str) -> None:
+    def _stop_joining(self, key: int, reason: str) -> None:
         """Join no more requests of this key."""
         if not self._unsplit:
             logger.warning("such requests for model %s are not joined any more: %s", self._stats.name, reason)

@@ -180,6 +180,35 @@ def test_idle_workers_share_what_waits(factories):
         assert len({request.worker for _, request in sent}) == 2
 
 
+def test_requests_that_come_close_behind_each_other_are_one_batch(factories):
+    """A turn of the loop reads but some of what many clients send at about the same time."""
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0")
+    with serving_in_loop(runner, Limits(16)) as (loop, client):
+
+        async def send_one_each_turn():
+            sent = []
+            for number in range(5):
+                sent.append(client.send({"x": np.full((1, 4), number, np.float32)}))
+                await asyncio.sleep(0)
+            await asyncio.gather(*[future for future, _ in sent])
+            return [request.batch_rows for _, request in sent]
+
+        assert loop.run(send_one_each_turn()) == [5] * 5
+
+
+def test_a_full_batch_is_sent_while_others_are_read(factories):
+    runner = ParallelPredictUtils(f"{factories}:twice", devices="cpu:0")
+    with serving_in_loop(runner, Limits(4)) as (loop, client):
+
+        async def send_five():
+            sent = [client.send({"x": np.full((1, 4), number, np.float32)}) for number in range(5)]
+            state = client.model.running, client.model.waiting
+            await asyncio.gather(*[future for future, _ in sent])
+            return state
+
+        assert loop.run(send_five()) == (1, 1)
+
+
 def test_a_batch_of_fixed_size_is_filled_before_it_is_shared(tmp_path):
     """It takes as long with one row as with four, so the others of two idle workers would gain nothing."""
     path = make_onnx(

@@ -39,8 +39,8 @@ def test_each_gets_its_own_picture(server, http, draw_by_example, model):
         assert_same(picture, draw_by_example(prompt, seed, steps=steps, guidance=guidance))
     rows, batches = (metric(http, name, model=f"{model}.unet") - before[name] for name in (ROWS, BATCHES))
     assert rows == sum(steps * (2 if guidance > 1 else 1) for _, _, steps, guidance in requests)
-    if model == "tiny":  # rows at different steps share batches
-        assert rows / batches > 3
+    if model == "tiny":  # rows at different steps share batches: those of one picture are two at most
+        assert rows / batches > 2
     else:  # no more than the two rows of a picture at a step, but where pictures are at the same step by chance
         assert rows / batches < 3
 
