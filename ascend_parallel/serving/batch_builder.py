@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ascend_parallel.batching.model import Model
 from ascend_parallel.batching.plan import Plan
 from ascend_parallel.errors import ShapeError, TooLargeError
 
-from .request import LARGE_BYTES, InferRequest
+from .request import LARGE_BYTES, NO_ROWS, InferRequest
 
 #: Shapes of requests that are remembered, and plans of batches likewise.
 _MAX_KNOWN = 1024
@@ -30,8 +31,11 @@ class BatchBuilder:
         self._backend = backend
         self._model = model
         self._names = None if model.inputs is None else tuple([spec.name for spec in model.inputs])
-        self._known_shapes: dict[Any, tuple[Rows, Hashable]] = {}
-        self._plans: dict[Any, Plan] = {}
+        self._known_shapes: dict[Any, tuple[Rows, int]] = {}
+        self._last_template: tuple[object, tuple[Rows, int]] = (None, (NO_ROWS, 0))
+        self._keys: dict[Hashable, int] = {}
+        self._next_key = itertools.count(1)
+        self._plans: dict[tuple[int, int], Plan] = {}
 
     def look_at(self, request: InferRequest) -> None:
         """Put the inputs of a request in the model's order, and find its rows and what it can be joined with.
@@ -40,23 +44,28 @@ class BatchBuilder:
             ShapeError: its inputs do not fit the model.
             TooLargeError: it has too many rows.
         """
-        if request.names != self._names:
-            request.names, request.inputs = self._model.in_order(_by_name(request, request.inputs))
-        shapes = tuple([(array.dtype, array.shape) for array in request.inputs])
-        known = self._known_shapes.get((request.names, shapes))
-        if known is None:
-            known = self._look_at_shapes(request, shapes)
+        template, known = self._last_template
+        if template is None or template is not request.template:
+            known = self._look_at_inputs(request)
         layout, request.key = known
         request.layout = layout
         request.rows = layout.rows
         if not layout.is_whole:
-            request.key = join_key(request.inputs, layout)
+            request.key = self._number(join_key(request.inputs, layout))
 
-    def _look_at_shapes(self, request: InferRequest, shapes: Hashable) -> tuple[Rows, Hashable]:
-        """Return how rows lie in inputs of these shapes, and what they have in common with others; raises ShapeError.
+    def _look_at_inputs(self, request: InferRequest) -> tuple[Rows, int]:
+        """Put the inputs in order; return how rows lie in them, and the key where all hold rows; raises ShapeError."""
+        is_in_order = request.names == self._names
+        if not is_in_order:
+            request.names, request.inputs = self._model.in_order(_by_name(request, request.inputs))
+        shapes = tuple([(array.dtype, array.shape) for array in request.inputs])
+        known = self._known_shapes.get((request.names, shapes)) or self._look_at_shapes(request, shapes)
+        if is_in_order:
+            self._last_template = request.template, known
+        return known
 
-        The latter holds where all inputs hold rows.
-        """
+    def _look_at_shapes(self, request: InferRequest, shapes: Hashable) -> tuple[Rows, int]:
+        """Return the same for inputs of shapes that are new."""
         _check_dtypes(self._model, request)
         layout = find_rows(self._model.inputs, request.names, request.inputs, self._model.batch_axes)
         if layout.rows > self._max_request_rows:
@@ -65,9 +74,17 @@ class BatchBuilder:
                 "which max_batch_size raises"
             )
         self._model.plan(_by_name(request, request.inputs))  # raises where they do not fit
-        known = layout, join_key(request.inputs, layout)
+        known = layout, self._number(join_key(request.inputs, layout))
         _keep(self._known_shapes, (request.names, shapes), known)
         return known
+
+    def _number(self, key: Hashable) -> int:
+        """Return a number that stands for a key, which is a large tuple."""
+        number = self._keys.get(key)
+        if number is None:
+            number = next(self._next_key)
+            _keep(self._keys, key, number)
+        return number
 
     def open(self, requests: Sequence[InferRequest]) -> tuple[Plan, Placement]:
         """Return how a batch of requests is to be done, and where its inputs now lie.
@@ -100,7 +117,7 @@ class BatchBuilder:
 
     def _plan(self, request: InferRequest, rows: int) -> Plan:
         """Return the plan of a batch of so many rows like a request's."""
-        key = (request.names, request.key, rows)
+        key = (request.key, rows)
         plan = self._plans.get(key)
         if plan is None:
             arrays = [stand_in(a, axis, rows) for a, axis in zip(request.inputs, request.layout.axes, strict=True)]
@@ -114,14 +131,13 @@ def _join(target: Array, axis: int | None, parts: Sequence[Array]) -> None:
     if axis is None:
         target[...] = parts[0]
         return
+    rows = sum([part.shape[axis] for part in parts])
+    if rows == target.shape[axis]:
+        np.concatenate(parts, axis, out=target)
+        return
     target = np.moveaxis(target, axis, 0)
-    start = 0
-    for part in parts:
-        stop = start + part.shape[axis]
-        target[start:stop] = np.moveaxis(part, axis, 0) if axis else part
-        start = stop
-    if start < len(target):
-        target[start:] = target[start - 1]
+    np.concatenate([np.moveaxis(part, axis, 0) for part in parts], out=target[:rows])
+    target[rows:] = target[rows - 1]
 
 
 def _check_dtypes(model: Model, request: InferRequest) -> None:

@@ -74,6 +74,7 @@ class InferHead(NamedTuple):
         names: of the inputs.
         has_regions: whether a tensor is in a shared-memory region, or goes to one.
         has_text: whether an input is of BYTES.
+        is_all_binary: whether each output is wanted behind the JSON, whose only other content is the model's name.
     """
 
     id: str
@@ -85,6 +86,7 @@ class InferHead(NamedTuple):
     names: tuple[str, ...]
     has_regions: bool
     has_text: bool
+    is_all_binary: bool = False
 
 
 def read_region(what: str, parameters: Mapping[str, Any], size_bytes: int | None) -> tuple[str, int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.join import Rows
@@ -37,10 +37,12 @@ class InferRequest:
         batch_rows: rows of the batch that it was part of.
         rows: how many rows it has, once it is queued.
         layout: where they lie in its inputs.
-        key: what the requests of a batch have in common.
+        key: a number, which requests that can be joined have in common.
         is_alone: whether it must not be joined with others.
         outputs: the answer, name -> array.
         error: why there is none.
+        template: what says the names, dtypes and shapes of the inputs; None where nothing does. Those of two requests
+            with the same object are equal.
         trace_context: the client's ``traceparent``; "" for none.
         wants_values: whether a pipeline answers with what its ops gave; else with tensors.
     """
@@ -64,6 +66,7 @@ class InferRequest:
         "outputs",
         "rows",
         "sent_s",
+        "template",
         "trace_context",
         "wants_values",
         "worker",
@@ -78,6 +81,7 @@ class InferRequest:
         id: str = "",
         deadline_s: float = INF,
         trace_context: str = "",
+        template: object = None,
     ) -> None:
         self.id = id
         self.names = names
@@ -85,6 +89,7 @@ class InferRequest:
         self.on_done = on_done
         self.deadline_s = deadline_s
         self.trace_context = trace_context
+        self.template = template
         self.arrived_s = time.monotonic()
         self.sent_s = 0.0
         self.computed_s = 0.0
@@ -94,7 +99,7 @@ class InferRequest:
         self.batch_rows = 0
         self.rows = 0
         self.layout = NO_ROWS
-        self.key: Hashable = None
+        self.key = 0
         self.is_alone = False
         self.wants_values = False
         self.is_done = False

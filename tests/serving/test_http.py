@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gzip
 import re
 import socket
 
@@ -167,6 +168,31 @@ def test_requests_with_the_same_head_have_bodies_of_their_own(connection):
             value = 2.0 * (requests.index(sent) + 1)
             assert connection.data.endswith(np.full((1, 3), value, np.float32).tobytes())
     assert answered == 15
+
+
+def test_what_follows_the_same_head_is_read_each_time(connection):
+    """Other JSON of the same length, tensors in the JSON, and compressed bodies."""
+    other = BODY.replace(b'"FP32"', b'"FP64"')
+    plain = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [%d]}]}'
+    in_json = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(plain) - 1)
+    packed = gzip.compress(BODY)
+    compressed = POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    for sent, status in (
+        (INFER, 200),
+        (POST + LENGTH + b"\r\n" + other, 400),
+        (INFER, 200),
+        (in_json + plain % 3, 200),
+        (in_json + plain % 4, 200),
+        (in_json + plain.replace(b"{", b"[") % 4, 400),
+        (compressed + packed, 200),
+        (compressed + packed, 200),
+        (compressed + packed[::-1], 400),
+    ):
+        connection.data = b""
+        connection.send(sent)
+        assert connection.receive_answers(1) == [status], connection.data
+        if sent == in_json + plain % 4:
+            assert b"[8.0]" in connection.data
 
 
 def test_expect_100_continue(connection):

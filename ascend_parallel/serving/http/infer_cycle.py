@@ -17,7 +17,7 @@ from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.rest.infer_answer import Answer
 from ascend_parallel.serving.served import Served
 
-from .body import Body
+from .body import Body, RepeatedBody
 from .errors import write_error
 from .infer_steps import UNCOUNTED_DIGITS, make_answer, prepare_body, read_request
 from .request_id import read_request_id
@@ -65,7 +65,7 @@ _INITIAL: dict[str, Any] = {
     "response_complete": False,
     "disconnected": False,
     "_is_started": False,
-    "_is_complete": False,
+    "_is_complete": True,
     "_linger": None,
     "_error": None,
     "_head": None,
@@ -111,7 +111,8 @@ class InferCycle:
         self._headers = headers = dict(protocol.headers)
         self._url = protocol.url
         self._began_s = protocol.began_s
-        self._body = Body(headers, protocol.service.max_body_bytes, protocol.service.pending)
+        body = Body(headers, protocol.service.max_body_bytes, protocol.service.pending)
+        self._body: Body | RepeatedBody = body
         self._is_started = False
         self._is_complete = False
         self._linger: asyncio.TimerHandle | None = None
@@ -119,49 +120,55 @@ class InferCycle:
         self._head: InferHead | None = None
         self._model: Served | None = None
         self._request: InferRequest | None = None
-        self._error = self._check(headers)
+        self._error = self._check(headers, body)
 
     # ---- the same head again
 
     @property
-    def repeatable_bytes(self) -> int:
-        """The size of the body, if another request with the same head can do without what was read of it; else 0."""
-        if self._error is not None or not self.keep_alive or b"expect" in self._headers:
-            return 0
-        length = self._headers.get(b"content-length", b"")
-        return int(length) if 0 < len(length) <= UNCOUNTED_DIGITS else 0
+    def repeatable_bytes(self) -> tuple[int, int]:
+        """The size of the body, and of the JSON in it, if another request can be taken for one with the same head.
+
+        The sizes are 0 where it cannot.
+        """
+        headers = self._headers
+        has_odd_headers = b"expect" in headers or b"content-encoding" in headers
+        length = headers.get(b"content-length", b"")
+        if self._error is not None or not self.keep_alive or has_odd_headers or not 0 < len(length) <= UNCOUNTED_DIGITS:
+            return 0, 0
+        text_length = headers.get(b"inference-header-content-length", length)
+        is_plain = text_length.isdigit() and len(text_length) <= UNCOUNTED_DIGITS and int(text_length) <= int(length)
+        return (int(length), int(text_length)) if is_plain else (0, 0)
 
     def initial_attributes(self) -> dict[str, Any]:
         """Return what a cycle with the same head begins with."""
         return {**self.__dict__, **_INITIAL}
 
     @classmethod
-    def again(cls, attributes: dict[str, Any]) -> InferCycle:
-        """Return a cycle with the same head as one before."""
+    def again(cls, attributes: dict[str, Any], body: RepeatedBody) -> InferCycle:
+        """Return a cycle with the same head as one before, and a whole body."""
         cycle = cls.__new__(cls)
         cycle.__dict__.update(attributes)
-        protocol = cycle._protocol
-        cycle.keep_alive = not protocol.service.repository.is_draining
+        cycle.keep_alive = not cycle._protocol.service.repository.is_draining
         cycle._began_s = time.monotonic()
-        cycle._body = Body(cycle._headers, protocol.service.max_body_bytes, protocol.service.pending)
+        cycle._body = body
         return cycle
 
     # ---- the request
 
-    def _check(self, headers: dict[bytes, bytes]) -> Exception | None:
+    def _check(self, headers: dict[bytes, bytes], body: Body) -> Exception | None:
         """Return why the request is refused before its body is there."""
         try:
-            return self._check_headers(headers)
+            return self._check_headers(headers, body)
         except AscendParallelError as error:
             return error
 
-    def _check_headers(self, headers: dict[bytes, bytes]) -> Exception | None:
+    def _check_headers(self, headers: dict[bytes, bytes], body: Body) -> Exception | None:
         service = self._protocol.service
         service.check_token(headers)
         if self._protocol.parser.should_upgrade():  # the parser reads no body of such a request
             self.keep_alive = False
             return UsageError("this server does not upgrade connections; send the request without the header Upgrade")
-        prepare_body(service, headers, self._body, self._model_name, self._version)
+        prepare_body(service, headers, body, self._model_name, self._version)
         return None
 
     @property
@@ -188,6 +195,7 @@ class InferCycle:
     def take_body(self, body: bytes) -> None:
         """Take a part of the body."""
         if self._error is None:
+            assert isinstance(self._body, Body)
             try:
                 self._body.add(body)
             except AscendParallelError as error:  # it is chunked, else it was refused before
@@ -271,17 +279,18 @@ class InferCycle:
     def _respond_answer(self, answer: Answer) -> None:
         protocol = self._protocol
         tensors = answer.tensors
-        size_bytes = len(answer.head) + sum([tensor.nbytes for tensor in tensors])
-        start = (
+        parts: list[Any] = [
             protocol.service.ok_lines(protocol.default_headers),
             (_BINARY_LINES % len(answer.head)) if tensors else _JSON_LINES,
-            (_LENGTH_LINES if self.keep_alive else _LENGTH_AND_CLOSE_LINES) % size_bytes,
+            (_LENGTH_LINES if self.keep_alive else _LENGTH_AND_CLOSE_LINES) % answer.size_bytes,
             answer.head,
-        )
-        if size_bytes <= _JOINED_BYTES:
-            protocol.transport.write(b"".join([*start, *[tensor.tobytes() for tensor in tensors]]))
+        ]
+        if answer.size_bytes <= _JOINED_BYTES:
+            parts += [tensor.tobytes() for tensor in tensors]
+            protocol.transport.write(b"".join(parts))
         else:
-            protocol.transport.writelines([*start, *[_bytes_of(tensor) for tensor in tensors]])
+            parts += [_bytes_of(tensor) for tensor in tensors]
+            protocol.transport.writelines(parts)
         self._finish(200)
 
     def _respond_error(self, error: Exception, *, may_close: bool = True) -> None:

@@ -14,7 +14,7 @@ from ascend_parallel.serving.rest.infer_body import read_arrays, read_head
 from ascend_parallel.serving.served import Served
 from ascend_parallel.serving.service import Service
 
-from .body import Body
+from .body import Body, RepeatedBody
 from .request_id import read_request_id
 
 #: Bodies whose length has no more digits need little memory, and are not counted.
@@ -42,7 +42,7 @@ def read_request(
     service: Service,
     model: Served,
     headers: Mapping[bytes, bytes],
-    body: Body,
+    body: Body | RepeatedBody,
     on_done: Callable[[InferRequest], None],
 ) -> tuple[InferHead, InferRequest]:
     """Return what the JSON says, and the request for the model's queue; raises UsageError."""
@@ -53,7 +53,7 @@ def read_request(
         head = head._replace(inputs=())  # lists take more memory than arrays
     if head.outputs is not None:
         model.check_outputs([ref.name for ref in head.outputs])
-    request = InferRequest(head.names, arrays, on_done, id=head.id)
+    request = InferRequest(head.names, arrays, on_done, id=head.id, template=head)
     if b"x-request-id" in headers and not head.id:
         request.id = read_request_id(headers)
     if head.timeout_s is not None:

@@ -22,6 +22,7 @@ from ascend_parallel.errors import AscendParallelError, UsageError
 from ascend_parallel.serving.log import log_access
 from ascend_parallel.serving.service import Service
 
+from .body import RepeatedBody
 from .errors import HeadTooLargeError, SlowRequestError, write_error
 from .infer_cycle import InferCycle, find_infer_route
 
@@ -64,7 +65,8 @@ class InferProtocol(HttpToolsProtocol):
         self._is_broken = False  # what comes is no HTTP any more
         self._is_in_message = False
         self._begun = 0  # messages that began in the data that is being parsed
-        self._repeatable: tuple[bytes, int, dict[str, Any]] | None = None  # head, bytes in all, what the cycle was
+        # The head, bytes in all, bytes of the JSON, and what the cycle was.
+        self._repeatable: tuple[bytes, int, int, dict[str, Any]] | None = None
 
     # ---- from the transport
 
@@ -101,19 +103,20 @@ class InferProtocol(HttpToolsProtocol):
 
     def _begin_again(self, data: bytes) -> None:
         assert self._repeatable is not None
-        head, _, attributes = self._repeatable
-        cycle = InferCycle.again(attributes)
+        head, _, text_bytes, attributes = self._repeatable
+        cycle = InferCycle.again(attributes, RepeatedBody(data[len(head) :], text_bytes))
         self.cycle = cycle  # type: ignore[assignment]
         cycle.start()
-        cycle.take_body(data[len(head) :])
-        cycle.complete_body()
 
     def _note_repeatable(self, data: bytes) -> None:
         """Remember a request that came as a whole, and alone, if it is one that can be repeated."""
         cycle = self.cycle
-        size = cycle.repeatable_bytes if isinstance(cycle, InferCycle) else 0
+        if not isinstance(cycle, InferCycle):
+            return
+        size, text_bytes = cycle.repeatable_bytes
         if size:
-            self._repeatable = data[: len(data) - size], len(data), cycle.initial_attributes()  # type: ignore[attr-defined]
+            head = data[: len(data) - size]
+            self._repeatable = head, len(data), text_bytes, cycle.initial_attributes()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""

@@ -18,7 +18,7 @@ from ascend_parallel.serving.infer_head import InferHead, OutputRef
 #: Heads of answers that are kept: they differ in rows only.
 _MAX_KEPT = 1024
 
-_kept: dict[Any, bytes] = {}
+_kept: dict[Any, tuple[bytes, int]] = {}
 
 
 class Answer:
@@ -27,13 +27,15 @@ class Answer:
     Attributes:
         head: its JSON.
         tensors: what follows, in order.
+        size_bytes: of all.
     """
 
-    __slots__ = ("head", "tensors")
+    __slots__ = ("head", "size_bytes", "tensors")
 
-    def __init__(self, head: bytes, tensors: list[Array]) -> None:
+    def __init__(self, head: bytes, tensors: list[Array], size_bytes: int) -> None:
         self.head = head
         self.tensors = tensors
+        self.size_bytes = size_bytes
 
 
 def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str, Array]) -> Answer:
@@ -43,13 +45,11 @@ def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str
         UsageError: the model has no output of a name.
         ShapeError: an output has no JSON form.
     """
-    if head.outputs is None:
-        refs = [OutputRef(name, head.is_binary, None) for name in outputs]
-    else:
-        refs = list(head.outputs)
-        outputs = {ref.name: _find(outputs, ref.name) for ref in refs}
-    if not head.id and all([ref.is_binary and ref.region is None for ref in refs]):
+    if head.outputs is not None:
+        outputs = {ref.name: _find(outputs, ref.name) for ref in head.outputs}
+    if head.is_all_binary:
         return _write_binary(model, version, outputs)
+    refs = head.outputs or [OutputRef(name, head.is_binary, None) for name in outputs]
     described: list[dict[str, Any]] = []
     tensors: list[Array] = []
     for ref in refs:
@@ -75,14 +75,15 @@ def write_answer(model: str, version: str, head: InferHead, outputs: Mapping[str
     if head.id:
         answer["id"] = head.id
     answer["outputs"] = described
-    return Answer(to_json(answer, inf_nan_mode="constants"), tensors)
+    text = to_json(answer, inf_nan_mode="constants")
+    return Answer(text, tensors, len(text) + sum([tensor.nbytes for tensor in tensors]))
 
 
 def _write_binary(model: str, version: str, outputs: Mapping[str, Array]) -> Answer:
     """Return an answer of all outputs as bytes; its JSON is the same for equal shapes of numbers."""
     key = (model, version, *[(name, array.dtype, array.shape) for name, array in outputs.items()])
-    head = _kept.get(key)
-    if head is None:
+    known = _kept.get(key)
+    if known is None:
         described = [
             {
                 "name": name,
@@ -93,11 +94,13 @@ def _write_binary(model: str, version: str, outputs: Mapping[str, Array]) -> Ans
             for name, array in outputs.items()
         ]
         head = json.dumps({"model_name": model, "model_version": version, "outputs": described}).encode()
+        known = head, len(head) + sum([wire_bytes(array) for array in outputs.values()])
         if not any(array.dtype is BYTES for array in outputs.values()):
             if len(_kept) >= _MAX_KEPT:
                 _kept.clear()
-            _kept[key] = head
-    return Answer(head, [_contiguous(array) for array in outputs.values()])
+            _kept[key] = known
+    head, size_bytes = known
+    return Answer(head, [_contiguous(array) for array in outputs.values()], size_bytes)
 
 
 def _find(outputs: Mapping[str, Array], name: str) -> Array:

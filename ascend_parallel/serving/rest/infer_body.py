@@ -123,7 +123,11 @@ def _read_head(text: bytes) -> InferHead:
     has_regions = any(ref.region for ref in inputs) or any(ref.region for ref in outputs or ())
     has_text = any(ref.dtype is BYTES for ref in inputs)
     timeout_s = read_timeout_s(parameters)
-    return InferHead(identity, tuple(inputs), outputs, is_binary, at, timeout_s, names, has_regions, has_text)
+    wants_all = is_binary if outputs is None else all(ref.is_binary and ref.region is None for ref in outputs)
+    is_all_binary = wants_all and not identity
+    return InferHead(
+        identity, tuple(inputs), outputs, is_binary, at, timeout_s, names, has_regions, has_text, is_all_binary
+    )
 
 
 def _read_input(tensor: object, position: int, at: int) -> TensorRef:
