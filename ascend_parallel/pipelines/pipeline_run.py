@@ -18,6 +18,7 @@ from ascend_parallel.errors import (
     WorkerError,
 )
 from ascend_parallel.serving.batcher import describe_fault
+from ascend_parallel.serving.error_text import reason_of
 from ascend_parallel.serving.request import InferRequest
 from ascend_parallel.serving.served_model import ServedModel
 
@@ -164,7 +165,7 @@ class PipelineRun:
         self.request.id = self.request.id or made.id  # that of the log
         if made.error is not None:
             if inputs is None or not self._try_again(op, inputs, made.error):
-                self.is_logged = _is_fault(made.error)
+                self.is_logged = reason_of(made.error) != "invalid"  # then its batcher has logged it
                 self._fail_at(op, made.error)
             return
         assert made.outputs is not None
@@ -202,11 +203,6 @@ class PipelineRun:
         self.is_done = True
         self._values.clear()
         self._on_done(self, outputs, None)
-
-
-def _is_fault(error: Exception) -> bool:
-    """Whether a batcher logs an error that it fails a request with."""
-    return not isinstance(error, AscendParallelError) or error.http_status >= 500
 
 
 def _name_op(error: Exception, op: str) -> Exception:
