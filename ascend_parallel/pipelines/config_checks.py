@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ascend_parallel.checks import check_file, find_python
 from ascend_parallel.errors import UsageError
-from ascend_parallel.runner.options import check_files, choose_engine
+from ascend_parallel.runner.options import check_files
 from ascend_parallel.serving.model_checks import ModelCheck, SettingsCheck
 from ascend_parallel.serving.words import Path, dotted
 from ascend_parallel.serving.yaml_file import Problem
@@ -108,7 +108,7 @@ class _PythonOpCheck(SettingsCheck):
 
     def _check_model(self, path: str) -> None:
         op = self._op
-        engine = self._try("path" if op.engine is None else "engine", lambda: choose_engine([path], op.engine))
+        engine = self._choose_engine(path, op.engine)
         if engine is None:
             return
         self._try("path", lambda: check_files([path], engine))

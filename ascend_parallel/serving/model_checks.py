@@ -64,6 +64,10 @@ class SettingsCheck:
             self._problems.append(Problem(path, message))
             return None
 
+    def _choose_engine(self, path: str, name: str | None) -> type[Engine] | None:
+        """Return a model's engine, by its name or else by the model's path; None where there is none."""
+        return self._try("path" if name is None else "engine", lambda: choose_engine([path], name))
+
     def _check_engine_options(self, engine: type[Engine], options: Mapping[str, Any]) -> None:
         """Check each option by itself, so that a problem names its place."""
         for name, value in options.items():
@@ -81,9 +85,7 @@ class ModelCheck(SettingsCheck):
         """Return all problems."""
         model = self._model
         self._check_own_files()
-        engine = self._try(
-            "path" if model.engine is None else "engine", lambda: choose_engine([model.path], model.engine)
-        )
+        engine = self._choose_engine(model.path, model.engine)
         if engine is not None:
             self._check_with_engine(engine)
         if not self._problems:  # whatever else the runner checks
