@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 
 from ascend_parallel.errors import DeadlineError, OverloadedError
-from ascend_parallel.serving.request import INF, InferRequest
+from ascend_parallel.serving.deadlines import Deadlines
+from ascend_parallel.serving.request import InferRequest
 
 from .graph import Graph, Values
 from .pipeline_run import OnDone, PipelineRun, Step
@@ -41,9 +40,7 @@ class Runs:
         self._runs: dict[InferRequest, PipelineRun] = {}
         self._waiting: dict[InferRequest, PipelineRun] = {}
         self._is_beginning = False
-        self._idle: list[asyncio.Future[None]] = []
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._next_deadline_s = INF
+        self._deadlines = Deadlines(lambda: self._runs, self._fail_late)
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -67,8 +64,8 @@ class Runs:
                 f"the pipeline is full: it has {len(self._runs)} requests, its max_queue_size; try again later"
             )
         run = self._runs[request] = PipelineRun(self._graph, self._steps, request, self._take)
-        if request.deadline_s < self._next_deadline_s:
-            self._set_deadline_timer(request.deadline_s)
+        if request.deadline_s < self._deadlines.next_s:
+            self._deadlines.watch(request.deadline_s)
         self._waiting[request] = run
         self._begin_waiting()
 
@@ -90,10 +87,7 @@ class Runs:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all requests are done, for at most so long."""
-        if self._runs:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(done)
-            await asyncio.wait([done], timeout=timeout_s)
+        await self._deadlines.drain(timeout_s)
 
     def _take(self, run: PipelineRun, outputs: Values | None, error: Exception | None) -> None:
         """Pass on what came of a request; there is room for others before its client hears of it."""
@@ -107,11 +101,7 @@ class Runs:
 
     def _go_on(self) -> None:
         self._begin_waiting()
-        if not self._runs:
-            for done in self._idle:
-                if not done.done():
-                    done.set_result(None)
-            self._idle.clear()
+        self._deadlines.note_done()
 
     def _begin_waiting(self) -> None:
         """Begin requests as long as there is room for them. One that fails at once comes back here by ``_take``."""
@@ -125,24 +115,9 @@ class Runs:
         finally:
             self._is_beginning = False
 
-    # ---- deadlines: ops check those of the requests that they have; here are those that wait, too
-
-    def _set_deadline_timer(self, deadline_s: float) -> None:
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-        self._next_deadline_s = deadline_s
-        delay_s = max(0.0, deadline_s - time.monotonic())
-        self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        self._deadline_timer = None
-        self._next_deadline_s = INF
-        now_s = time.monotonic()
-        for request, run in list(self._runs.items()):
-            if request.deadline_s <= now_s and request in self._runs:
-                waited_ms = (now_s - request.arrived_s) * 1e3
-                text = f"the request was not answered in time: it has spent {waited_ms:.0f} ms, and {run.describe()}"
-                run.fail(DeadlineError(text))
-        next_s = min((request.deadline_s for request in self._runs), default=INF)
-        if next_s < self._next_deadline_s:  # who was told may have sent a request with an earlier one
-            self._set_deadline_timer(next_s)
+    def _fail_late(self, request: InferRequest, now_s: float) -> None:
+        """Fail a request that is late: ops fail those that they have; one may be waiting, too."""
+        waited_ms = (now_s - request.arrived_s) * 1e3
+        run = self._runs[request]
+        text = f"the request was not answered in time: it has spent {waited_ms:.0f} ms, and {run.describe()}"
+        run.fail(DeadlineError(text))

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from asyncio import AbstractEventLoop, Future, TimerHandle
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from ascend_parallel.backends.backend import Backend
@@ -30,11 +31,12 @@ from ascend_parallel.errors import (
     WorkerTimeout,
 )
 
+from .deadlines import Deadlines
 from .error_text import reason_of, text_of
 from .failure_log import FailureLog
 from .log import logger
 from .model_stats import ModelStats
-from .request import INF, InferRequest
+from .request import InferRequest
 
 #: How long requests are read before a batch is made of them: what small ones take whose clients send at the same time.
 _QUIET_S = 3e-4
@@ -153,9 +155,7 @@ class Batcher(ABC):
         self._in_flight: set[BatchCall] = set()
         self._is_scheduled = False
         self._delay_timer: TimerHandle | None = None
-        self._deadline_timer: TimerHandle | None = None
-        self._next_deadline_s = INF
-        self._idle: list[Future[None]] = []
+        self._deadlines = Deadlines(self._open_requests, self._fail_late)
 
     # ---- what a batch is
 
@@ -192,8 +192,8 @@ class Batcher(ABC):
             self._failures.add(request, "rejected", error)
             raise error
         deadline_s = request.deadline_s = min(request.deadline_s, request.arrived_s + self.limits.timeout_s)
-        if deadline_s < self._next_deadline_s:
-            self._set_deadline_timer(deadline_s)
+        if deadline_s < self._deadlines.next_s:
+            self._deadlines.watch(deadline_s)
         self._enqueue(request)
 
     def cancel(self, request: InferRequest) -> None:
@@ -203,17 +203,14 @@ class Batcher(ABC):
             self._stats.count_failure("canceled")
             self._forget_waiting(request)
 
-    async def drain(self) -> None:
-        """Wait until all requests are answered."""
-        if self._has_open_requests():
-            done: Future[None] = self._loop.create_future()
-            self._idle.append(done)
-            await done
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all requests are answered, for at most so long."""
+        await self._deadlines.drain(timeout_s)
 
     def fail_all(self, error: Exception) -> None:
         """Fail all requests that wait or run."""
         now_s = time.monotonic()
-        for request in list(self._all_requests()):
+        for request in list(self._open_requests()):
             self._fail(request, error, now_s)
 
     def _enqueue(self, request: InferRequest) -> None:
@@ -265,7 +262,7 @@ class Batcher(ABC):
     def _send(self, requests: list[InferRequest]) -> None:
         """Write the rows of a batch to one block, and give it to a worker."""
         if not requests:
-            self._note_idle()
+            self._deadlines.note_done()
             return
         try:
             call = self.call_class(*self._open(requests), self, requests)
@@ -305,7 +302,7 @@ class Batcher(ABC):
         else:
             self._stats.count_batch(call.rows, call.compute_ns)
             self._answer_each(call, outputs)
-        self._note_idle()
+        self._deadlines.note_done()
 
     def _answer(self, request: InferRequest, call: BatchCall, outputs: dict[str, Array], now_s: float) -> None:
         if request.is_done:
@@ -347,46 +344,14 @@ class Batcher(ABC):
     def _forget_waiting(self, request: InferRequest) -> None:
         """Take a request that is done out of the queue."""
         if self._queue.remove(request):
-            self._note_idle()
+            self._deadlines.note_done()
 
-    def _all_requests(self) -> Iterator[InferRequest]:
-        yield from self._queue
-        for call in self._in_flight:
-            yield from call.requests
+    def _fail_late(self, request: InferRequest, now_s: float) -> None:
+        self._fail(request, _too_late(request, now_s), now_s)
 
-    # ---- deadlines
-
-    def _set_deadline_timer(self, deadline_s: float) -> None:
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-        self._next_deadline_s = deadline_s
-        self._deadline_timer = self._loop.call_later(max(0.0, deadline_s - time.monotonic()), self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        self._deadline_timer = None
-        self._next_deadline_s = next_s = INF
-        now_s = time.monotonic()
-        for request in list(self._all_requests()):
-            if request.is_done:
-                continue
-            if request.deadline_s <= now_s:
-                self._fail(request, _too_late(request, now_s), now_s)
-            else:
-                next_s = min(next_s, request.deadline_s)
-        if next_s < self._next_deadline_s:  # who was told may have sent a request with an earlier one
-            self._set_deadline_timer(next_s)
-
-    # ---- the end
-
-    def _has_open_requests(self) -> bool:
-        return any(not request.is_done for request in self._all_requests())
-
-    def _note_idle(self) -> None:
-        if self._idle and not self._has_open_requests():
-            for done in self._idle:
-                if not done.done():
-                    done.set_result(None)
-            self._idle.clear()
+    def _open_requests(self) -> Iterator[InferRequest]:
+        in_flight = [call.requests for call in self._in_flight]
+        return (request for request in chain(self._queue, *in_flight) if not request.is_done)
 
 
 def describe_fault(error: Exception) -> AscendParallelError:

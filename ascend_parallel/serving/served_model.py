@@ -121,8 +121,7 @@ class ServedModel(Served):
         """Answer the requests that it has, for at most ``timeout_s``; then end the workers."""
         self.state, self.reason = "UNLOADING", "is being unloaded"
         if self._batcher is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._batcher.drain(), timeout_s)
+            await self._batcher.drain(timeout_s)
             self.give_up()
         await self._close()
         self._batcher = None
