@@ -128,7 +128,7 @@ class ServedPipeline(Served):
         now_s = time.monotonic()
         request.answer(found, error, now_s)
         if error is None:
-            self.stats.count_success(request)
+            self.stats.count_answered(request)
         self._tell(request, now_s)
 
     def _finish(self, request: InferRequest, outputs: Values) -> tuple[dict[str, Any] | None, Exception | None]:

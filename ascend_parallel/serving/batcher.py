@@ -311,7 +311,7 @@ class Batcher(ABC):
         request.compute_ns = call.compute_ns
         request.worker = call.worker
         request.answer(outputs, None, now_s)
-        self._stats.count_success(request)
+        self._stats.count_answered(request)
 
     # ---- failures
 

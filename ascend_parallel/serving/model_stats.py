@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
+from .error_text import reason_of
 from .request import InferRequest
 
 #: Upper ends of the buckets of times, in seconds: from 50 us to 60 s, about 1.25 apart.
@@ -69,8 +70,11 @@ class ModelStats:
         self.compute_s = Histogram(TIME_BUCKETS_S)
         self.batch_rows = Histogram(ROW_BUCKETS)
 
-    def count_success(self, request: InferRequest) -> None:
-        """Count a request that was answered with outputs."""
+    def count_answered(self, request: InferRequest) -> None:
+        """Count a request for which there are outputs; as a failure, if they could not be delivered."""
+        if request.error is not None:
+            self.count_failure(reason_of(request.error))
+            return
         self.successes += 1
         self.rows += request.rows
         self.request_s.add(request.done_s - request.arrived_s)

@@ -107,7 +107,10 @@ class InferRequest:
         self.error: Exception | None = None
 
     def answer(self, outputs: dict[str, Array] | None, error: Exception | None, now_s: float) -> None:
-        """Store the outputs or the error, and call ``on_done``, which may queue other requests."""
+        """Store the outputs or the error, and call ``on_done``, which may queue other requests.
+
+        If ``on_done`` cannot deliver the outputs, it sets the error or raises it.
+        """
         self.outputs = outputs
         self.error = error
         self.done_s = now_s
@@ -115,5 +118,6 @@ class InferRequest:
         self.inputs = ()
         try:
             self.on_done(self)
-        except Exception:  # of one client: the other requests of the batch are answered nevertheless
+        except Exception as fault:  # of one client: the other requests of the batch are answered nevertheless
             logger.exception("the answer of a request could not be delivered")
+            self.error = self.error or fault

@@ -340,6 +340,8 @@ def test_an_answer_that_cannot_be_delivered_is_nobody_elses(factories, caplog):
             await asyncio.gather(*futures)
 
         loop.run(send())
+        stats = client.model.stats
+        assert (stats.successes, dict(stats.failures)) == (3, {"error": 3})
     assert caplog.text.count("could not be delivered") == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from ascend_parallel.batching.batch import Array
 from ascend_parallel.errors import AscendParallelError
 from ascend_parallel.serving.log import logger
 from ascend_parallel.serving.pending_bytes import UNCOUNTED_BYTES
@@ -47,6 +48,7 @@ class InferCall:
         self._request: InferRequest | None = None
         self._error: Exception | None = None
         self._reserved = 0
+        self._answer = b""
         try:
             self._add(data, metadata, deadline_s)
         except Exception as error:
@@ -88,15 +90,30 @@ class InferCall:
             self._reserved = 0
 
     def _note_done(self, request: InferRequest) -> None:
+        """Write the answer, or note why it cannot be written, which is counted as a failure."""
         self._release()
-        if not self._done.done():
-            self._done.set_result(None)
+        if self._done.done():
+            return
+        try:
+            if request.outputs is not None:
+                self._answer = self._write(request.outputs)
+        except Exception as error:
+            request.error = error
+        self._done.set_result(None)
+
+    def _write(self, outputs: Mapping[str, Array]) -> bytes:
+        assert self._read is not None and self._model is not None
+        head = self._read.head
+        if head.has_regions:
+            self._service.fill_output_regions(head, outputs)
+        name, version = self._model.name, self._model.version
+        return write_answer(name, version, self._id, head.outputs, outputs, is_stream=self._is_stream)
 
     async def answer(self) -> bytes:
         """Return the answer, or raise why there is none; if it is cancelled, the request is dropped."""
         if self._error is not None:
             raise self._error
-        assert self._read is not None and self._model is not None and self._request is not None
+        assert self._request is not None
         try:
             await self._done
         except asyncio.CancelledError:
@@ -104,13 +121,7 @@ class InferCall:
             raise
         if self._request.error is not None:
             raise self._request.error
-        outputs = self._request.outputs
-        assert outputs is not None
-        head = self._read.head
-        if head.has_regions:
-            self._service.fill_output_regions(head, outputs)
-        name, version = self._model.name, self._model.version
-        return write_answer(name, version, self._id, head.outputs, outputs, is_stream=self._is_stream)
+        return self._answer
 
     async def stream_answer(self) -> bytes:
         """Return the answer as it goes into a stream, in which an error is an answer too."""

@@ -272,6 +272,7 @@ class InferCycle:
         except Exception as error:
             if not isinstance(error, AscendParallelError):
                 logger.exception("the answer of model %s cannot be written", self._model_name)
+            request.error = error  # it is counted as a failure
             self._respond_error(error)
             return
         self._respond_answer(answer)

@@ -1,5 +1,6 @@
 """The shared-memory extension over both protocols, with Triton's own clients."""
 
+import json
 import os
 import threading
 
@@ -142,6 +143,21 @@ def test_what_is_wrong_is_told(both, triton, region, prefix):
             call()
         assert text in str(caught.value)
     both.infer("linear", [by_region(triton, "x", x, "in")])
+
+
+def test_an_answer_that_cannot_be_written_is_counted_as_a_failure(server, both, triton, region):
+    region("out", 8)
+    given = triton.InferInput("x", [2, 8], "FP32")
+    given.set_data_from_numpy(np.zeros((2, 8), np.float32))
+    before = _counts(server, "linear")
+    with pytest.raises(InferenceServerException, match="has 40 bytes, but its shared_memory_byte_size is 8"):
+        both.infer("linear", [given], outputs=[by_region(triton, "y", (1, 2), "out")])
+    assert _counts(server, "linear") == {"success": before["success"], "fail": before["fail"] + 1}
+
+
+def _counts(server, model):
+    stats = json.loads(server.request("GET", f"/v2/models/{model}/stats")[2])["model_stats"][0]["inference_stats"]
+    return {kind: stats[kind]["count"] for kind in ("success", "fail")}
 
 
 def test_a_region_that_changes_under_requests_costs_no_server(both, triton, region, prefix):
