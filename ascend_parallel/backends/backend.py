@@ -6,8 +6,8 @@ import copy
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ascend_parallel.batching.batch import Array
 from ascend_parallel.batching.plan import Plan
@@ -38,6 +38,20 @@ class State:
         self.is_closing = False
 
 
+class WorkerChange(NamedTuple):
+    """A worker process that ended, or the one that took its place.
+
+    Attributes:
+        worker: its label.
+        failure: why it ended; None where the one in its place is ready.
+        is_out: whether none takes its place.
+    """
+
+    worker: str
+    failure: WorkerError | None = None
+    is_out: bool = False
+
+
 class Backend(ABC):
     """Runs the tasks of calls on devices.
 
@@ -51,9 +65,12 @@ class Backend(ABC):
 
     Attributes:
         descriptions: model name -> what an engine says of the model (see ``worker/building.py``); set by :meth:`start`.
+        on_worker_change: may be set after :meth:`start`; called with what becomes of worker processes, in a thread of
+            the backend and without a lock.
     """
 
     descriptions: dict[str, Any]
+    on_worker_change: Callable[[WorkerChange], None] | None = None
 
     def __init__(self) -> None:
         self.descriptions = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from asyncio import AbstractEventLoop
-from collections import Counter
 
 from ascend_parallel.errors import EngineError, WorkerError
 
 from .error_text import status_of
 from .log import logger
+from .log_limit import LogLimit
 from .request import InferRequest
 
 #: Failures of one reason that are logged one by one within a window; further ones are counted.
@@ -23,8 +23,7 @@ class FailureLog:
     def __init__(self, model: str, version: str, loop: AbstractEventLoop) -> None:
         self._model = model
         self._version = version
-        self._loop = loop
-        self._counts: Counter[str] = Counter()  # of the window that is open
+        self._limit = LogLimit(loop, MAX_LOGGED, WINDOW_S, self._tell_more)
 
     def add(self, request: InferRequest, reason: str, error: Exception) -> None:
         """Log why a request failed, unless enough alike were logged in the last seconds.
@@ -34,10 +33,7 @@ class FailureLog:
             reason: the label of the failure in the metrics.
             error: what it failed with.
         """
-        if not self._counts:
-            self._loop.call_later(WINDOW_S, self._end_window)
-        self._counts[reason] += 1
-        if self._counts[reason] > MAX_LOGGED:
+        if not self._limit.allows(reason):
             return
         request.id = request.id or make_request_id()
         fields: dict[str, object] = {"request_id": request.id, "status": status_of(error)}
@@ -48,14 +44,9 @@ class FailureLog:
         text = f"request {request.id} for model {self._model} version {self._version} failed ({reason})"
         self._warn(f"{text}: {type(error).__name__}: {error}", reason, fields)
 
-    def _end_window(self) -> None:
-        """Log how many failures were not logged."""
-        for reason, count in self._counts.items():
-            if count > MAX_LOGGED:
-                more = count - MAX_LOGGED
-                text = f"{more} more requests for model {self._model} version {self._version} failed ({reason})"
-                self._warn(f"{text} within {WINDOW_S:.0f} s", reason, {"count": more})
-        self._counts.clear()
+    def _tell_more(self, reason: str, count: int) -> None:
+        text = f"{count} more requests for model {self._model} version {self._version} failed ({reason})"
+        self._warn(f"{text} within {WINDOW_S:.0f} s", reason, {"count": count})
 
     def _warn(self, text: str, reason: str, fields: dict[str, object]) -> None:
         told = {"model": self._model, "version": self._version, "reason": reason, **fields}

@@ -24,6 +24,7 @@ from .observed_batcher import ObservedRowBatcher, Observer
 from .request import LARGE_BYTES, InferRequest
 from .row_batcher import RowBatcher
 from .served import Served
+from .worker_log import WorkerLog
 
 if TYPE_CHECKING:
     from .images.parts import RunnerPart
@@ -73,6 +74,9 @@ class ServedModel(Served):
         try:
             await self._run_in_thread(self._build)
             self._batcher = self._make_batcher()
+            if self.shows_workers:
+                log = WorkerLog(self.name, self.version, asyncio.get_running_loop())
+                self.runner.backend.on_worker_change = log.note
             outputs = self.runner.outputs
             self.output_names = None if outputs is None else [spec.name for spec in outputs]
             for example in self._examples:

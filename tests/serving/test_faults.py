@@ -12,6 +12,10 @@ import time
 import numpy as np
 import pytest
 
+from ascend_parallel.backends.backend import WorkerChange
+from ascend_parallel.errors import WorkerDied
+from ascend_parallel.serving import worker_log
+
 from .servers import decode_answer, encode_request, serving
 from .serving_models import write_factories
 
@@ -265,3 +269,55 @@ def test_clients_do_not_load_models_unless_they_may(folder):
         for verb in ("load", "unload"):
             status, _, body = server.request("POST", f"/v2/repository/models/m/{verb}")
             assert status == 403 and b"allow_control" in body
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_end_of_an_idle_worker_is_logged(folder, log_format):
+    (folder / "chatty.py").write_text(
+        "def make(device=None):\n    print('chip 3 is hot')\n    return lambda inputs: {'y': inputs['x'] * 2}\n"
+    )
+    with serving_model(folder, "", path="chatty.py:make", server={"log_format": log_format}) as server:
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: "is ready again" in " ".join(server.lines), server.lines)
+        assert infer(server, 2)[0] == 200
+        assert server.end() == 0
+    log = "\n".join(server.lines)
+    assert log.count("is replaced") == log.count("ready again") == 1  # the end of the server is none of a worker's
+    failed = log[log.index("worker cpu:0 of model m version 1 failed and is replaced") :]
+    told = "replaced: the worker of cpu:0 died while it was idle (SIGKILL, often the out-of-memory killer: see dmesg)"
+    assert told in failed and "chip 3 is hot" in failed[: failed.index("is ready again")]
+    if log_format == "json":
+        found = [json.loads(line) for line in server.lines if "cpu:0 of model m" in line]
+        assert [(entry["level"], entry["worker"]) for entry in found] == [("warning", "cpu:0"), ("info", "cpu:0")]
+
+
+def test_a_worker_that_ends_again_and_again_is_logged_a_few_times(caplog, monkeypatch):
+    class Loop:
+        """Keeps what is to be called later."""
+
+        def __init__(self):
+            self.later = []
+
+        def call_soon_threadsafe(self, callback, *arguments):
+            callback(*arguments)
+
+        def call_later(self, delay_s, callback):
+            self.later.append(callback)
+
+    monkeypatch.setattr(worker_log.logger, "propagate", True)
+    caplog.set_level("INFO", worker_log.logger.name)
+    loop = Loop()
+    log = worker_log.WorkerLog("m", "1", loop)
+    for _ in range(8):
+        log.note(WorkerChange("cpu:0", WorkerDied("it died")))
+        log.note(WorkerChange("cpu:0"))
+    log.note(WorkerChange("cpu:0", WorkerDied("it died"), is_out=True))
+    assert len(caplog.messages) == 2 * worker_log.MAX_LOGGED + 1
+    [end_window] = loop.later
+    end_window()
+    assert caplog.messages[-3:] == [
+        "worker cpu:0 of model m version 1 failed more often than max_restarts allows, and is not replaced: it died",
+        "workers of model m version 1 failed 3 more times within 60 s",
+        "workers of model m version 1 became ready again 3 more times within 60 s",
+    ]

@@ -333,8 +333,19 @@ class ProcessBackend(Backend):
                     self._pool.begin_shutdown()
             if self._completed:
                 self._notify()
+            self._tell_changes()
             self._detach_closed()
         self._end()
+
+    def _tell_changes(self) -> None:
+        """Tell what has become of workers; without the lock, as this runs code of others."""
+        while self._pool.changes:
+            change = self._pool.changes.popleft()
+            if self.on_worker_change is not None:
+                try:
+                    self.on_worker_change(change)
+                except Exception:  # of theirs
+                    report_exception()
 
     def _sleep_s(self) -> float | None:
         if self._pool.next_deadline_s == float("inf"):

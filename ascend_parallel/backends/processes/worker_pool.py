@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ascend_parallel.backends.allocator import Allocator
-from ascend_parallel.backends.backend import State
+from ascend_parallel.backends.backend import State, WorkerChange
 from ascend_parallel.backends.call import Task
 from ascend_parallel.backends.diagnostics import (
     describe_death,
@@ -47,6 +47,7 @@ class WorkerPool:
         scheduler: the queue of tasks.
         descriptions: what a worker said of the models, once one has built them.
         built: set when all have built their models, or the first has failed to.
+        changes: what has become of workers since the first were built, to be told.
         exited: workers whose processes have ended, to be reaped; any thread may append.
         shutdown: the end of all workers, once it has begun.
         is_inconsistent: a Ctrl-C has hit in the middle of an update.
@@ -79,6 +80,7 @@ class WorkerPool:
         )
         self.descriptions: dict[str, Any] = {}
         self.built = threading.Event()
+        self.changes: deque[WorkerChange] = deque()
         self.exited: deque[Worker] = deque()
         self.shutdown: Shutdown | None = None
         self.is_inconsistent = False
@@ -191,18 +193,20 @@ class WorkerPool:
         if kind == REPLY:
             self._take_reply(slot, worker, message)
         elif kind == BUILD_FINISH:
-            self._take_build(worker, message[1])
+            self._take_build(slot, worker, message[1])
         elif kind == ERROR and message[1] is None:
             self._kill(worker, engine_error(slot.spec, "building", *message[2:]))
         elif kind == ERROR:
             self.scheduler.fail_task(worker, message[1], engine_error(slot.spec, "predicting", *message[2:]))
 
-    def _take_build(self, worker: Worker, descriptions: dict[str, Any]) -> None:
+    def _take_build(self, slot: WorkerSlot, worker: Worker, descriptions: dict[str, Any]) -> None:
         worker.deadline_s = float("inf")
         self._wake()  # the next deadlines are those of predicts, which may be much shorter than a build's
         self._building.discard(worker)
         self.scheduler.set_ready(worker, True)
         self.descriptions = self.descriptions or descriptions
+        if self.built.is_set():
+            self.changes.append(WorkerChange(slot.spec.label))
         if all(slot.worker is not None and slot.worker.is_ready for slot in self.slots):
             self.built.set()
 
@@ -300,6 +304,7 @@ class WorkerPool:
         elif all(slot.is_out for slot in self.slots):
             self._state.error = no_device_left(failure)
             self.fail_all(self._state.error)
+        self.changes.append(WorkerChange(slot.spec.label, failure, slot.is_out))
 
     # ---- deadlines
 
