@@ -30,6 +30,7 @@ REFUSED = {
     "grpc_port": "there, the Open Inference Protocol goes over HTTP only",
     "tls_cert": _LISTENS.format("ssl_certfile"),
     "tls_key": _LISTENS.format("ssl_keyfile"),
+    "max_connections": "its proxies take the connections",
     "shared_memory_prefix": "a client and the replica that answers it may be on two hosts",
     "access_log": _LOGS.format("enable_access_log"),
     "log_format": _LOGS.format("encoding"),

@@ -58,6 +58,10 @@ class ServerSettings(Settings):
     """How many bytes the bodies of all requests may take that are being received, wait or run. Further requests are
     refused, with status 503."""
 
+    max_connections: Count = 10_000
+    """How many connections of HTTP may be open. Further ones are refused, with status 503; sooner where few descriptors
+    are left (see ulimit -n)."""
+
     shared_memory_prefix: SharedMemoryPrefix | None = None
     """Clients of this host may pass tensors in the files of /dev/shm whose names begin with this. Default: they may
     not."""

@@ -85,6 +85,7 @@ class Server:
         http = HttpServer(
             self._service,
             listener,
+            max_connections=config.max_connections,
             tls_cert=config.tls_cert,
             tls_key=config.tls_key,
         )

@@ -81,6 +81,7 @@ def test_every_option_reaches_the_configuration(serve, folder):
         "token_file": "token",
         "max_body_bytes": 64 << 20,
         "max_pending_bytes": 1 << 30,
+        "max_connections": 10_000,
         "shared_memory_prefix": "clients_",
         "access_log": True,
         "log_format": "text",

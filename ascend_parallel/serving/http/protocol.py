@@ -23,6 +23,7 @@ from ascend_parallel.serving.log import log_access
 from ascend_parallel.serving.service import Service
 
 from .body import RepeatedBody
+from .connection_limit import ConnectionLimit
 from .errors import HeadTooLargeError, SlowRequestError, write_error
 from .infer_cycle import InferCycle, find_infer_route
 
@@ -51,9 +52,11 @@ class InferProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         service: Service,
+        limit: ConnectionLimit,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.service = service
+        self._limit = limit
         self.began_s = 0.0
         self.idle_since_s = time.monotonic()
         self.running: InferCycle | None = None  # the one whose turn it is; those behind it are in the pipeline
@@ -69,6 +72,16 @@ class InferProtocol(HttpToolsProtocol):
         self._repeatable: tuple[bytes, int, int, dict[str, Any]] | None = None
 
     # ---- from the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; answer at once that there are too many connections, if so."""
+        super().connection_made(transport)
+        refusal = self._limit.find_refusal(len(self.connections), transport.get_extra_info("socket").fileno())
+        if refusal is not None:
+            self.connections.discard(self)
+            self._is_broken = True
+            write_error(transport, refusal, self.default_headers)
+            self._limit.close_refused(transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse; refuse a head that is too long.

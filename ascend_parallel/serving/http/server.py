@@ -15,6 +15,7 @@ import uvicorn
 from ascend_parallel.serving.service import Service
 
 from .app import make_app
+from .connection_limit import ConnectionLimit
 from .listener import count_waiting, drop_new_connections
 from .protocol import InferProtocol
 
@@ -39,12 +40,22 @@ class HttpServer:
         port: where it listens.
     """
 
-    def __init__(self, service: Service, listener: socket.socket, *, tls_cert: str | None, tls_key: str | None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        *,
+        max_connections: int,
+        tls_cert: str | None,
+        tls_key: str | None,
+    ) -> None:
+        """Prepare; must be called in the event loop's thread."""
+        limit = ConnectionLimit(asyncio.get_running_loop(), max_connections)
         self._listener = listener
         self.port: int = listener.getsockname()[1]
         config = uvicorn.Config(
             make_app(service),
-            http=functools.partial(InferProtocol, service=service),  # type: ignore[arg-type]
+            http=functools.partial(InferProtocol, service=service, limit=limit),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             loop="none",
