@@ -143,11 +143,11 @@ class Call:
 
     def notify(self) -> None:
         """Tell the caller that the call is completed; no lock is held. An interrupt may make this happen twice."""
-        if self.on_done is not None:
-            if self.loop is not None:
-                self.loop.run(self.on_done, self)
-            else:
-                self.on_done(self)
+        if self.loop is not None:
+            self.loop.put(self)
+            self.loop.deliver()
+        elif self.on_done is not None:
+            self.on_done(self)
         elif self._done.locked():
             self._done.release()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING
@@ -36,6 +36,8 @@ class EventLoop:
         self._loop = loop
         self._thread = threading.get_ident()
         self._refusals = 0
+        self._completed: deque[Call] = deque()
+        self._is_telling = False
 
     def watch(self, fd: int, poll: Callable[[EventLoop], None]) -> None:
         """Have the loop poll; called in its thread.
@@ -59,16 +61,43 @@ class EventLoop:
         """Whether the loop has ended for good."""
         return self._loop.is_closed()
 
-    def run(self, function: Callable[[Call], None], call: Call) -> None:
-        """Call a function in the loop's thread: at once while it polls there, else soon; never if the loop is closed.
+    def put(self, call: Call) -> None:
+        """Take a call that is completed, for :meth:`deliver`; any thread may call this.
+
+        Callers are told in the order in which calls were put, whichever thread received their replies.
+        """
+        self._completed.append(call)
+
+    def deliver(self) -> None:
+        """Call ``on_done`` in the loop's thread: at once while it polls there, else soon; never if the loop is closed.
 
         At other times it would not be enough to be in that thread: the handler of a signal may be, while the loop
-        sleeps and does not see what the function does.
+        sleeps and does not see what ``on_done`` does.
         """
-        if self.polling_thread == threading.get_ident():
-            function(call)
-        else:
-            self._call_soon(function, call)
+        if self._completed:
+            if self.polling_thread == threading.get_ident():
+                self._tell()
+            else:
+                self._call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._is_telling:  # what on_done brought about is told after it
+            return
+        self._is_telling = True
+        completed = self._completed
+        try:
+            while completed:
+                call = completed[0]
+                assert call.on_done is not None
+                call.on_done(call)
+                completed.popleft()  # only now: a call that an interrupt hits is told twice, and not never
+        except Exception:
+            completed.popleft()
+            raise
+        finally:
+            self._is_telling = False
+            if completed:
+                self._call_soon(self._tell)
 
     def note_poll(self, was_leader: bool) -> None:
         """Take whether a poll received anything, or another thread did; called in the loop's thread.
@@ -88,6 +117,7 @@ class EventLoop:
         if self._fd < 0:
             return
         if self._loop.is_closed():
+            self._completed.clear()
             self._close()
         elif self._is_own_thread():
             self._loop.remove_reader(self._fd)
@@ -108,9 +138,11 @@ class EventLoop:
 
         return _get_running_loop() is self._loop
 
-    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(function, *args)
+    def _call_soon(self, function: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed: nobody is told any more
+            self._completed.clear()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -285,6 +285,9 @@ class ProcessBackend(Backend):
         try:
             with self._lock:
                 self._leader.wake()
+                for call in self._completed:
+                    if call.loop is not None:  # with the lock, so that loops tell their callers in the workers' order
+                        call.loop.put(call)
                 completed.extend(reversed(self._completed))  # never in neither list: an interrupt would lose them
                 self._completed.clear()
             is_own = None
@@ -293,7 +296,11 @@ class ProcessBackend(Backend):
                     is_own = self._is_own_thread() if is_own is None else is_own
                     if not is_own:
                         break
-                completed[-1].notify()
+                loop = completed[-1].loop
+                if loop is not None:
+                    loop.deliver()
+                else:
+                    completed[-1].notify()
                 completed.pop()
         finally:
             if completed:  # for our own thread to notify; or after a Ctrl-C, when the last may be notified twice
