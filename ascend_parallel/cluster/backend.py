@@ -325,8 +325,8 @@ class ClusterBackend(Backend):
         return self._allocator.empty(shape, dtype)
 
 
-def _put(array: Array) -> Any:
-    """Copy an array to the object store; return its reference."""
+def _put(buffers: tuple[Array, ...]) -> Any:
+    """Copy buffers to the object store, as one object; return its reference."""
     import ray
 
-    return ray.put(array)
+    return ray.put(buffers)

@@ -5,7 +5,8 @@ sends without looking into it: a dict of small arrays takes Ray a third longer. 
 
 - parts of arrays of medium size, each small enough that Ray sends it with the call itself. Through the object store,
   256 KiB take 6 ms in place of 1.7 ms, and only from 2 MiB on it is quicker (``benchmarks/README.md``);
-- large arrays, which Ray writes to shared memory once, and the host reads there.
+- large arrays, which Ray writes to shared memory once, and the host reads there. Those of a piece are one object, in
+  buffers that Ray copies without starting threads; see :data:`BUFFER_BYTES`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from ascend_parallel.batching.batch import Array
 HEAD_BYTES = 90_000
 #: Up to this size, arrays go in parts; larger ones go through the object store.
 MEDIUM_BYTES = 1 << 20
+#: Ray copies a buffer of more than this to the object store by six threads, which it starts for each. They take longer
+#: to start, and to wait for each other where there are fewer cores, than a few MiB take to copy.
+BUFFER_BYTES = 1 << 20
+#: Up to this size, an array goes in buffers of :data:`BUFFER_BYTES`; a larger one is left to Ray's threads.
+MOST_CUT_BYTES = 16 << 20
 #: The stated version of pickle: the Pythons of the driver and of the hosts may differ.
 _PROTOCOL = 5
 #: Several outputs are cut each on its own, which may take so many parts more.
@@ -64,33 +70,36 @@ class Reply(NamedTuple):
     finished_ns: int
 
 
-#: An array in a head: (dtype, shape, its bytes, or (its first place among the objects that follow, its parts)). It has
-#: no parts if it follows as it is.
+#: An array in a head: (dtype, shape, its bytes, or (its first place among the objects that follow, their number)).
 Packed = tuple[str, tuple[int, ...], "bytes | tuple[int, int]"]
 
 
 def pack_arrays(arrays: Sequence[Array], following: list[Any], medium_bytes: int = MEDIUM_BYTES) -> list[Packed]:
-    """Return arrays for a head; what is too large for it is appended to ``following``."""
+    """Return arrays for a head; what is too large for it is appended to ``following``: bytes, or buffers to be read."""
     size_bytes = sum(array.nbytes for array in arrays)
+    cut = _cut_to_bytes if size_bytes <= medium_bytes else _cut_to_buffers
     packed: list[Packed] = []
     for array in arrays:
         data: bytes | tuple[int, int]
         if size_bytes <= HEAD_BYTES:
             data = array.tobytes()
-        elif size_bytes <= medium_bytes:
-            parts = _cut(array)
+        else:
+            parts = cut(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
             data = (len(following), len(parts))
             following += parts
-        else:
-            data = (len(following), 0)
-            following.append(array)
         packed.append((array.dtype.str, array.shape, data))
     return packed
 
 
-def _cut(array: Array) -> list[bytes]:
-    view = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return [bytes(view[start : start + HEAD_BYTES]) for start in range(0, len(view), HEAD_BYTES)] or [b""]
+def _cut_to_bytes(flat: Array) -> list[bytes]:
+    return [flat[start : start + HEAD_BYTES].tobytes() for start in range(0, len(flat), HEAD_BYTES)] or [b""]
+
+
+def _cut_to_buffers(flat: Array) -> list[Array]:
+    """Return views; in one object, Ray lays them one behind the other."""
+    if not BUFFER_BYTES < len(flat) <= MOST_CUT_BYTES:
+        return [flat]
+    return [flat[start : start + BUFFER_BYTES] for start in range(0, len(flat), BUFFER_BYTES)]
 
 
 def unpack_arrays(packed: Sequence[Packed], following: Sequence[Any]) -> list[Array]:
@@ -98,13 +107,37 @@ def unpack_arrays(packed: Sequence[Packed], following: Sequence[Any]) -> list[Ar
     arrays = []
     for dtype, shape, data in packed:
         if isinstance(data, tuple):
-            first, parts = data
-            if not parts:
-                arrays.append(following[first])
-                continue
-            data = b"".join(following[first : first + parts])
+            first, count = data
+            data = _join(following[first : first + count])
         arrays.append(np.frombuffer(data, dtype).reshape(shape))
     return arrays
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """Return the bytes of parts; those of buffers that lie one behind the other are not copied."""
+    if isinstance(parts[0], bytes):
+        return b"".join(parts)
+    if len(parts) == 1:
+        return parts[0]
+    address = start = _address_of(parts[0])
+    for part in parts:
+        if _address_of(part) != address:
+            return np.concatenate(parts)
+        address += len(part)
+    return np.asarray(_Adjacent(parts, start, address - start))
+
+
+def _address_of(buffer: Array) -> int:
+    address: int = buffer.__array_interface__["data"][0]
+    return address
+
+
+class _Adjacent:
+    """Buffers that lie one behind the other, as numpy reads them: as one array, which keeps all of them."""
+
+    def __init__(self, buffers: Sequence[Array], address: int, size_bytes: int) -> None:
+        self._buffers = buffers
+        self.__array_interface__ = {"data": (address, True), "shape": (size_bytes,), "typestr": "|u1", "version": 3}
 
 
 def moved(packed: Sequence[Packed], places: int) -> list[Packed]:
@@ -125,6 +158,7 @@ def pack_requests(heads: Sequence[Any], objects: int) -> bytes:
 def unpack_requests(head: bytes, following: Sequence[Any]) -> tuple[list[Request], int]:
     """Return the pieces of a bundle, and how many objects the answer is to have."""
     objects, heads = pickle.loads(head)
+    following = _flat(following)
     requests = [
         Request(model, names, parts, timeout_s, unpack_arrays(packed, following))
         for model, names, parts, timeout_s, packed in heads
@@ -166,7 +200,7 @@ def pack_replies(replies: Sequence[Reply], host_ns: int, objects: int) -> Any:
 
 def unpack_replies(answer: Sequence[Any]) -> tuple[list[Reply], int]:
     """Return the replies, and the nanoseconds that the host took for all of them."""
-    objects = [*answer[:-1], *answer[-1]] if isinstance(answer[-1], tuple) else answer
+    objects = _flat(answer)
     host_ns, entries = pickle.loads(objects[0])
     following = objects[1:]
     replies = []
@@ -174,6 +208,11 @@ def unpack_replies(answer: Sequence[Any]) -> tuple[list[Reply], int]:
         outputs = None if packed is None else dict(zip(packed[0], unpack_arrays(packed[1], following), strict=True))
         replies.append(Reply(outputs, error, started_ns, finished_ns))
     return replies, host_ns
+
+
+def _flat(objects: Sequence[Any]) -> Sequence[Any]:
+    """Return objects of which the last may be a tuple of several."""
+    return [*objects[:-1], *objects[-1]] if objects and isinstance(objects[-1], tuple) else objects
 
 
 # ---- errors

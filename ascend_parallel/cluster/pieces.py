@@ -115,7 +115,7 @@ class Piece(Task):
     Attributes:
         parts: the tasks that the host makes of it, by which its load is counted.
         packed: its inputs, as they stand in the head of a message; None before they are packed.
-        following: what goes beside the head: parts of arrays, arrays, or references to objects in the object store.
+        following: what goes beside the head: parts of arrays; or one object for the object store, or its reference.
         bytes: what its inputs take in the head.
     """
 
@@ -130,15 +130,16 @@ class Piece(Task):
         self.following: list[Any] = []
         self.bytes = 0
 
-    def pack(self, put: Callable[[Array], Any] | None) -> None:
-        """Pack the inputs; ``put`` copies a large array now, as its owner may change it. Without, views are kept."""
+    def pack(self, put: Callable[[Any], Any] | None) -> None:
+        """Pack the inputs; ``put`` copies large ones now, as their owner may change them. Without, views are kept."""
         placement = self.call.placement
         assert isinstance(placement, LocalPlacement)
         arrays = placement.inputs_of(self.index)
         self.packed = pack_arrays(arrays, self.following)
         self.bytes = 0 if self.following else sum(array.nbytes for array in arrays)
-        if put is not None:
-            self.following = [part if isinstance(part, bytes) else put(part) for part in self.following]
+        if self.following and not isinstance(self.following[0], bytes):
+            buffers = tuple(self.following)
+            self.following = [buffers if put is None else put(buffers)]
 
     def head(self) -> tuple[Any, ...]:
         """Return what a message's head says of this piece, but for the arrays."""
