@@ -1,6 +1,6 @@
 """The cluster runner compared with plain Ray: calls, files, and how many simulated devices one driver drives.
 
-    python benchmarks/cluster.py [calls] [files] [scaling] [serve [--haproxy]] [--rounds 5]
+    python benchmarks/cluster.py [calls [--kib 4096,16384]] [files] [scaling] [serve [--haproxy]] [--rounds 5]
 
 All run on a local Ray cluster, on the cores of this machine.
 
@@ -43,7 +43,7 @@ from ascend_parallel import ClusterPredictUtils, ParallelPredictUtils, parallel_
 HERE = Path(__file__).resolve().parent
 #: Bytes of a row of the model of ``calls``.
 ROW_BYTES = 2048
-SIZES_KIB = (4, 64, 256, 1024, 4096, 16384, 65536)
+SIZES_KIB = "4,64,256,1024,4096,16384,65536"
 #: How long each side is measured per size and round, about.
 ROUND_S = 0.6
 #: Calls of the plain stream in flight: one that each actor computes, and one that waits there.
@@ -86,7 +86,7 @@ def save_model(path: Path, rows: int) -> str:
     return str(path)
 
 
-def measure_calls(console: Console, rounds: int, folder: Path) -> None:
+def measure_calls(console: Console, sizes_kib: Sequence[int], rounds: int, folder: Path) -> None:
     """Print the times of calls and streams, by size."""
     table = Table(title=f"calls on two actors; medians of {rounds} rounds; ratio: plain Ray's time, relative to ours")
     for title in (
@@ -100,7 +100,7 @@ def measure_calls(console: Console, rounds: int, folder: Path) -> None:
         "ratio",
     ):
         table.add_column(title, justify="right")
-    for kib in SIZES_KIB:
+    for kib in sizes_kib:
         rows = kib * 1024 // 2 // ROW_BYTES
         table.add_row(*measure_size(kib, save_model(folder / f"neg{rows}.onnx", rows), rows, rounds))
         print(f"{kib} KiB measured", file=sys.stderr)
@@ -297,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", help="calls, files, scaling, serve (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of calls and files (default: 5)")
+    parser.add_argument("--kib", default=SIZES_KIB, help=f"sizes of calls (default: {SIZES_KIB})")
     parser.add_argument("--haproxy", action="store_true", help="Ray Serve tuned for throughput, with HAProxy")
     parser.add_argument("--actors", default="1,2,4,8", help="numbers of actors of scaling (default: 1,2,4,8)")
     arguments = parser.parse_args()
@@ -313,7 +314,7 @@ def main() -> None:
         console.print(json.dumps({"cores": os.cpu_count(), "ray": ray.__version__, "load average": round(load, 1)}))
         try:
             if "calls" in parts:
-                measure_calls(console, arguments.rounds, Path(text))
+                measure_calls(console, [int(word) for word in arguments.kib.split(",")], arguments.rounds, Path(text))
             if "files" in parts:
                 measure_files(console, arguments.rounds, Path(text))
             if "scaling" in parts:

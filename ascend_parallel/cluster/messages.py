@@ -11,6 +11,7 @@ sends without looking into it: a dict of small arrays takes Ray a third longer. 
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,17 +20,19 @@ import numpy as np
 
 from ascend_parallel import errors
 from ascend_parallel.batching.batch import Array
+from ascend_parallel.devices import usable_cores
 
 #: Inputs and outputs of a piece that are no larger than this lie in the head; those of medium size are cut into parts
 #: of this size. Ray sends an object of up to 100 KB with the call itself (its ``max_direct_call_object_size``).
 HEAD_BYTES = 90_000
 #: Up to this size, arrays go in parts; larger ones go through the object store.
 MEDIUM_BYTES = 1 << 20
-#: Ray copies a buffer of more than this to the object store by six threads, which it starts for each. They take longer
-#: to start, and to wait for each other where there are fewer cores, than a few MiB take to copy.
+#: Ray copies a buffer of more than this to the object store by six threads, which it starts for each: so a large array
+#: is sent as many buffers of this size, which one thread copies.
 BUFFER_BYTES = 1 << 20
-#: Up to this size, an array goes in buffers of :data:`BUFFER_BYTES`; a larger one is left to Ray's threads.
-MOST_CUT_BYTES = 16 << 20
+#: Where each of these threads can have a core, a larger array than this is left to them. To start them takes as long as
+#: to copy 2.4 MiB (``benchmarks/README.md``).
+MOST_CUT_BYTES, COPYING_THREADS = 4 << 20, 6
 #: The stated version of pickle: the Pythons of the driver and of the hosts may differ.
 _PROTOCOL = 5
 #: Several outputs are cut each on its own, which may take so many parts more.
@@ -97,9 +100,14 @@ def _cut_to_bytes(flat: Array) -> list[bytes]:
 
 def _cut_to_buffers(flat: Array) -> list[Array]:
     """Return views; in one object, Ray lays them one behind the other."""
-    if not BUFFER_BYTES < len(flat) <= MOST_CUT_BYTES:
+    if len(flat) <= BUFFER_BYTES or (len(flat) > MOST_CUT_BYTES and _has_many_cores()):
         return [flat]
     return [flat[start : start + BUFFER_BYTES] for start in range(0, len(flat), BUFFER_BYTES)]
+
+
+@functools.cache
+def _has_many_cores() -> bool:
+    return usable_cores() >= COPYING_THREADS
 
 
 def unpack_arrays(packed: Sequence[Packed], following: Sequence[Any]) -> list[Array]:

@@ -1,5 +1,6 @@
 """How calls are cut for hosts, and which pieces go to which host: without Ray."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascend_parallel.batching.batch import cut
+from ascend_parallel.cluster import messages
 from ascend_parallel.cluster.hosts import cut_bundles
 from ascend_parallel.cluster.messages import (
+    BUFFER_BYTES,
+    COPYING_THREADS,
     HEAD_BYTES,
     MEDIUM_BYTES,
+    MOST_CUT_BYTES,
     Reply,
     decode_error,
     encode_error,
@@ -94,6 +99,44 @@ def test_arrays_of_all_sizes_come_back(size):
     for array, back in zip(arrays, unpack_arrays(packed, following), strict=True):
         assert back.dtype == array.dtype and back.shape == array.shape and np.array_equal(back, array)
     assert all(len(part) <= HEAD_BYTES for part in following if isinstance(part, bytes))
+
+
+@pytest.mark.parametrize("size", [1, BUFFER_BYTES - 3, BUFFER_BYTES, 7 * BUFFER_BYTES + 4])
+def test_large_arrays_are_cut_and_read_where_they_lie(size):
+    arrays = [np.random.default_rng(0).integers(0, 255, size, np.uint8), np.zeros((3, MEDIUM_BYTES // 8))]
+    following = []
+    packed = pack_arrays(arrays, following)
+    assert all(part.nbytes <= BUFFER_BYTES for part in following)
+    for array, back in zip(arrays, unpack_arrays(packed, following), strict=True):
+        assert np.shares_memory(back, array) and np.array_equal(back, array) and back.shape == array.shape
+    apart = [part.copy() for part in following]
+    copies = unpack_arrays(packed, apart)
+    assert all(np.array_equal(back, array) for array, back in zip(arrays, copies, strict=True))
+
+
+def test_an_array_in_buffers_keeps_all_of_them():
+    whole = np.arange(3 * BUFFER_BYTES, dtype=np.uint8)
+    following = []
+    packed = pack_arrays([whole], following)
+    held = [weakref.ref(part) for part in following]
+    (back,) = unpack_arrays(packed, following)
+    with pytest.raises(ValueError, match="read-only"):
+        back[0] = 1
+    following.clear()
+    assert all(part() is not None for part in held)
+    del back
+    assert all(part() is None for part in held)
+
+
+@pytest.mark.parametrize("cores, buffers", [(1, 5), (COPYING_THREADS - 1, 5), (COPYING_THREADS, 1)])
+def test_larger_arrays_are_left_to_ray_s_threads_where_these_have_cores(cores, buffers, monkeypatch):
+    monkeypatch.setattr(messages, "usable_cores", lambda: cores)
+    messages._has_many_cores.cache_clear()
+    small, large = [], []
+    pack_arrays([np.zeros(MOST_CUT_BYTES, np.uint8)], small)
+    pack_arrays([np.zeros(MOST_CUT_BYTES + 1, np.uint8)], large)
+    messages._has_many_cores.cache_clear()
+    assert (len(small), len(large)) == (MOST_CUT_BYTES // BUFFER_BYTES, buffers)
 
 
 @pytest.mark.parametrize("size", [10, HEAD_BYTES + 1, MEDIUM_BYTES, 2 * MEDIUM_BYTES])
