@@ -21,7 +21,6 @@ from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError
 from ascend_parallel.waiting import SIGNAL_LATENCY_S
 
 from .answers import complete_pieces, read_answer
-from .host import SIDE
 from .hosts import Demand
 from .messages import objects_of, pack_requests
 from .pieces import Capacities, ClusterPlacement, Piece, bundle_of, output_bytes_of
@@ -304,7 +303,7 @@ class ClusterBackend(Backend):
         self.check_open()
         actors = {slot: slot.actor for slot in self._slots if slot.state == READY}
         asked = {
-            slot: actor.stats.options(concurrency_group=SIDE).remote()
+            slot: actor.stats.remote()
             for slot, actor in actors.items()
             if actor is not None  # the host was lost just now
         }

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import ascend_parallel
 from ascend_parallel.backends.backend import Backend
@@ -34,6 +34,17 @@ from .settings import RESOURCES, VARIABLES, HostSpec
 
 #: Ray's group of threads for the methods that must not wait for bundles: ``watch`` and ``stats``.
 SIDE, SIDE_THREADS = "side", 2
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def in_side_group(method: Method) -> Method:
+    """Have Ray call a method in the side group, as ``ray.method`` does; Ray need not be installed.
+
+    An option of each call would say so, too, but a Ray client refuses it.
+    """
+    vars(method)["__ray_concurrency_group__"] = SIDE
+    return method
 
 
 class HostRunner(ParallelPredictUtils):
@@ -159,10 +170,12 @@ class HostActor:
         except Exception:  # the error with which the last device was lost
             return True
 
+    @in_side_group
     def watch(self) -> None:
         """Return when the actor is closed: the driver learns of its end by the end of this call."""
         self._closed.wait()
 
+    @in_side_group
     def stats(self) -> dict[str, Any]:
         """Return the figures of the local runner."""
         assert self._runner is not None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ascend_parallel.errors import RunnerClosedError, UsageError, WorkerError, WorkerTimeout
 
 from . import ray_session
-from .host import SIDE, actor_class
+from .host import actor_class
 from .ray_session import Node
 from .scheduler import SHIPMENTS_AHEAD
 from .settings import HostSpec
@@ -188,7 +188,7 @@ class Hosts:
         slot.host = told["host"]
         slot.names = self._name_devices(slot, told)
         slot.set_state(READY)
-        self._call_back("gone", slot, slot.generation, slot.actor.watch.options(concurrency_group=SIDE).remote())
+        self._call_back("gone", slot, slot.generation, slot.actor.watch.remote())
 
     def _name_devices(self, slot: Slot, told: dict[str, Any]) -> dict[str, str]:
         """Return the devices' names on the host -> in the cluster: by the assigned ids, else by free numbers."""

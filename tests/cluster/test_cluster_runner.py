@@ -2,7 +2,9 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -207,6 +209,45 @@ def test_two_drivers_at_once(cluster):
         assert other.returncode == 0
         # What the other has given back is no part of num_devices=4.
         assert len(runner.devices) == 4
+
+
+DRIVER_OUTSIDE = """
+import sys
+import numpy as np
+from ascend_parallel import ClusterPredictUtils
+options = {"engine": "simulated", "devices": "simulated:*", "resource": "NPU", "address": sys.argv[1]}
+with ClusterPredictUtils("sim", **options) as runner:
+    for width in (2, 20_000, 700_000):  # within the message, in parts beside it, and through the object store
+        x = np.random.default_rng(0).random((6, width), np.float32)
+        assert np.array_equal(runner.predict({"x": x})["output"], x)
+        assert all(np.array_equal(out["output"], x) for out in runner.map([{"x": x}] * 3))
+    assert len(runner.stats()["workers"]) == 6
+"""
+
+
+@pytest.fixture
+def client_address(cluster):
+    """The address of a server for Ray clients: drivers that are not in the cluster."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    command = ["-m", "ray.util.client.server", "--address", cluster.address, "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(
+        [sys.executable, *command, "--mode", "specific-server"], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert any("Starting Ray Client server" in line for line in server.stderr)
+            while server.poll() is None:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+            yield f"ray://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.stderr.close()
+
+
+def test_a_driver_that_is_a_ray_client(client_address):
+    subprocess.run([sys.executable, "-c", DRIVER_OUTSIDE, client_address], check=True, timeout=60)
 
 
 def test_closing_gives_the_devices_back(cluster):
