@@ -77,9 +77,9 @@ def test_arrays_of_all_sizes_through_each_way(cluster, kib):
 
 def test_ray_lays_the_buffers_of_an_object_one_behind_the_other(cluster):
     """Else large arrays would be copied once more when they are read; they would be right, but slower."""
-    x, following = np.random.default_rng(0).random((5, BUFFER_BYTES // 8)), []
+    x, following = np.random.default_rng(0).random((3, BUFFER_BYTES // 8)), []
     packed = pack_arrays([x, np.zeros(3, bool)], following)
-    with on_cluster("simulated", cluster, engine="simulated", devices="simulated:*"):
+    with on_cluster("simulated", cluster, engine="simulated", devices="simulated:*", num_devices=1):
         buffers = ray.get(ray.put(tuple(following)))
         y, _ = unpack_arrays(packed, buffers)
         assert len(buffers) > 2 and np.shares_memory(y, buffers[0]) and np.array_equal(x, y)

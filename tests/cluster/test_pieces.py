@@ -101,7 +101,7 @@ def test_arrays_of_all_sizes_come_back(size):
     assert all(len(part) <= HEAD_BYTES for part in following if isinstance(part, bytes))
 
 
-@pytest.mark.parametrize("size", [1, BUFFER_BYTES - 3, BUFFER_BYTES, 7 * BUFFER_BYTES + 4])
+@pytest.mark.parametrize("size", [1, BUFFER_BYTES - 3, BUFFER_BYTES, 3 * BUFFER_BYTES + 4])
 def test_large_arrays_are_cut_and_read_where_they_lie(size):
     arrays = [np.random.default_rng(0).integers(0, 255, size, np.uint8), np.zeros((3, MEDIUM_BYTES // 8))]
     following = []
