@@ -75,15 +75,13 @@ class EventLoop:
         sleeps and does not see what ``on_done`` does.
         """
         if self._completed:
-            if self.polling_thread == threading.get_ident():
+            if self.polling_thread == threading.get_ident() and not self._is_telling:
                 self._tell()
             else:
                 self._call_soon(self._tell)
 
     def _tell(self) -> None:
-        if self._is_telling:  # what on_done brought about is told after it
-            return
-        self._is_telling = True
+        self._is_telling = True  # until an interrupt is over, at the worst: then the loop calls this
         completed = self._completed
         try:
             while completed:
@@ -117,8 +115,8 @@ class EventLoop:
         if self._fd < 0:
             return
         if self._loop.is_closed():
-            self._completed.clear()
             self._close()
+            self._completed.clear()
         elif self._is_own_thread():
             self._loop.remove_reader(self._fd)
             self._close()
@@ -150,4 +148,4 @@ class EventLoop:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            self._close()
+            os.close(self._fd)
