@@ -37,6 +37,7 @@ import ray
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
+from sides.options import read_numbers
 
 from ascend_parallel import ClusterPredictUtils, ParallelPredictUtils, parallel_map
 
@@ -301,6 +302,8 @@ def main() -> None:
     parser.add_argument("--haproxy", action="store_true", help="Ray Serve tuned for throughput, with HAProxy")
     parser.add_argument("--actors", default="1,2,4,8", help="numbers of actors of scaling (default: 1,2,4,8)")
     arguments = parser.parse_args()
+    sizes_kib = read_numbers(parser, "--kib", arguments.kib)
+    actors = read_numbers(parser, "--actors", arguments.actors)
     parts = arguments.parts or ["calls", "files", "scaling", "serve"]
     console = Console(width=150)
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # no telemetry, no files left
@@ -314,11 +317,11 @@ def main() -> None:
         console.print(json.dumps({"cores": os.cpu_count(), "ray": ray.__version__, "load average": round(load, 1)}))
         try:
             if "calls" in parts:
-                measure_calls(console, [int(word) for word in arguments.kib.split(",")], arguments.rounds, Path(text))
+                measure_calls(console, sizes_kib, arguments.rounds, Path(text))
             if "files" in parts:
                 measure_files(console, arguments.rounds, Path(text))
             if "scaling" in parts:
-                measure_scaling(console, [int(word) for word in arguments.actors.split(",")])
+                measure_scaling(console, actors)
             if "serve" in parts:
                 from cluster_serve import measure_serve
 

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sides.options import choose
 
 from ascend_parallel import ParallelPredictUtils
 
@@ -185,10 +186,11 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.serve)
         return
+    sides = choose(parser, "--sides", arguments.sides, SIDES)
     title = f"{CLIENTS} pictures, medians and ranges of {arguments.rounds} rounds"
     columns = ("", "one after the other", "at once", "rows' ideal", "at once / ideal", "times faster")
     table = Table(*columns, title=title)
-    for name in arguments.sides.split(","):
+    for name in sides:
         times = measure(name, arguments.rounds)
         table.add_row(
             f"{SIDES[name].name}, {SIDES[name].steps} steps",

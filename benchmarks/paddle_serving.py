@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from servers.process import find_port
+from sides.options import choose
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples" / "paddle_serving"
@@ -228,11 +229,12 @@ def compare(example: str, arguments: argparse.Namespace, folder: Path) -> list[l
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", default=",".join(FEEDS), type=lambda text: text.split(","))
+    parser.add_argument("--examples", default=",".join(FEEDS), help="some of %(default)s; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--python", default=os.environ.get("SERVE_PADDLE_PYTHON"), help="of Paddle Serving's venv")
     arguments = parser.parse_args()
+    examples = choose(parser, "--examples", arguments.examples, FEEDS)
     if not arguments.python:
         sys.exit("SERVE_PADDLE_PYTHON names no Python with Paddle Serving; make bench-paddle-serving installs one")
     print(
@@ -241,7 +243,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="paddle-serving-") as folder:
         shutil.copytree(EXAMPLES, Path(folder, "models"))
         subprocess.run([sys.executable, "make_models.py"], cwd=Path(folder, "models"), check=True)
-        for example in arguments.examples:
+        for example in examples:
             Path(folder, example).mkdir()
             shutil.copytree(Path(folder, "models"), Path(folder, example, "models"))
             for row in compare(example, arguments, Path(folder, example)):

@@ -28,6 +28,7 @@ from rich.console import Console
 from sides import report
 from sides.job import WORKERS
 from sides.models import MODELS, write_job
+from sides.options import choose
 from sides.peers import OURS, PEERS, QUESTIONS, Peer, Rounds
 from sides.process import Side, SideError
 
@@ -93,15 +94,6 @@ def read_arguments() -> argparse.Namespace:
     if arguments.save and importlib.util.find_spec("matplotlib") is None:
         parser.error("--save needs matplotlib, which is not installed: make bench-peers installs it")
     return arguments
-
-
-def choose(parser: argparse.ArgumentParser, option: str, text: str, known: dict) -> list[str]:
-    """Return the names in a comma-separated list."""
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{option} names {name!r}; expected some of {', '.join(known)}")
-    return names
 
 
 def measure_model(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Rounds]:

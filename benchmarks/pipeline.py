@@ -30,10 +30,11 @@ from ocr.ray_serve import RayServe
 from ocr.server import OcrServer, check_all
 from rich.console import Console
 from servers.load import Sample, measure
-from servers.options import add_venvs, check_machine, choose
+from servers.options import add_venvs, check_machine
 from servers.process import adopt_orphans, running
 from servers.report import find_version
 from servers.server import ServerError, python_of
+from sides.options import choose
 from sides.report import README, Sheet, markdown, spread, tables, write_section
 from sides.report import machine as describe_machine
 

@@ -28,6 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sides.options import read_numbers
 
 from ascend_parallel import ParallelPredictUtils
 from ascend_parallel.runner.phases import find_phases
@@ -220,7 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of guidance on two devices (default: 100)")
     parser.add_argument("--plot", metavar="PNG", help="draw the curves to this file")
     arguments = parser.parse_args()
-    devices = [int(word) for word in arguments.devices.split(",")]
+    devices = read_numbers(parser, "--devices", arguments.devices)
     curves = [measure_curve(float(word), devices, arguments.seconds) for word in arguments.ms.split(",")]
     console = Console(width=110)
     console.print(make_table(curves))

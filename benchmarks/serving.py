@@ -25,10 +25,11 @@ from servers import report
 from servers.job import WORKERS, Job
 from servers.load import Sample, measure, write_script
 from servers.models import MODELS, write_job
-from servers.options import add_venvs, check_machine, choose
+from servers.options import add_venvs, check_machine
 from servers.process import adopt_orphans, running
 from servers.registry import SERVERS
 from servers.server import Server, ServerError
+from sides.options import choose, read_numbers
 from sides.report import tables
 
 #: The first requests fill caches, start the second worker, and let servers allocate.
@@ -76,10 +77,7 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.models = choose(parser, "--models", arguments.models, MODELS)
     arguments.servers = choose(parser, "--servers", arguments.servers, SERVERS)
-    try:
-        arguments.connections = [int(word) for word in arguments.connections.split(",")]
-    except ValueError:
-        parser.error(f"--connections is {arguments.connections!r}; expected numbers such as 1,16,64")
+    arguments.connections = read_numbers(parser, "--connections", arguments.connections)
     if min(arguments.rounds, arguments.seconds, *arguments.connections) < 1:
         parser.error("--rounds, --seconds and --connections must be at least 1")
     kinds = {name: SERVERS[name] for name in arguments.servers}

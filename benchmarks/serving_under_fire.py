@@ -27,6 +27,7 @@ import uvloop
 from fire.clients import Client, Tally, ask_on
 from fire.crowd import Crowd
 from fire.process import HANGS, ServedProcess, resident_mib, serve, write_model
+from sides.options import choose
 
 #: Clients of the load, each on a connection of its own.
 CLIENTS = 64
@@ -61,10 +62,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="some of %(default)s; default: all")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1: a tenth of the time; default: 1")
     arguments = parser.parse_args()
-    arguments.scenarios = arguments.scenarios.split(",")
-    for name in arguments.scenarios:
-        if name not in SCENARIOS:
-            parser.error(f"--scenarios names {name!r}; expected some of {', '.join(SCENARIOS)}")
+    arguments.scenarios = choose(parser, "--scenarios", arguments.scenarios, SCENARIOS)
     if not 0 < arguments.scale <= 10:
         parser.error("--scale must be above 0, and at most 10")
     return arguments

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sides.options import choose
 
 from ascend_parallel import ParallelPredictUtils
 
@@ -231,15 +232,6 @@ def row(size: Size, taken: dict[str, list[float]]) -> list[str]:
     ]
 
 
-def choose(parser: argparse.ArgumentParser, option: str, given: str, known: dict[str, Any]) -> list[str]:
-    """Return the names of a list with commas; ends with a sentence where one is unknown."""
-    names = given.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{option} names {name!r}; expected some of {','.join(known)}")
-    return names
-
-
 def read_arguments() -> argparse.Namespace:
     """Return the command line's arguments, checked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -249,8 +241,8 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
-    arguments.sizes = choose(parser, "--sizes", arguments.sizes, SIZES)
-    arguments.sides = choose(parser, "--sides", arguments.sides, SIDES)
+    arguments.sizes = choose(parser, "--sizes", arguments.sizes, SIZES, ",")
+    arguments.sides = choose(parser, "--sides", arguments.sides, SIDES, ",")
     return arguments
 
 

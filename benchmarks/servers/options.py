@@ -21,15 +21,6 @@ def add_venvs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose(parser: argparse.ArgumentParser, option: str, text: str, known: Mapping[str, object]) -> list[str]:
-    """Return the names in a comma-separated list."""
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{option} names {name!r}; expected some of {', '.join(known)}")
-    return names
-
-
 def check_machine(
     parser: argparse.ArgumentParser, servers: Mapping[str, type[Server]], venvs: Path, cores: int, target: str
 ) -> None:
